@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both need only Python 3.11 or newer, git and make.
+PYTHON ?= python3
+SEED ?= 0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format prove bench clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.core  ## Train the bundled tiny model by SGSD and write runs/demo/report.html.
+	$(BIN)/sgsd demo --seed $(SEED)
+
+test: .venv/.dev lint  ## Check style and types, then run the tests.
+	$(BIN)/python -m pytest -m "not prove"
+
+prove: .venv/.dev  ## Run the long proofs that `make test` only samples.
+	$(BIN)/python -m pytest -m prove
+
+lint: .venv/.dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+format: .venv/.dev  ## Put the code in the house style.
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+bench: .venv/.dev  ## Measure the LM head against the direct way; writes benchmarks/results/.
+	$(BIN)/python benchmarks/head.py
+
+clean:  ## Remove the environment and everything a run has made.
+	rm -rf .venv runs
+
+# The torch pin is installed first and by pip, so that nothing else pulls another build of it.
+.venv/.core: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sgsd needs Python 3.11 or newer; say make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.core
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@

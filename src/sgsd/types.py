@@ -1,0 +1,119 @@
+"""The values that cross rooms: small, frozen, importing nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+NO_META: Mapping[str, Any] = MappingProxyType({})
+
+
+class UserError(ValueError):
+    """Something the user can mend: one line that says what was wrong, where, and what to do."""
+
+
+class Status(StrEnum):
+    """What a verifier can say about one completion."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"  # wrong, or no answer at all
+    UNPARSED = "unparsed"  # the reference itself could not be read: nothing is known
+    TIMEOUT = "timeout"  # the grader was stopped: nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One graded completion: the status, the answer that was read, and the seconds it took."""
+
+    status: Status
+    answer: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def outcome(self) -> int:
+        """+1 correct, −1 incorrect, 0 unknown; a time-out is not a failure and turns no polarity."""
+        return {Status.CORRECT: 1, Status.INCORRECT: -1}.get(self.status, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One training or evaluation problem; `gold` is what the verifier compares with."""
+
+    id: str
+    text: str
+    gold: str | None = None
+    solution: str | None = None
+    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine sampled for one prompt, end token included when the model wrote one."""
+
+    index: int  # global index of the rollout in the run; it alone decides the seed
+    token_ids: tuple[int, ...]
+    text: str
+    finish: str  # "stop" | "length"
+    logps: tuple[float, ...] = ()  # of the sampled tokens, as the sampler saw them (temperature 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A completion together with the problem and the prompt it answered."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completion: Completion
+    group: int = 0  # rollouts of one prompt share a group
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """A general skill: something worth doing, and when."""
+
+    id: str
+    title: str
+    principle: str
+    when_to_apply: str
+    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A common mistake: what goes wrong, why, and the way round it."""
+
+    id: str
+    description: str
+    why_it_happens: str
+    how_to_avoid: str
+    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+
+
+BankItem = Skill | Mistake
+
+
+@dataclass(frozen=True, slots=True)
+class SkillPair:
+    """One hypothesis: the skill and the mistake of the same retrieval rank, and the weight of the pair."""
+
+    skill: Skill | None
+    mistake: Mistake | None
+    score: float
+    weight: float
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        return tuple(item.id for item in (self.skill, self.mistake) if item is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherView:
+    """The prompt under which the model scores a rollout as its own teacher; weights of a pool sum to 1."""
+
+    source: str  # which provider made it: "skill_pair", "answer", "null", …
+    prompt_ids: tuple[int, ...]
+    weight: float
+    item_ids: tuple[str, ...] = ()
