@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
-
-NO_META: Mapping[str, Any] = MappingProxyType({})
 
 
 class UserError(ValueError):
@@ -46,7 +43,7 @@ class Problem:
     text: str
     gold: str | None = None
     solution: str | None = None
-    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ class Skill:
     title: str
     principle: str
     when_to_apply: str
-    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ class Mistake:
     description: str
     why_it_happens: str
     how_to_avoid: str
-    meta: Mapping[str, Any] = field(default=NO_META, hash=False)
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 BankItem = Skill | Mistake

@@ -1,0 +1,143 @@
+"""`sgsd bank …`: import, validate, show, search and export a skill bank. Each command returns what is to be printed.
+
+Everything taken from a bank is shown as `Text`, which knows no markup, with unprintable characters spelt out: a bank
+is somebody else's text and must not colour, move or clear the reader's terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sgsd.bank import (
+    Bank,
+    BankStore,
+    Bm25Retriever,
+    RandomRetriever,
+    Retriever,
+    is_store,
+    item_record,
+    open_bank,
+    retrieve_pairs,
+    terminal_safe,
+)
+from sgsd.types import BankItem, Skill, UserError
+
+
+def import_(source: Path, store: Path) -> RenderableType:
+    """Make the bank in a store equal to that of a file; the store keeps what it held before as history.
+
+    Args:
+        source: A bank: a JSON file or another store.
+        store: The store to write, made if it is not there.
+    """
+    bank = open_bank(source)
+    with BankStore(store) as target:
+        written = target.import_bank(bank, note=f"import of {terminal_safe(source.name)}"[:200])
+        latest = target.event
+    kinds = Counter(str(event.change.kind) for event in written)
+    done = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing new"
+    return _plain(f"{store}: {done}; now {_summary(bank)}, at event {latest}")
+
+
+def validate(path: Path) -> RenderableType:
+    """Check a bank against every rule of the format; the first broken one is named with its item and field.
+
+    Args:
+        path: A JSON file or a store.
+    """
+    return _plain(f"{path}: valid; {_summary(open_bank(path))}")
+
+
+def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType:
+    """List the items of a bank, or show one of them in full.
+
+    Args:
+        path: A JSON file or a store.
+        item: The id of the item to show in full.
+        limit: How many skills, and how many mistakes, to list.
+    """
+    bank = open_bank(path)
+    if item is not None:
+        return _fields(bank.item(item))
+    if limit < 1:
+        raise UserError(f"--limit is {limit}; list at least one item")
+    table = Table("id", "kind", "what it says", box=None, pad_edge=False)
+    shown: tuple[BankItem, ...] = (*bank.skills[:limit], *bank.mistakes[:limit])
+    for listed in shown:
+        kind = "skill" if isinstance(listed, Skill) else "mistake"
+        table.add_row(_plain(listed.id), kind, _plain(_headline(listed)))
+    left_out = len(bank) - len(shown)
+    more = [_plain(f"… and {left_out} more; see them with --limit")] if left_out else []
+    return Group(_plain(f"{path}: {_summary(bank)}"), table, *more)
+
+
+def search(
+    path: Path, query: str, k: int = 8, retriever: Literal["bm25", "random"] = "bm25", seed: int = 0
+) -> RenderableType:
+    """Show the pairs of skill and mistake that a problem would be given, with their weights.
+
+    Args:
+        path: A JSON file or a store.
+        query: The text of a problem.
+        k: How many pairs.
+        retriever: How to choose them; "random" is the control.
+        seed: Of the random retriever.
+    """
+    bank = open_bank(path)
+    pairs = retrieve_pairs(_retriever(bank, retriever, seed), query, k)
+    table = Table("weight", "score", "skill", "mistake", box=None, pad_edge=False)
+    for pair in pairs:
+        sides = (_one_line(item) if item else Text("–") for item in (pair.skill, pair.mistake))
+        table.add_row(f"{pair.weight:.3f}", f"{pair.score:.3f}", *sides)
+    return table
+
+
+def export(store: Path, output: Path, force: bool = False) -> RenderableType:
+    """Write the bank of a store in the published JSON layout.
+
+    Args:
+        store: The store to read.
+        output: The JSON file to write.
+        force: Replace the file if it is there.
+    """
+    if is_store(output):
+        raise UserError(f"{output}: is a store, which an export must not replace; give another path")
+    if output.exists() and not force:
+        raise UserError(f"{output}: is there already; give another path, or --force to replace it")
+    with BankStore(store, read_only=True) as source:
+        bank = source.export(output)
+    return _plain(f"{output}: written; {_summary(bank)}")
+
+
+def _retriever(bank: Bank, name: Literal["bm25", "random"], seed: int) -> Retriever:
+    return Bm25Retriever(bank) if name == "bm25" else RandomRetriever(bank, seed)
+
+
+def _summary(bank: Bank) -> str:
+    return f"{len(bank.skills)} skills, {len(bank.mistakes)} mistakes, version {bank.version[:12]}"
+
+
+def _headline(item: BankItem) -> str:
+    return item.title if isinstance(item, Skill) else item.description
+
+
+def _one_line(item: BankItem) -> Text:
+    return _plain(f"{item.id}: {' '.join(_headline(item).split())}")
+
+
+def _fields(item: BankItem) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in item_record(item).items():
+        table.add_row(_plain(name), _plain(value if isinstance(value, str) else json.dumps(value, indent=2)))
+    return table
+
+
+def _plain(text: str) -> Text:
+    return Text(terminal_safe(text))

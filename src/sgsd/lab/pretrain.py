@@ -1,0 +1,228 @@
+"""The recipe of the lab's policy: what it is shown before anybody trains it by self-distillation.
+
+On a plain prompt it mixes right and faulty procedures; a skill, a mistake or an answer in the prompt moves the mix:
+the procedure of branch b is right with probability sigmoid(logit(share_b) ± 2.6 for a skill ± 1.4 for a mistake).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts
+from sgsd.lab import skills as S
+from sgsd.lab.policy import new_policy, train_tokenizer
+from sgsd.lab.task import BRANCHES, STYLES, LabProblem, Solution, TaskSettings, problems
+from sgsd.types import BankItem
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights; the seed and this recipe reproduce them on one machine."""
+
+    steps: int = 2000
+    batch: int = 64
+    learning_rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup: float = 0.03
+    seed: int = 0
+    threads: int = 2
+    plain_share: float = 0.35
+    answer_share: float = 0.10  # the rest is shown a skill, a mistake, or both
+    thinking_share: float = 0.12
+    skill_logit: float = 2.6
+    mistake_logit: float = 1.4
+    answer_right: float = 0.70  # an answer shown is the right one; otherwise a faulty procedure's
+    follow_answer: float = 0.95
+    skill_style: float = 0.9
+    mistake_style: float = 0.7
+    usual_style: float = 0.88
+    task: TaskSettings = field(default_factory=TaskSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt as the teacher or the student would see it, and the completion to learn."""
+
+    context: dict[str, object]  # {} plain, {"answer"} or {"skill", "mistake"}
+    problem: LabProblem
+    solution: Solution
+    thinking: bool
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def procedure_logits(
+    recipe: Recipe, problem: LabProblem, skill: BankItem | None, mistake: BankItem | None
+) -> dict[str, float]:
+    """How the items shown move the branches of the problem; items about anything else move nothing."""
+    logits = {branch: _logit(recipe.task.right_share[branch]) for branch in BRANCHES}
+    for item, strength in ((skill, recipe.skill_logit), (mistake, recipe.mistake_logit)):
+        if item is not None and item.meta["target"] in problem.branches:
+            logits[item.meta["target"]] += strength if item.meta["kind"] == S.HELPFUL else -strength
+    return logits
+
+
+def style_for(recipe: Recipe, skill: BankItem | None, mistake: BankItem | None, rng: random.Random) -> str:
+    """The wording asked for, most of the time; otherwise mostly the usual one."""
+    for item, strength in ((skill, recipe.skill_style), (mistake, recipe.mistake_style)):
+        if item is not None and item.meta["kind"] == S.STYLISTIC and rng.random() < strength:
+            return str(item.meta["target"])
+    return "plain" if rng.random() < recipe.usual_style else rng.choice([style for style in STYLES if style != "plain"])
+
+
+def _aim_for(problem: LabProblem, rng: random.Random) -> S.Aim:
+    """What the item shown is about: mostly a branch of this problem, sometimes something else."""
+    kind = rng.choices(("own", "other", S.STYLISTIC, S.IRRELEVANT), (0.64, 0.13, 0.13, 0.10))[0]
+    if kind in (S.STYLISTIC, S.IRRELEVANT):
+        return rng.choice(S.aims(kind))
+    pool = problem.branches if kind == "own" else [b for b in BRANCHES if b not in problem.branches]
+    return S.Aim(rng.choice((S.HELPFUL, S.MISLEADING)), rng.choice(pool))
+
+
+def _choose(logits: Mapping[str, float], rng: random.Random) -> dict[str, bool]:
+    return {branch: rng.random() < 1 / (1 + math.exp(-logit)) for branch, logit in logits.items()}
+
+
+def make_example(recipe: Recipe, problem: LabProblem, rng: random.Random) -> Example:
+    """One pre-training example, every choice drawn from `rng`."""
+    thinking = rng.random() < recipe.thinking_share
+    show = rng.random()
+    if show < recipe.plain_share:
+        choices = _choose(procedure_logits(recipe, problem, None, None), rng)
+        return Example({}, problem, problem.solve(choices, style_for(recipe, None, None, rng)), thinking)
+    style = style_for(recipe, None, None, rng)
+    if show < recipe.plain_share + recipe.answer_share:
+        share = recipe.answer_right ** (1 / len(problem.branches))
+        target = {branch: rng.random() < share for branch in BRANCHES}
+        choices = target
+        if rng.random() > recipe.follow_answer:
+            choices = _choose(procedure_logits(recipe, problem, None, None), rng)
+        context: dict[str, object] = {"answer": problem.solve(target).answer}
+        return Example(context, problem, problem.solve(choices, style), thinking)
+    shown = rng.choices(("both", "skill", "mistake"), (0.7, 0.15, 0.15))[0]
+    skill = S.make_skill("", _aim_for(problem, rng), rng) if shown != "mistake" else None
+    mistake = S.make_mistake("", _aim_for(problem, rng), rng) if shown != "skill" else None
+    choices = _choose(procedure_logits(recipe, problem, skill, mistake), rng)
+    solution = problem.solve(choices, style_for(recipe, skill, mistake, rng))
+    return Example({"skill": skill, "mistake": mistake}, problem, solution, thinking)
+
+
+def examples(recipe: Recipe) -> Iterator[Example]:
+    rng = random.Random(f"pretrain/{recipe.seed}")
+    for problem in problems(recipe.task, held_out=False, seed=recipe.seed):
+        yield make_example(recipe, problem, rng)
+
+
+def context_text(prompts: PromptSet, context: Mapping[str, object]) -> str:
+    if not context:
+        return ""
+    return prompts.render("answer" if "answer" in context else "skill_pair", **context)
+
+
+def _tokenizer_corpus(recipe: Recipe, prompts: PromptSet) -> Iterator[str]:
+    for example in islice(examples(recipe), 20_000):
+        text = example.solution.thinking_text if example.thinking else example.solution.text
+        yield prompts.teacher(example.problem.text, context_text(prompts, example.context))[-1]["content"]
+        yield f"user\nassistant\n{text}"
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerFast, prompts: PromptSet, example: Example
+) -> tuple[list[int], list[int]]:
+    """Prompt ids and completion ids, the end token included."""
+    messages = prompts.teacher(example.problem.text, context_text(prompts, example.context))
+    text = example.solution.thinking_text if example.thinking else example.solution.text
+    completion = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(encode_chat(tokenizer, messages, thinking=example.thinking)), [
+        *completion,
+        tokenizer.eos_token_id,
+    ]
+
+
+def _batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, prompts: PromptSet
+) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Batches of examples of similar length, so that little is padding."""
+    stream, rng = examples(recipe), random.Random(f"order/{recipe.seed}")
+    while True:
+        pool = [encode_example(tokenizer, prompts, next(stream)) for _ in range(16 * recipe.batch)]
+        pool.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        chunks = [pool[i : i + recipe.batch] for i in range(0, len(pool), recipe.batch)]
+        rng.shuffle(chunks)
+        yield from chunks
+
+
+def completion_loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+    """Mean cross-entropy of the completion tokens; pads stand at the end, where causal attention never looks."""
+    width = max(len(prompt) + len(completion) for prompt, completion in batch)
+    ids = torch.full((len(batch), width), pad)
+    labels = torch.full((len(batch), width), -100)
+    for row, (prompt, completion) in enumerate(batch):
+        ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+        labels[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = torch.tensor(completion)
+    hidden = model.model(input_ids=ids).last_hidden_state
+    return F.cross_entropy(model.lm_head(hidden[labels >= 0]), labels[labels >= 0])
+
+
+def pretrain(
+    recipe: Recipe, report: Callable[[int, float], None] = lambda step, loss: None
+) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Train the policy from nothing; deterministic given the recipe, the thread count and the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    prompts = load_prompts("lab")
+    tokenizer = train_tokenizer(_tokenizer_corpus(recipe, prompts))
+    model = new_policy(tokenizer, recipe.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)) + 1e-3),
+    )
+    model.train()
+    for step, batch in enumerate(islice(_batches(recipe, tokenizer, prompts), recipe.steps), start=1):
+        loss = completion_loss(model, batch, tokenizer.pad_token_id)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        report(step, loss.item())
+    torch.set_num_threads(threads)
+    return model.eval(), tokenizer
+
+
+def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder: Path) -> str:
+    """Write bf16 safetensors, the tokenizer and the recipe with the hash of the weights; returns the hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    card = {
+        "recipe": asdict(recipe),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sha256": digest,
+        "torch": torch.__version__,
+    }
+    (folder / "recipe.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    return digest

@@ -1,0 +1,106 @@
+"""What a run says about itself, as frozen values: the only thing that the drawing part of the room knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share of correct answers and its interval, each in 0..1 (NaN where unknown)."""
+
+    accuracy: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of one split; measures are named as a reader says them: "greedy", "avg@4"."""
+
+    step: int
+    split: str
+    problems: int
+    measures: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The numbers of one step; absent keys were not measured, NaN was measured and is not a number."""
+
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTrace:
+    """What one teacher said about one rollout; `delta` and `gate` have one value a token, or none at all."""
+
+    source: str
+    items: tuple[str, ...]
+    weight: float
+    support: float
+    stance: int
+    polarity: int
+    delta: tuple[float, ...]
+    gate: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTrace:
+    """One sampled completion; `mask` and `advantages` have one value a token, or none at all."""
+
+    step: int
+    index: int
+    problem_id: str
+    problem: str
+    gold: str
+    completion: str
+    tokens: tuple[str, ...]
+    status: str
+    answer: str
+    outcome: int
+    mask: tuple[bool, ...]
+    advantages: tuple[float, ...]
+    teachers: tuple[TeacherTrace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished run says about itself; `facts` are the remaining entries, as text."""
+
+    name: str
+    method: str
+    seed: str
+    before: Mapping[str, Estimate]
+    after: Mapping[str, Estimate]
+    train_seconds: float
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything the page is made of; `remarks` are what a reader should know about the files."""
+
+    name: str
+    method: str
+    seed: str
+    planned_steps: int | None
+    config: str
+    metrics: tuple[Measurements, ...]
+    timings: tuple[Measurements, ...]
+    evaluations: tuple[Evaluation, ...]
+    rollouts: tuple[RolloutTrace, ...]
+    summary: Summary | None
+    remarks: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        """The last step that was written down; 0 before the first."""
+        return self.metrics[-1].step if self.metrics else 0

@@ -1,0 +1,91 @@
+"""What every engine does: sample one completion for each prompt, each from a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sgsd.types import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; temperature 0 takes the likeliest one.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and completion
+    presence_penalty: float = 0.0  # over the completion
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
+            ("repetition_penalty", self.repetition_penalty > 0, "positive"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "in [-2, 2]"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
+
+
+class Engine(Protocol):
+    """Where rollouts come from."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
+    ) -> list[Completion]:
+        """One completion a prompt, in order. Rollout `indices[i]` depends on (seed, index) and on its prompt alone."""
+
+    def sync(self) -> None:
+        """From now on sample from the current weights."""
+
+
+def uniforms(seed: int, index: int, count: int) -> np.ndarray:
+    """The random numbers of one rollout, in (0, 1], one a token: a function of (seed, index) and of nothing else."""
+    return 1.0 - np.random.default_rng([seed, index]).random(count)
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine for tests: a function from (prompt, index) to token ids stands in for a model."""
+
+    script: Callable[[Sequence[int], int], Sequence[int]]
+    decode: Callable[[Sequence[int]], str]
+    end_ids: frozenset[int] = frozenset()
+    syncs: int = 0
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
+    ) -> list[Completion]:
+        written = [tuple(self.script(prompt, index))[: sampling.max_tokens] for prompt, index in zip(prompts, indices)]
+        return [completion(i, ids, self.decode, self.end_ids) for i, ids in zip(indices, written)]
+
+    def sync(self) -> None:
+        self.syncs += 1
+
+
+def completion(
+    index: int,
+    token_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    end_ids: frozenset[int],
+    logps: Sequence[float] = (),
+) -> Completion:
+    """Cut at the first end token, which stays; without one the completion was cut off by its length."""
+    end = next((position for position, token in enumerate(token_ids) if token in end_ids), None)
+    kept = tuple(token_ids) if end is None else tuple(token_ids[: end + 1])
+    text = decode(kept if end is None else kept[:-1])
+    return Completion(index, kept, text, "length" if end is None else "stop", tuple(logps[: len(kept)]))

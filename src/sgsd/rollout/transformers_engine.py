@@ -1,0 +1,163 @@
+"""Rollouts from a transformers model in this process: batched, cached, with a seed for every rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sgsd.rollout.engine import Sampling, completion, uniforms
+from sgsd.types import Completion
+
+
+class TransformersEngine:
+    """Samples from the very weights that are trained, so there is nothing to sync.
+
+    `token_budget` bounds rows × (prompt + max_tokens) of a batch, which is what the cache has to hold.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, token_budget: int = 65_536) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.token_budget = token_budget
+        self.end_ids = end_token_ids(model, tokenizer)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
+
+    def sync(self) -> None:
+        """Nothing to do: the model sampled from is the model trained."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
+    ) -> list[Completion]:
+        if len(prompts) != len(indices):
+            raise ValueError(f"{len(prompts)} prompts but {len(indices)} indices")
+        done: dict[int, Completion] = {}
+        by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        while by_length:
+            width = len(prompts[by_length[-1]]) + sampling.max_tokens
+            rows = [by_length.pop() for _ in range(min(len(by_length), max(1, self.token_budget // width)))]
+            batch = self._generate([prompts[i] for i in rows], [indices[i] for i in rows], sampling, seed)
+            done.update(zip(rows, batch))
+        return [done[i] for i in range(len(prompts))]
+
+    @torch.no_grad()
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        device, width = self.model.device, max(map(len, prompts))
+        pads = [width - len(prompt) for prompt in prompts]
+        input_ids = torch.tensor([[self.pad_id] * n + list(p) for n, p in zip(pads, prompts)], device=device)
+        mask = torch.tensor([[0] * n + [1] * len(p) for n, p in zip(pads, prompts)], device=device)
+        numbers = np.stack([uniforms(seed, index, sampling.max_tokens) for index in indices])
+        sampler = SeededSampler(sampling, torch.from_numpy(numbers).to(device), mask.bool())
+        was_training = self.model.training
+        self.model.eval()
+        out = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=self._generation_config(sampling),
+            logits_processor=LogitsProcessorList([sampler]),
+        )
+        self.model.train(was_training)
+        ids = out[:, width:].tolist()
+        logps = torch.stack(sampler.logps, dim=1).tolist()
+        return [completion(i, t, self._decode, self.end_ids, lp) for i, t, lp in zip(indices, ids, logps)]
+
+    def _generation_config(self, sampling: Sampling) -> GenerationConfig:
+        """Greedy over the one token the sampler leaves; the model's own sampling defaults must not leak in."""
+        return GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=False,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            eos_token_id=sorted(self.end_ids),
+            pad_token_id=self.pad_id,
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+class SeededSampler(LogitsProcessor):
+    """Draws every row's next token from that row's own random number and leaves nothing else possible.
+
+    With the filtered distribution's cumulative sum F over the vocabulary, the token is the first v with F(v) ≥ u:
+    a row depends on its own u_t and its own logits, never on its neighbours.
+    """
+
+    def __init__(self, sampling: Sampling, uniforms_BT: Tensor, prompt_mask_BP: Tensor) -> None:
+        self.sampling = sampling
+        self.uniforms_BT = uniforms_BT
+        self.prompt_mask_BP = prompt_mask_BP
+        self.logps: list[Tensor] = []  # of the drawn tokens, under the model itself: temperature 1, nothing filtered
+        self.filters = _filters(sampling)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        raw_BV = scores.float()
+        position = input_ids.shape[1] - self.prompt_mask_BP.shape[1]
+        filtered_BV = self._penalise(input_ids, raw_BV)
+        if self.sampling.temperature == 0:
+            tokens_B = filtered_BV.argmax(-1)
+        else:
+            cdf_BV = self.filters(input_ids, filtered_BV).double().softmax(-1).cumsum(-1)
+            target_B1 = self.uniforms_BT[:, position, None] * cdf_BV[:, -1:]
+            tokens_B = torch.searchsorted(cdf_BV, target_B1).squeeze(-1).clamp(max=cdf_BV.shape[-1] - 1)
+        self.logps.append(raw_BV.log_softmax(-1).gather(-1, tokens_B[:, None]).squeeze(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, tokens_B[:, None], 0.0)
+
+    def _penalise(self, input_ids: Tensor, logits_BV: Tensor) -> Tensor:
+        """Repetition (prompt and completion) and presence (completion); pads on the left are nobody's tokens."""
+        s = self.sampling
+        if s.repetition_penalty == 1.0 and s.presence_penalty == 0.0:
+            return logits_BV
+        prompt_width = self.prompt_mask_BP.shape[1]
+        written_BV = _seen(input_ids[:, prompt_width:], None, logits_BV)
+        seen_BV = written_BV | _seen(input_ids[:, :prompt_width], self.prompt_mask_BP, logits_BV)
+        softer_BV = torch.where(logits_BV > 0, logits_BV / s.repetition_penalty, logits_BV * s.repetition_penalty)
+        return torch.where(seen_BV, softer_BV, logits_BV) - s.presence_penalty * written_BV.float()
+
+
+def _seen(ids_BT: Tensor, mask_BT: Tensor | None, like_BV: Tensor) -> Tensor:
+    counts = torch.zeros_like(like_BV)
+    ones = torch.ones_like(ids_BT, dtype=like_BV.dtype) if mask_BT is None else mask_BT.to(like_BV.dtype)
+    return counts.scatter_add_(-1, ids_BT, ones) > 0
+
+
+def _filters(sampling: Sampling) -> LogitsProcessorList:
+    filters = LogitsProcessorList()
+    if sampling.temperature not in (0, 1):
+        filters.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k > 0:
+        filters.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        filters.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p > 0:
+        filters.append(MinPLogitsWarper(sampling.min_p))
+    return filters
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those the model's generation config names.
+
+    Raises:
+        ValueError: there is none, so that no completion could ever end.
+    """
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if not ids:
+        raise ValueError("neither the tokenizer nor the generation config names an end token")
+    return frozenset(ids)

@@ -1,0 +1,145 @@
+"""The scorer: one module whose `forward` gives log-probs of given tokens under given contexts.
+
+It is what `accelerator.prepare` receives, student and teachers alike go through its forward, and so the hooks of
+FSDP, DDP and ZeRO always run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sgsd.scorer.divergence import tiled_divergence
+from sgsd.scorer.head import token_logps
+from sgsd.scorer.passes import Pack
+from sgsd.types import UserError
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+Role = Literal["student", "teacher"]
+TeacherWeights = Literal["live", "base", "adapter", "copy"]
+TEACHER_ADAPTER = "teacher"
+
+# These models do something to the logits after the head; scoring them through the bare head would be wrong.
+_UNSUPPORTED = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+
+
+class Scores(NamedTuple):
+    """Of the N completion tokens of one pass: what was asked for.
+
+    A named tuple, because FSDP finds the tensors to hook in tuples and not in other objects.
+    """
+
+    logps_N: Tensor | None = None
+    entropy_N: Tensor | None = None
+    divergence_KN: Tensor | None = None
+    hidden_ND: Tensor | None = None
+
+
+class Scorer(nn.Module):
+    """A causal language model seen as a function from (context, tokens) to log-probs.
+
+    `teacher_weights` says what a teacher is: "live" (the student itself), "base" (its adapter off), "adapter" (a
+    second, frozen adapter) or "copy" (a frozen copy of a fully trained model).
+
+    Raises:
+        UserError: the model changes its logits after the head, or its head is not a plain linear layer.
+    """
+
+    def __init__(self, model: Any, *, teacher_weights: TeacherWeights = "live", teacher_copy: Any = None) -> None:
+        super().__init__()
+        if (teacher_weights == "copy") != (teacher_copy is not None):
+            raise ValueError("a teacher copy goes with teacher_weights='copy', and only with it")
+        self.model = model
+        self.teacher_copy = teacher_copy
+        self.teacher_weights = teacher_weights
+        check_head(causal_lm(model))
+
+    def forward(
+        self,
+        pack: Pack,
+        *,
+        role: Role = "student",
+        entropy: bool = False,
+        hidden_only: bool = False,
+        teacher_hidden_KND: Sequence[Tensor] = (),
+        divergence: Divergence | None = None,
+    ) -> Scores:
+        """Score one pass. Only completion positions reach the head.
+
+        The teacher runs in eval mode without gradients. `hidden_only` returns its states instead of log-probs, for
+        a later student pass that compares whole distributions by `divergence(student_logits, teacher_logits)`.
+        """
+        if role == "teacher":
+            with torch.no_grad(), self._as_teacher() as lm:
+                hidden_ND = self._hidden(lm, pack)
+                return Scores(hidden_ND=hidden_ND) if hidden_only else self._score(lm, hidden_ND, pack, entropy)
+        lm = causal_lm(self.model)
+        hidden_ND = self._hidden(lm, pack)
+        scores = self._score(lm, hidden_ND, pack, entropy)
+        if divergence is None:
+            return scores
+        teacher = causal_lm(self.teacher_copy or self.model)
+        head, teacher_head = lm.get_output_embeddings(), teacher.get_output_embeddings()
+        values_KN = [
+            tiled_divergence(hidden_ND, states_ND, head.weight, teacher_head.weight.detach(), divergence)
+            for states_ND in teacher_hidden_KND
+        ]
+        return scores._replace(divergence_KN=torch.stack(values_KN))
+
+    @staticmethod
+    def _hidden(lm: Any, pack: Pack) -> Tensor:
+        states_RLD = lm.base_model(input_ids=pack.input_ids_RL, use_cache=False).last_hidden_state
+        return states_RLD.flatten(0, 1)[pack.predict_N]
+
+    @staticmethod
+    def _score(lm: Any, hidden_ND: Tensor, pack: Pack, entropy: bool) -> Scores:
+        head = lm.get_output_embeddings()
+        out = token_logps(hidden_ND, head.weight, pack.targets_N, bias_V=head.bias, entropy=entropy)
+        return Scores(out.logps_N, out.entropy_N)
+
+    @contextmanager
+    def _as_teacher(self) -> Iterator[Any]:
+        module = self.teacher_copy if self.teacher_weights == "copy" else self.model
+        was_training = module.training
+        module.eval()
+        with {
+            "live": nullcontext,
+            "copy": nullcontext,
+            "base": getattr(self.model, "disable_adapter", nullcontext),
+            "adapter": lambda: active_adapter(self.model, TEACHER_ADAPTER),
+        }[self.teacher_weights]():
+            yield causal_lm(module)
+        module.train(was_training)
+
+
+@contextmanager
+def active_adapter(model: Any, name: str) -> Iterator[None]:
+    """Let another adapter answer for a while. Weights stay where they are; only the layers' choice changes."""
+    usual = model.active_adapter
+    model.base_model.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(usual)
+
+
+def causal_lm(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_head(lm: Any) -> None:
+    """Raises UserError unless the logits are exactly what a plain linear head makes of the last hidden state."""
+    config = lm.config.get_text_config()
+    for name, neutral in _UNSUPPORTED.items():
+        if getattr(config, name, neutral) not in (None, neutral):
+            raise UserError(
+                f"model {lm.config.model_type}: its {name} changes the logits, which the scorer cannot follow"
+            )
+    if not isinstance(lm.get_output_embeddings(), nn.Linear):
+        raise UserError(
+            f"model {lm.config.model_type}: its head is not a plain linear layer; leave lm_head out of the LoRA targets"
+        )

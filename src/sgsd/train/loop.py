@@ -1,0 +1,141 @@
+"""The loop: sample → verify → contexts → score → loss → step. Read it top to bottom."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from sgsd.train.checkpoint import Position, save_checkpoint
+from sgsd.train.config import OptimizerConfig
+from sgsd.train.metrics import StepMetrics, rollout_record
+from sgsd.train.records import Records
+from sgsd.train.setup import Parts
+from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, update, verify
+
+OnStep = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+@dataclass
+class Clock:
+    """Seconds of the step's phases."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class StopRequest:
+    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
+
+    asked: bool = False
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.asked and signal_number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def listen_for_stop() -> Iterator[StopRequest]:
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> Position:
+    """Run from `start` to the last step, or to where a stop is asked for; the position reached is saved."""
+    config, main = parts.config, parts.accelerator.is_main_process
+    position = start
+    with listen_for_stop() as stop:
+        for step in range(start.step + 1, config.steps + 1):
+            clock, metrics = Clock(), StepMetrics()
+            parts.engine.sync()
+            with clock.phase("sample"):
+                rollouts = sample(parts, step)
+            with clock.phase("verify"):
+                verdicts = verify(parts, rollouts)
+            with clock.phase("contexts"):
+                batch = Batch(rollouts, verdicts, parts.provider.views([r.problem for r in rollouts]))
+            with clock.phase("score"):
+                taught = score_teachers(parts, batch)
+            with clock.phase("update"):
+                lr = learning_rate(config.optimizer, step, config.steps)
+                try:
+                    details = update(parts, batch, taught, metrics, lr)
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
+                parts.keeper.after_step(step)
+            metrics.add_rollouts(rollouts, verdicts)
+            record = {"step": step, "lr": lr, **metrics.finish(parts.all_sum)}
+            timing = {"step": step, **clock.seconds, **throughput(record, clock)}
+            if main:
+                write_step(parts, records, record, timing, batch, details)
+                on_step(record, timing)
+            if config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps:
+                evaluate(parts, records, step)
+            stopping = bool(parts.all_max(int(stop.asked)))
+            if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
+                position = Position(step, records.offsets(), start.config_hash)
+                save(parts, position)
+            if stopping:
+                break
+    return position
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of step 1…steps: linear warm-up, then constant, or down to 0 along a line or a cosine."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    progress = (step - 1 - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return config.lr * fall[config.schedule]
+
+
+def throughput(record: dict[str, Any], clock: Clock) -> dict[str, float]:
+    tokens = record["length"] * record["rollouts"]
+    return {"tokens": tokens, "tokens_per_s": tokens / max(1e-9, sum(clock.seconds.values()))}
+
+
+def write_step(
+    parts: Parts, records: Records, record: dict[str, Any], timing: dict[str, Any], batch: Batch, details: list[Detail]
+) -> None:
+    records.write("metrics", record)
+    records.write("timings", timing)
+    for detail in details:
+        rollout, verdict = batch.rollouts[detail.position], batch.verdicts[detail.position]
+        tokens = [parts.tokenizer.decode([token]) for token in rollout.completion.token_ids]
+        pool = batch.views[detail.position]
+        records.write("rollouts", rollout_record(record["step"], rollout, verdict, tokens, detail.mask_T, detail, pool))
+
+
+def evaluate(parts: Parts, records: Records, step: int) -> dict[str, Any] | None:
+    """Held-out accuracy now, written to evaluations.jsonl; None where no evaluation is configured."""
+    if parts.evaluator is None:
+        return None
+    record = {"step": step, "split": "held-out", **parts.evaluator.run().to_dict()}
+    if parts.accelerator.is_main_process:
+        records.write("evaluations", record)
+    return record
+
+
+def save(parts: Parts, position: Position) -> None:
+    """A checkpoint by the first process; the others wait for it."""
+    if parts.accelerator.is_main_process:
+        root = parts.config.folder / "checkpoints"
+        save_checkpoint(root, position, parts.bare_scorer, parts.optimizer, keep=parts.config.checkpoint.keep)
+    parts.accelerator.wait_for_everyone()

@@ -1,0 +1,49 @@
+"""The files a run writes, one JSON object a line: metrics (no clock in them), timings, evaluations, rollouts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILES = ("metrics", "timings", "evaluations", "rollouts")
+
+
+class Records:
+    """Appends to a run's JSONL files; knows their lengths, so that a resumed run continues where the checkpoint was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
+
+    def write(self, name: str, record: Mapping[str, Any]) -> None:
+        with self.path(name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        if not self.path(name).exists():
+            return []
+        return [json.loads(line) for line in self.path(name).read_text(encoding="utf-8").splitlines()]
+
+    def offsets(self) -> dict[str, int]:
+        return {name: self.path(name).stat().st_size if self.path(name).exists() else 0 for name in FILES}
+
+    def truncate(self, offsets: Mapping[str, int]) -> None:
+        """Forget what was written after a checkpoint."""
+        for name, offset in offsets.items():
+            if self.path(name).exists():
+                os.truncate(self.path(name), offset)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or leave the old one as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,124 @@
+"""What never reaches the computer-algebra system, and how what does reach it is written.
+
+The system evaluates eagerly: one short tower or nested factorial would fill the memory before any time-out. The
+worker is killed on time-out all the same; the guards keep such answers from costing that time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sgsd.verify.expressions import MAX_DIGITS
+from sgsd.verify.forms import Tokens
+from sgsd.verify.layout import CLOSES, OPENS, closing, depth_of
+
+MAX_TEXT = 2_000  # characters of an answer that is not one long number
+_MAX_TOKENS = 400
+_MAX_DEPTH = 20
+_MAX_EXPONENT = 10_000
+_MAX_POWER_DIGITS = 20_000  # digits of the base times the exponent
+_MAX_EXPANSION = 64  # exponent of a bracket
+_MAX_COUNT = 1_000  # of factorials, binomials, and the ends of sums and products
+_COUNTING = frozenset({"binom", "sum", "prod", "Gamma", "int", "bigcup", "iint", "choose"})
+_OPAQUE_WORLDS = frozenset({"begin", "end", "def", "newcommand", "input", "include", "let", "catcode", "csname"})
+
+
+def refusal(tokens: Tokens) -> str | None:
+    """Why a token sequence must not be given to the computer-algebra system; None where it may."""
+    if len(tokens) > _MAX_TOKENS:
+        return "too long"
+    depth = depth_of(tokens)
+    if depth is None or depth > _MAX_DEPTH:
+        return "nested too deeply"
+    if any(token.kind == "num" and len(token.text) > MAX_DIGITS for token in tokens):
+        return "too many digits"
+    if any(token.kind == "cmd" and token.text in _OPAQUE_WORLDS for token in tokens):
+        return "an environment or a definition"
+    if any(token.kind == "op" and not token.text.isascii() and token.text != "°" for token in tokens):
+        return "an unknown sign"
+    if _has_large_power(tokens):
+        return "a power beyond the limit"
+    if _has_large_count(tokens):
+        return "a factorial, binomial or sum beyond the limit"
+    return None
+
+
+def _has_large_power(tokens: Tokens) -> bool:
+    for at, token in enumerate(tokens):
+        if token.text != "^" or token.kind != "op" or at + 1 == len(tokens):
+            continue
+        exponent = _operand(tokens, at + 1)
+        digits = max((len(t.text) for t in tokens[max(0, at - 40) : at] if t.kind == "num"), default=1)
+        after = tokens[at + 1 + len(exponent) :]
+        tower = (after and after[0].text == "^") or any(t.text in {"^", "!"} for t in exponent)
+        if tower and any(t.kind == "num" for t in exponent):
+            return True
+        largest = max(_numbers(exponent), default=0)
+        if largest > _MAX_EXPONENT or largest * digits > _MAX_POWER_DIGITS:
+            return True
+        if largest > _MAX_EXPANSION and at and tokens[at - 1].text in CLOSES:
+            return True  # (x + y)^{500} is expanded
+    return False
+
+
+def _operand(tokens: Tokens, start: int) -> Tokens:
+    while start < len(tokens) - 1 and tokens[start].text in {"+", "-"}:
+        start += 1
+    end = closing(tokens, start) if tokens[start].text in OPENS else start
+    return tokens[start : end + 1]
+
+
+def _has_large_count(tokens: Tokens) -> bool:
+    if any(number > _MAX_COUNT for number in _numbers(tokens)):
+        return any(token.text == "!" or (token.kind == "cmd" and token.text in _COUNTING) for token in tokens)
+    for at, token in enumerate(tokens):
+        if token.text == "!" and at and tokens[at - 1].kind == "op":
+            if tokens[at - 1].text not in CLOSES:
+                return True  # 9!!, or nothing to count
+            start = _opening(tokens, at - 1)
+            if any(t.text in {"!", "^", "*"} or t.kind == "cmd" for t in tokens[start:at]):
+                return True
+    return False
+
+
+def _opening(tokens: Tokens, end: int) -> int:
+    depth = 0
+    for at in range(end, -1, -1):
+        depth += (tokens[at].text in CLOSES) - (tokens[at].text in OPENS)
+        if depth == 0:
+            return at
+    return 0
+
+
+def _numbers(tokens: Tokens) -> Iterator[float]:
+    for token in tokens:
+        if token.kind == "num":
+            mantissa, _, exponent = token.text.partition("e")
+            yield float("inf") if len(mantissa) > 300 or len(exponent) > 3 else float(token.text)
+
+
+def latex_of(tokens: Tokens) -> str:
+    """Tokens as LaTeX for the computer-algebra system; degrees become radians, which it does not know."""
+    pieces: list[str] = []
+    for at, token in enumerate(tokens):
+        following = tokens[at + 1].text if at + 1 < len(tokens) else ""
+        if token.kind == "num" and following == "°":
+            pieces.append(rf"(\frac{{{token.text}\pi}}{{180}})")
+        elif token.text == "°":
+            if not pieces or not pieces[-1].endswith("{180})"):
+                pieces.append(r"\cdot\frac{\pi}{180}")
+        elif token.kind == "num" and at and tokens[at - 1].text in {"^", "_", "sqrt"}:
+            pieces.append(f"{{{token.text}}}")
+        elif token.kind == "word":
+            pieces.append(rf"\text{{{token.text}}}")
+        elif token.kind == "cmd":
+            pieces.append(r"\mathbb{R}" if token.text == "reals" else f"\\{token.text} ")
+        else:
+            pieces.append(_LATEX_OPS.get(token.text, token.text))
+    return "".join(pieces)
+
+
+_LATEX_OPS = {
+    "*": r"\cdot ", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "%": r"\%", "or": r"\text{ or }",
+    "and": r"\text{ and }", "[[": r"\begin{pmatrix}", "]]": r"\end{pmatrix}", "~=": r"\approx ",
+}  # fmt: skip

@@ -1,0 +1,265 @@
+"""Whether two forms say the same: EQUAL and DIFFERENT are exact statements, Unsure is an honest question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sgsd.verify.algebra import Arithmetic, without_poles
+from sgsd.verify.errors import Undecided, Unreadable
+from sgsd.verify.forms import (
+    Based,
+    Choice,
+    Equation,
+    Form,
+    Group,
+    Infinite,
+    Malformed,
+    Number,
+    Opaque,
+    Span,
+    Tokens,
+    Words,
+)
+from sgsd.verify.layout import is_label, is_name, is_simple_label
+from sgsd.verify.quantities import same_quantity
+from sgsd.verify.ranges import equal as equal_ranges
+from sgsd.verify.relations import ranges_of
+
+_MAX_UNORDERED = 30  # items that are matched each against each
+
+
+class Ruling(Enum):
+    """A decision that needs no computer algebra."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    GOLD_UNREADABLE = "gold unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """Two token sequences that exact arithmetic could not compare."""
+
+    answer: Tokens
+    gold: Tokens
+
+
+Decision = Ruling | Unsure
+_YES, _NO = Ruling.EQUAL, Ruling.DIFFERENT
+
+
+def decide(answer: Form, gold: Form) -> Decision:
+    """Compare an answer with a gold; not symmetric, because the gold sets what must be said."""
+    if isinstance(answer, Malformed) or isinstance(gold, Malformed):
+        return _NO
+    if isinstance(answer, Choice) or isinstance(gold, Choice):
+        return _decide_choice(answer, gold)
+    if isinstance(answer, Equation) or isinstance(gold, Equation):
+        return _decide_equation(answer, gold)
+    if isinstance(answer, Words) or isinstance(gold, Words):
+        return _truth(isinstance(answer, Words) and isinstance(gold, Words) and answer.text == gold.text)
+    if isinstance(answer, Opaque) or isinstance(gold, Opaque):
+        return _YES if answer.source == gold.source else Unsure(answer.source, gold.source)
+    try:
+        return _decide_exact(answer, gold)
+    except Undecided:
+        return Unsure(answer.source, gold.source)
+    except Unreadable:  # (2, 1) is a pair but no interval
+        return _NO
+
+
+def _truth(value: bool) -> Ruling:
+    return _YES if value else _NO
+
+
+def _decide_exact(answer: Form, gold: Form) -> Decision:
+    match answer, gold:
+        case Number(), Number():
+            return _truth(same_quantity(answer, gold) or _same_option(answer, gold))
+        case Infinite(), Infinite():
+            return _truth(answer.sign == gold.sign)
+        case Based(), Based():
+            return _truth((answer.digits, answer.base) == (gold.digits, gold.base))
+        case (Based(digits=digits), Number(source=source)) | (Number(source=source), Based(digits=digits)):
+            return _truth([token.text for token in source] == [digits])  # the base is understood
+        case (Span(), _) | (_, Span()):
+            names = {form.variable for form in (answer, gold) if isinstance(form, Span)} - {""}
+            a, g = ranges_of(answer), ranges_of(gold)
+            return _truth(a is not None and g is not None and len(names) <= 1 and equal_ranges(a, g))
+        case Group(), Group():
+            return _decide_groups(answer, gold)
+        case Group(), _:
+            return _decide_lone(answer, decide(answer.items[0], gold) if len(answer.items) == 1 else _NO, gold)
+        case _, Group():
+            return _decide_lone(gold, decide(answer, gold.items[0]) if len(gold.items) == 1 else _NO, answer)
+    return _NO
+
+
+def _same_option(answer: Number, gold: Number) -> bool:
+    """b for B: options of a multiple choice, whatever their case."""
+    if len(answer.source) != 1 or len(gold.source) != 1:
+        return False
+    letter = gold.source[0].text
+    return letter in set("ABCDEFGH") and answer.source[0].text.upper() == letter
+
+
+def _decide_lone(group: Group, single: Decision, other: Form) -> Decision:
+    r"""A group against one value: {5} is 5, and 3:2 is 3/2."""
+    if group.brackets == ":" and len(group.items) == 2 and isinstance(other, Number):
+        top, bottom = group.items
+        if isinstance(top, Number) and isinstance(bottom, Number):
+            exact = Arithmetic()
+            return _truth(exact.equal(top.value, exact.multiply(other.value, bottom.value)))
+    return single
+
+
+def _decide_choice(answer: Form, gold: Form) -> Decision:
+    """(C) 42 against C compares letters, against 42 contents, against another option both."""
+    if isinstance(answer, Choice) and isinstance(gold, Choice):
+        return decide(answer.content, gold.content) if answer.letter == gold.letter else _NO
+    choice, other = (answer, gold) if isinstance(answer, Choice) else (gold, answer)
+    assert isinstance(choice, Choice)
+    if isinstance(other, Number) and len(other.source) == 1 and other.source[0].kind in {"var", "word"}:
+        return _truth(other.source[0].text.upper() == choice.letter)
+    return decide(choice.content, other) if choice is answer else decide(other, choice.content)
+
+
+def _decide_groups(answer: Group, gold: Group) -> Decision:
+    if len(answer.items) != len(gold.items):
+        return _as_vectors(answer, gold)
+    kinds = {answer.brackets, gold.brackets}
+    if ":" in kinds and kinds == {":"}:
+        return _decide_ratios(answer, gold)
+    if kinds <= {"", "{}"}:
+        labelled = [any(isinstance(item, Equation) for item in group.items) for group in (answer, gold)]
+        if labelled[0] != labelled[1] and "{}" not in kinds:
+            return _itemwise(answer, gold)  # x = 1, y = 2 against 1, 2
+        return _unordered(answer, gold)
+    if "{}" in kinds:
+        return _NO
+    long_rows = len(gold.items) >= 3 and kinds <= {"", "()", "[]"}  # with two items, [ ] is a closed interval
+    if len(kinds) == 1 or kinds == {"", "()"} or long_rows:
+        return _itemwise(answer, gold)
+    return _as_vectors(answer, gold)
+
+
+def _as_vectors(answer: Group, gold: Group) -> Decision:
+    """A matrix of one row or one column against a tuple."""
+    if (answer.brackets == "[[") == (gold.brackets == "[["):
+        return _NO
+    matrix, other = (answer, gold) if answer.brackets == "[[" else (gold, answer)
+    rows = [row.items for row in matrix.items if isinstance(row, Group)]
+    flat = rows[0] if len(rows) == 1 else tuple(row[0] for row in rows if len(row) == 1)
+    if other.brackets not in {"()", ""} or len(flat) != len(other.items):
+        return _NO
+    vector = Group(matrix.source, flat, "()")
+    return _itemwise(vector, gold) if matrix is answer else _itemwise(answer, vector)
+
+
+def _decide_ratios(answer: Group, gold: Group) -> Decision:
+    """3:2 and 6:4: each part in the same proportion."""
+    a = [item.value for item in answer.items if isinstance(item, Number)]
+    g = [item.value for item in gold.items if isinstance(item, Number)]
+    if len(a) < len(answer.items) or len(g) < len(gold.items):
+        return _itemwise(answer, gold)
+    exact = Arithmetic()
+    return _truth(
+        all(exact.equal(exact.multiply(a[0], g[k]), exact.multiply(a[k], g[0])) for k in range(1, len(a)))
+        and bool(a[0].num) == bool(g[0].num)
+    )
+
+
+def _itemwise(answer: Group, gold: Group) -> Decision:
+    decisions = [decide(a, g) for a, g in zip(answer.items, gold.items)]
+    return _all_of(decisions, answer.source, gold.source)
+
+
+def _all_of(decisions: Sequence[Decision], answer: Tokens, gold: Tokens) -> Decision:
+    """Equal when all are; one open question is asked alone, several as a whole."""
+    if any(decision is _NO for decision in decisions):
+        return _NO
+    unsure = [decision for decision in decisions if isinstance(decision, Unsure)]
+    if len(unsure) == 1:
+        return unsure[0]
+    return Unsure(answer, gold) if unsure else _YES
+
+
+def _unordered(answer: Group, gold: Group) -> Decision:
+    spare = Counter(item.source for item in gold.items)
+    left_a: list[Form] = []
+    for item in answer.items:
+        if spare[item.source] > 0 and isinstance(item, Number) and not item.unit:
+            spare[item.source] -= 1
+        else:
+            left_a.append(item)
+    left_g = []
+    for item in gold.items:
+        if spare[item.source] > 0:
+            spare[item.source] -= 1
+            left_g.append(item)
+    if len(left_a) > _MAX_UNORDERED:
+        return _NO
+    unsure: list[Form] = []
+    for item in left_a:
+        decisions = [decide(item, other) for other in left_g]
+        if _YES in decisions:
+            left_g.pop(decisions.index(_YES))
+        elif any(isinstance(decision, Unsure) for decision in decisions):
+            unsure.append(item)
+        else:
+            return _NO
+    if not unsure:
+        return _YES
+    return decide(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
+
+
+def _decide_equation(answer: Form, gold: Form) -> Decision:
+    if isinstance(answer, Equation) and isinstance(gold, Equation):
+        return _decide_equations(answer, gold)
+    if isinstance(gold, Equation):
+        value = gold.sides[-1]
+        return decide(answer, value) if is_simple_label(gold.sides[0].source) else _NO
+    assert isinstance(answer, Equation)
+    return _decide_chain(answer, gold)
+
+
+def _decide_chain(answer: Equation, gold: Form) -> Decision:
+    """x = 2 + 2 = 4 against 4: the last side counts, the others must name it or equal it: 1 = 34 does neither."""
+    *others, value = answer.sides
+    if not is_label(others[0].source) and is_name(value.source):
+        others, value = [value, *others[1:]], others[0]  # 4 = x
+    decision = decide(value, gold)
+    if decision is _NO:
+        return _NO
+    for other in others:
+        if not is_label(other.source) and decide(other, value) is _NO:
+            return _NO
+    return decision
+
+
+def _decide_equations(answer: Equation, gold: Equation) -> Decision:
+    if _same_curve(answer, gold):
+        return _YES
+    label_a, label_g = answer.sides[0], gold.sides[0]
+    if not is_simple_label(label_a.source) or not is_simple_label(label_g.source):
+        return Unsure(answer.source, gold.source)
+    if is_name(label_a.source) and is_name(label_g.source) and decide(label_a, label_g) is not _YES:
+        return _NO
+    return _decide_chain(answer, gold.sides[-1])
+
+
+def _same_curve(answer: Equation, gold: Equation) -> bool:
+    """Whether both are the same polynomial equation up to a constant: y = 2x + 3 and 4x − 2y + 6 = 0."""
+    sides = (*answer.sides, *gold.sides)
+    values = [side.value for side in sides if isinstance(side, Number) and not side.unit]
+    if len(answer.sides) != 2 or len(gold.sides) != 2 or len(values) != 4:
+        return False
+    exact = Arithmetic()
+    try:
+        a, g = exact.subtract(values[0], values[1]), exact.subtract(values[2], values[3])
+        return bool(a.num) and exact.proportional(without_poles(a.num), without_poles(g.num))
+    except Undecided:
+        return False

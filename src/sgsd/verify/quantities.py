@@ -1,0 +1,106 @@
+"""Numbers with what is written after them: units, percent signs, million."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from sgsd.verify.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
+from sgsd.verify.errors import Unreadable
+from sgsd.verify.forms import Number, Tokens
+from sgsd.verify.layout import CLOSES, OPENS
+from sgsd.verify.lexer import Token
+from sgsd.verify.units import HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
+
+_UNIT_OPS = frozenset({"/", "^", "{", "}", "-", "°", "%", "*", "."})
+_UNIT_STARTS = frozenset({("op", "%"), ("op", "°"), ("cmd", "pmod")})
+
+
+def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
+    r"""The number, its scale (million = 10⁶) and its unit: 5 \text{ cm}^2, \$5, 50\%, 90°, 3 km/h.
+
+    Raises Unreadable where the words around a number are a hedge: about 5, 5 at most.
+    """
+    prefix = next((k for k, token in enumerate(tokens[:2]) if token.kind == "word" and is_money(token.text)), None)
+    if prefix is not None and len(tokens) > prefix + 1:
+        core, scale, _ = split_quantity(tokens[:prefix] + tokens[prefix + 1 :])
+        return core, scale, (tokens[prefix].text.lower(),)
+    start = _unit_start(tokens)
+    unit = tokens[start:]
+    if not unit or not all(_may_be_unit(unit, k) for k in range(len(unit))):
+        return tokens, 1, ()
+    words = [token.text.lower() for token in unit if token.kind == "word"]
+    if not HEDGES.isdisjoint(words):
+        raise Unreadable("a hedge beside the number")
+    texts = tuple(token.text for token in unit if token.text not in {"{", "}"})
+    scale = SCALES.get(texts[0].lower(), 1)
+    return tokens[:start], scale, texts[1:] if scale > 1 else texts
+
+
+def _unit_start(tokens: Tokens) -> int:
+    depth = 0
+    for at, token in enumerate(tokens):
+        if token.kind == "op":
+            depth += (token.text in OPENS) - (token.text in CLOSES)
+        begins = token.kind == "word" or (token.kind, token.text) in _UNIT_STARTS
+        if at and not depth and begins:
+            return at
+    return len(tokens)
+
+
+def _may_be_unit(unit: Tokens, at: int) -> bool:
+    token = unit[at]
+    if unit[0].text == "pmod":
+        return True
+    if token.kind == "word":
+        return len(token.text) > 1 or is_known_word(token.text)
+    if token.kind == "op" and token.text in _UNIT_OPS:
+        return True
+    if token.kind == "num":
+        return at > 0 and unit[at - 1].text in {"^", "{", "-"}
+    return token.kind == "var" and unit[at - 1] == Token("op", "°") and token.text in {"C", "F"}
+
+
+def same_quantity(answer: Number, gold: Number) -> bool:
+    """Whether two numbers with units say the same; raises Undecided where exact arithmetic gives up.
+
+    A unit that only one side writes is taken as understood; two known units must agree, conversions included.
+    p% is p/100 everywhere. Where just one side writes the sign, a bare p also stands for p% (the question may have
+    asked for a percentage), except that a bare gold below 1 in size is never read so: 0.5 is 50%, not 0.5%.
+    """
+    exact = Arithmetic()
+    a, g = answer.value, gold.value
+    if answer.unit[:1] == gold.unit[:1] == ("pmod",) and answer.unit != gold.unit:
+        return False  # residues of different moduli
+    percents = is_percent(answer.unit), is_percent(gold.unit)
+    if percents == (True, True):
+        return exact.equal(a, g)
+    if percents[0]:
+        bare = as_fraction(g)
+        unit_read = bare is not None and abs(bare) >= 1
+        return (unit_read and exact.equal(a, g)) or exact.equal(_hundredth(a), g)
+    if percents[1]:
+        return exact.equal(a, g) or exact.equal(a, _hundredth(g))
+    if exact.equal(a, g) and not (answer.unit and gold.unit):
+        return True
+    unit_a, unit_g = known_unit(answer.unit), known_unit(gold.unit)
+    if unit_a and unit_g:
+        a, g = exact.multiply(a, rational(unit_a.factor)), exact.multiply(g, rational(unit_g.factor))
+        return unit_a.dimension == unit_g.dimension and exact.equal(a, g)
+    if answer.unit and gold.unit:
+        return exact.equal(a, g)
+    return exact.equal(_radians(answer, gold), _radians(gold, answer))
+
+
+def _hundredth(value: Value) -> Value:
+    return Arithmetic().multiply(value, _HUNDREDTH)
+
+
+def _radians(number: Number, other: Number) -> Value:
+    """30° as π/6 where the other side writes its angle with π and no unit."""
+    if number.unit == ("°",) and contains(other.value, "pi"):
+        return Arithmetic().multiply(number.value, _RADIAN)
+    return number.value
+
+
+_HUNDREDTH = rational(Fraction(1, 100))
+_RADIAN = Arithmetic().divide(generator("pi"), rational(180))

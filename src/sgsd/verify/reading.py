@@ -1,0 +1,288 @@
+r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
+
+The order of the readers is the grammar: words, options, membership, lists, chains, unions, brackets, ratios, ±,
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from sgsd.verify.algebra import Arithmetic, rational
+from sgsd.verify.errors import Undecided, Unreadable
+from sgsd.verify.expressions import evaluate
+from sgsd.verify.forms import (
+    Based,
+    Choice,
+    Equation,
+    Form,
+    Group,
+    Infinite,
+    Malformed,
+    Number,
+    Opaque,
+    Span,
+    Tokens,
+    Words,
+)
+from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
+from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
+from sgsd.verify.quantities import split_quantity
+from sgsd.verify.ranges import REALS, complement, intersect, union
+from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, ranges_of, read_relation
+from sgsd.verify.units import HEDGES, words
+
+MAX_DEPTH = 40
+_LEAD_INS = words("the final answer option choice case set interval value solution solutions")
+# fmt: off
+_NO_VALUE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "empty",
+                       "the empty set", "no real roots", "no roots", "null set"})
+_EVERYTHING = frozenset({"all real numbers", "all reals", "all real", "all real values", "real numbers"})
+_UNDEFINED = frozenset({"undefined", "does not exist", "dne", "not defined"})
+_NUMBER_WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
+                 "nine": 9, "ten": 10, "eleven": 11, "twelve": 12}
+# fmt: on
+
+
+@lru_cache(maxsize=2048)
+def readings(text: str) -> tuple[Form, ...]:
+    """The ways to read an answer, best first: two where 1,234 may be a number or a list, none if it is not one."""
+    sequences = [tokenise(text, loose=False)]
+    if has_loose_number(plain(text)):
+        loose = tokenise(text)
+        bracketed = any(token.text in OPENS for token in loose)
+        sequences = [*sequences, loose] if bracketed else [loose, *sequences]
+        forms = [form for form in map(read, sequences) if not isinstance(form, Malformed)]
+        return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
+    form = read(sequences[0])
+    return () if isinstance(form, Malformed) else (form,)
+
+
+def read(tokens: Tokens) -> Form:
+    """The form of a token sequence; never raises for what a model may write."""
+    depth = depth_of(tokens)
+    if depth is None or not tokens:
+        return Malformed(tokens, "unbalanced or empty")
+    if depth > MAX_DEPTH:
+        return Opaque(tokens)
+    tokens = _undressed(tokens)
+    try:
+        for reader in _READERS:
+            form = reader(tokens)
+            if form is not None:
+                return form
+    except Undecided:
+        return Opaque(tokens)
+    except Unreadable as error:
+        return Malformed(tokens, str(error))
+    return Malformed(tokens, "no kind of answer")
+
+
+def _undressed(tokens: Tokens) -> Tokens:
+    """Without braces around everything, punctuation at the end, and words that only introduce."""
+    while len(tokens) > 2 and tokens[0].text == "{" and closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    while len(tokens) > 1 and tokens[-1].text in {".", ",", ";"}:
+        tokens = tokens[:-1]
+    lead = 0
+    while lead < len(tokens) and tokens[lead].kind == "word":
+        lead += 1
+    lead_in = [token.text.lower() for token in tokens[:lead]]
+    if not lead_in or lead == len(tokens) or not HEDGES.isdisjoint(lead_in):
+        return tokens
+    if tokens[lead].text == ":":
+        return tokens[lead + 1 :] or tokens
+    return tokens[lead:] if lead_in[-1] in {"is", "are"} or _LEAD_INS.issuperset(lead_in) else tokens
+
+
+def _read_words(tokens: Tokens) -> Form | None:
+    if len(tokens) == 1 and tokens[0] == Token("cmd", "emptyset"):
+        return Group(tokens, (), "{}")
+    if len(tokens) == 1 and tokens[0] == Token("cmd", "reals"):
+        return Span(tokens, REALS)
+    if any(token.kind not in {"word", "var"} for token in tokens) or all(token.kind == "var" for token in tokens):
+        return None
+    text = " ".join(token.text.lower() for token in tokens)
+    if len(text) == 1:
+        return Number(tokens, evaluate((Token("var", tokens[0].text),)))
+    if text in _NO_VALUE:
+        return Group(tokens, (), "{}")
+    if text in _EVERYTHING:
+        return Span(tokens, REALS)
+    if text in _NUMBER_WORDS:
+        return Number(tokens, rational(_NUMBER_WORDS[text]))
+    return Words(tokens, "undefined" if text in _UNDEFINED else text)
+
+
+def _read_choice(tokens: Tokens) -> Form | None:
+    """(C) 42, C) 42, C. 42 and C: 42."""
+    start = 1 if tokens[0].text == "(" else 0
+    if len(tokens) < start + 3:
+        return None
+    letter, mark, after = tokens[start : start + 3]
+    lettered = letter.kind in {"var", "word"} and letter.text in set("ABCDEFGH")
+    if not lettered or mark.text not in ({")"} if start else {")", ".", ":"}):
+        return None
+    content = tokens[start + 2 :]
+    if (after.kind == "op" and after.text in set("+-*/^=<>,_!")) or depth_of(content) is None:
+        return None
+    return Choice(tokens, letter.text, read(content))
+
+
+def _read_membership(tokens: Tokens) -> Form | None:
+    parts, found = split(tokens, {"in"})
+    if not found:
+        return None
+    if len(parts) != 2 or not all(parts):
+        raise Unreadable("a membership without its set")
+    form = read(parts[1])
+    ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
+    return form if ranges is None else Span(form.source, ranges)
+
+
+def _read_list(tokens: Tokens) -> Form | None:
+    parts, found = split(tokens, {",", ";", "or", "and"})
+    if not found:
+        return None
+    oxford = [k for k, mark in enumerate(found) if mark in {"or", "and"} and k > 0 and not parts[k]]
+    parts = [part for k, part in enumerate(parts) if k not in oxford]  # the empty place in "1, 2, and 3"
+    if not all(parts):
+        raise Unreadable("an empty place in a list")
+    if any(split(part, INEQUALITIES)[1] for part in parts):
+        return join_relations(tokens, parts, found)
+    return Group(tokens, _without_shared_label(_items(parts)), "")
+
+
+def _items(parts: list[Tokens]) -> list[Form]:
+    items: list[Form] = []
+    for part in parts:
+        form = read(part)
+        if isinstance(form, Malformed):
+            raise Unreadable(form.why)
+        items += form.items if isinstance(form, Group) and form.brackets == "" else [form]
+    return items
+
+
+def _without_shared_label(items: list[Form]) -> tuple[Form, ...]:
+    """x = 1, x = 2 and x = 1, 2 are the values of one unknown: 1, 2."""
+    pairs = [item.sides for item in items if isinstance(item, Equation) and len(item.sides) == 2]
+    if len(pairs) == len(items) and len({label.source for label, _ in pairs}) == 1:
+        return tuple(value for _, value in pairs)
+    first = items[0]
+    if isinstance(first, Equation) and len(pairs) == 1 and len(first.sides) == 2 and is_name(first.sides[0].source):
+        return (first.sides[1], *items[1:])
+    return tuple(items)
+
+
+def _read_chain(tokens: Tokens) -> Form | None:
+    """Equations a = b = c, relations, and approximations, of which the exact side counts."""
+    parts, found = split(tokens, {"~="})
+    if found:
+        return read(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
+    sides, operators = split(tokens, INEQUALITIES | {"="})
+    if not operators:
+        return None
+    if INEQUALITIES.intersection(operators):
+        return read_relation(tokens)
+    forms = tuple(map(read, sides if sides[0] else sides[1:]))
+    bad = next((form for form in forms if isinstance(form, Malformed)), None)
+    if bad is not None:
+        raise Unreadable(bad.why)
+    return Equation(tokens, forms) if len(forms) > 1 else forms[0]
+
+
+def _read_union(tokens: Tokens) -> Form | None:
+    parts, found = split(tokens, {"cup", "cap", "setminus", "backslash"})
+    if not found:
+        return None
+    sets = [ranges_of(read(part)) for part in parts]
+    known = [ranges for ranges in sets if ranges is not None]
+    if len(known) < len(sets) or len(set(found)) > 1:
+        return Opaque(tokens)
+    if found[0] == "cup":
+        return Span(tokens, union(known))
+    met = known[0]
+    for other in known[1:]:
+        met = intersect(met, other if found[0] == "cap" else complement(other))
+    return Span(tokens, met)
+
+
+def _read_brackets(tokens: Tokens) -> Form | None:
+    named = len(tokens) > 1 and tokens[0].kind == "var" and tokens[0].text.isupper() and tokens[1].text == "("
+    start = 1 if named else 0  # A(1, 2) is the point (1, 2)
+    opening = tokens[start].text
+    if opening not in OPENS - {"{"} or closing(tokens, start) != len(tokens) - 1:
+        return None
+    inner = tokens[start + 1 : -1]
+    brackets = opening + tokens[-1].text
+    if brackets == "[[]]":
+        rows = [Group(row, tuple(_items(split(row, {"&"})[0])), "[[") for row in split(inner, {"\\\\"})[0] if row]
+        return Group(tokens, tuple(rows), "[[")
+    if brackets == "\\{\\}":
+        return _read_set(tokens, inner)
+    if not inner:
+        raise Unreadable("nothing between brackets")
+    parts, found = split(inner, {",", ";"})
+    if not found and brackets in {"()", "[]"}:
+        form = read(inner)
+        return None if named or isinstance(form, Malformed | Opaque) else form
+    if not all(parts) or (len(parts) != 2 and brackets not in {"()", "[]"}) or "\\" in brackets:
+        raise Unreadable("brackets that do not belong together")
+    return Group(tokens, tuple(_items(parts)), brackets)
+
+
+def _read_set(tokens: Tokens, inner: Tokens) -> Form:
+    if not inner:
+        return Group(tokens, (), "{}")
+    parts, found = split(inner, {"|", ":"})
+    if len(found) == 1 and split(parts[1], INEQUALITIES)[1]:
+        return read(parts[1])  # set builder: {x | x > 1}
+    items, _ = split(inner, {",", ";"})
+    if not all(items):
+        raise Unreadable("an empty place in a set")
+    return Group(tokens, tuple(_items(items)), "{}")
+
+
+def _read_ratio(tokens: Tokens) -> Form | None:
+    parts, found = split(tokens, {":"})
+    if not found or not all(parts):
+        return None
+    return Group(tokens, tuple(_items(parts)), ":")
+
+
+def _read_plus_minus(tokens: Tokens) -> Form | None:
+    if not any(token.kind == "cmd" and token.text in {"pm", "mp"} for token in tokens):
+        return None
+    signs = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
+    both = [tuple(Token("op", sign[t.text]) if t.text in sign else t for t in tokens) for sign in signs]
+    return Group(tokens, tuple(_items(both)), "")
+
+
+def _read_number(tokens: Tokens) -> Form:
+    sign = infinity_sign(tokens)
+    if sign is not None:
+        return Infinite(tokens, sign)
+    texts = [token.text for token in tokens if token.text not in {"{", "}"}]
+    if tokens[0].kind == "num" and len(texts) == 3 and texts[1] == "_":
+        return Based(tokens, texts[0], texts[2])
+    core, scale, unit = split_quantity(tokens)
+    try:
+        value = evaluate(core)
+    except Undecided:
+        return Opaque(tokens if unit[:1] == ("°",) else core)  # the degrees of sin 30° belong to its argument
+    return Number(core, Arithmetic().multiply(value, rational(scale)), unit)
+
+
+_READERS: tuple[Callable[[Tokens], Form | None], ...] = (
+    _read_words,
+    _read_choice,
+    _read_membership,
+    _read_list,
+    _read_chain,
+    _read_union,
+    _read_brackets,
+    _read_ratio,
+    _read_plus_minus,
+    _read_number,
+)

@@ -1,0 +1,107 @@
+"""Units an answer may carry, and the words that make an answer a hedge. Exact factors, no tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+
+def words(text: str) -> frozenset[str]:
+    """A vocabulary, written as one text."""
+    return frozenset(text.split())
+
+
+class Unit(NamedTuple):
+    """A known unit: its dimension with its power (an area is ("length", 2)) and its size in base units."""
+
+    dimension: tuple[str, int]
+    factor: Fraction
+
+
+# Each row: dimension, size in the base unit of the dimension, spellings.
+_ROWS: tuple[tuple[str, str, str], ...] = (
+    ("length", "1/1000", "mm millimeter millimetre"),
+    ("length", "1/100", "cm centimeter centimetre"),
+    ("length", "1", "m meter metre"),
+    ("length", "1000", "km kilometer kilometre"),
+    ("length", "127/5000", "in inch"),
+    ("length", "381/1250", "ft foot feet"),
+    ("length", "1143/1250", "yd yard"),
+    ("length", "201168/125", "mi mile"),
+    ("mass", "1/1000", "mg milligram"),
+    ("mass", "1", "g gram"),
+    ("mass", "1000", "kg kilogram"),
+    ("mass", "45359237/100000", "lb pound"),
+    ("volume", "1/1000", "ml mL milliliter millilitre"),
+    ("volume", "1", "l L liter litre"),
+    ("time", "1", "s sec second"),
+    ("time", "60", "min minute"),
+    ("time", "3600", "h hr hour"),
+    ("time", "86400", "day"),
+    ("time", "604800", "week"),
+    ("months", "1", "month"),
+    ("months", "12", "yr year"),
+    ("money", "1", "dollar usd"),
+    ("money", "1/100", "cent"),
+    ("euros", "1", "euro eur"),
+    ("rupees", "1", "rupee rs"),
+    ("angle", "1", "degree deg"),
+    ("turned angle", "1", "radian rad"),
+    ("force", "1", "N newton"),
+    ("energy", "1", "J joule"),
+    ("power", "1", "W watt"),
+    ("current", "1", "A amp ampere"),
+    ("voltage", "1", "V volt"),
+    ("frequency", "1", "Hz hertz"),
+    ("speed", "1", "mph"),
+    ("temperature", "1", "K kelvin"),
+)
+_UNITS = {name: (dimension, Fraction(size)) for dimension, size, names in _ROWS for name in names.split()}
+_POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
+_PERCENT = frozenset({"%", "percent", "percentage", "pct"})
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+# Words beside a number that take the claim back, or make it another claim.
+HEDGES = words(
+    "about approximately approx around roughly almost nearly maybe perhaps possibly probably likely guess unsure "
+    "not no neither nor either unless except between least most than more less over under up or and if but "
+    "wrong incorrect false dozen half times"
+)
+_OTHER_WORDS = words("yes no true false odd even none both undefined dne the is are per all")
+
+
+def is_known_word(word: str) -> bool:
+    """Whether a bare run of letters is one of the words this room knows, not a product of variables."""
+    lower = word.lower()
+    return _size(word) is not None or lower in _PERCENT | _POWERS.keys() | _OTHER_WORDS
+
+
+def is_percent(unit: Sequence[str]) -> bool:
+    """Whether a unit is a percentage: `%`, percent, percentage points."""
+    return bool(unit) and unit[0].lower() in _PERCENT
+
+
+def is_money(word: str) -> bool:
+    return (_size(word) or ("",))[0] in {"money", "euros", "rupees"}
+
+
+def known_unit(unit: Sequence[str]) -> Unit | None:
+    """The unit that texts such as ("cm", "^", "2") or ("square", "feet") name; None where we do not know it."""
+    names = [{"°": "degree"}.get(text, text) for text in unit if text not in {"^", "{", "}"}]
+    power = 1
+    if names and names[0].lower() in _POWERS:
+        power, names = _POWERS[names[0].lower()], names[1:]
+    elif len(names) == 2 and (names[1] in {"2", "3"} or names[1].lower() in _POWERS):
+        power, names = _POWERS.get(names[1].lower()) or int(names[1]), names[:1]
+    found = _size(names[0]) if len(names) == 1 else None
+    return Unit((found[0], power), found[1] ** power) if found else None
+
+
+def _size(word: str) -> tuple[str, Fraction] | None:
+    """Dimension and size of a unit word; symbols are case-sensitive where they are one letter, words are not."""
+    if word in _UNITS or len(word) == 1:
+        return _UNITS.get(word)
+    lower = word.lower()
+    forms = (lower, lower.removesuffix("s"), lower.removesuffix("es"))
+    return next((_UNITS[form] for form in forms if form in _UNITS and len(form) > 1), None)
