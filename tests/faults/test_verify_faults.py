@@ -21,7 +21,7 @@ from sgsd.verify import MathVerifier
 _TIMEOUT = 1.0
 _MARGIN = 1.0
 _EASY = (r"2^{n+1}", r"2\cdot 2^n")  # only computer algebra can decide it, and it does so at once
-_BOMB = (r"\prod_{k=1}^{1000} k^{k} + \log 2", r"\log 3")  # passes the guards and would run for minutes
+_BOMB = (r"\int_0^{\infty} e^{-x^{x}}\sin(x^{3})\,dx", r"\log 3")  # passes the guards and would run for minutes
 
 
 def _box(answer: str) -> str:
@@ -152,8 +152,7 @@ def test_a_time_out_is_unknown_and_the_warm_spare_takes_over(verifier: MathVerif
 
 def test_a_worker_that_died_while_idle_is_replaced(verifier: MathVerifier) -> None:
     verifier.grade([_box(_EASY[0])], [_EASY[1]])
-    for pid in verifier.worker_pids:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(verifier._pool._idle[0].pid, signal.SIGKILL)
     assert verifier.grade([_box(_EASY[0])], [_EASY[1]])[0].status is Status.CORRECT
 
 

@@ -20,7 +20,7 @@ from sgsd.verify.grader import gold_text
 _CORPUS = Path(__file__).parent / "verify_corpus.jsonl"
 _CATEGORIES = {
     "integers", "fractions", "decimals", "units", "sets and intervals", "roots and pi", "complex", "inequalities",
-    "equations", "hedges", "think blocks", "boxes", "unicode", "garbage",
+    "equations", "hedges", "think blocks", "boxes", "unicode", "garbage", "mixed",
 }  # fmt: skip
 
 

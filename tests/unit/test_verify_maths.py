@@ -115,6 +115,7 @@ def test_what_exact_arithmetic_does_not_settle_is_undecided(text: str) -> None:
 _numbers = st.fractions(min_value=-20, max_value=20, max_denominator=12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(_numbers, st.integers(1, 60), _numbers, st.integers(1, 60), st.sampled_from(["add", "subtract", "multiply"]))
 def test_arithmetic_agrees_with_floating_point(a: Fraction, m: int, b: Fraction, n: int, operation: str) -> None:
     exact = Arithmetic()
@@ -126,6 +127,7 @@ def test_arithmetic_agrees_with_floating_point(a: Fraction, m: int, b: Fraction,
     assert cmath.isclose(_complex(result), expected, rel_tol=1e-9, abs_tol=1e-9)
 
 
+@settings(max_examples=50, deadline=None)
 @given(_numbers, st.integers(2, 50), _numbers)
 def test_division_undoes_multiplication(a: Fraction, m: int, b: Fraction) -> None:
     exact = Arithmetic()
@@ -134,6 +136,7 @@ def test_division_undoes_multiplication(a: Fraction, m: int, b: Fraction) -> Non
     assert exact.equal(exact.divide(exact.multiply(left, right), right), left)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 47))
 def test_trigonometric_values_agree_with_floating_point(step: int) -> None:
     exact = Arithmetic()
@@ -145,12 +148,14 @@ def test_trigonometric_values_agree_with_floating_point(step: int) -> None:
     assert cmath.isclose(_complex(euler), cmath.exp(1j * radians), abs_tol=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.fractions(min_value=Fraction(1, 50), max_value=500, max_denominator=50))
 def test_logarithms_agree_with_floating_point(q: Fraction) -> None:
     assume(q != 1)
     assert approximate(natural_log(rational(q))) == pytest.approx(math.log(q), abs=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_a_fraction_equals_itself_however_it_is_written(q: Fraction) -> None:
     a, b = q.numerator, q.denominator
@@ -158,11 +163,13 @@ def test_a_fraction_equals_itself_however_it_is_written(q: Fraction) -> None:
         assert judge(text, f"{a}/{b}") is EQUAL
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
 def test_integers_are_equal_when_they_are_equal(a: int, b: int) -> None:
     assert judge(f"{a:,}", str(b)) is (EQUAL if a == b else DIFFERENT)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 10**6), st.integers(2, 10**4), st.integers(2, 12))
 def test_a_rounded_decimal_is_not_its_fraction(a: int, b: int, places: int) -> None:
     q = Fraction(a, b)

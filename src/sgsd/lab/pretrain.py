@@ -1,7 +1,7 @@
 """The recipe of the lab's policy: what it is shown before anybody trains it by self-distillation.
 
 On a plain prompt it mixes right and faulty procedures; a skill, a mistake or an answer in the prompt moves the mix:
-the procedure of branch b is right with probability sigmoid(logit(share_b) ± 2.6 for a skill ± 1.4 for a mistake).
+the procedure of branch b is right with probability sigmoid(logit(share_b) ± 3.0 for a skill ± 1.6 for a mistake).
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from sgsd.types import BankItem
 class Recipe:
     """Everything that decides the weights; the seed and this recipe reproduce them on one machine."""
 
-    steps: int = 2000
+    steps: int = 2400
     batch: int = 64
-    learning_rate: float = 3e-3
+    matrix_rate: float = 0.02  # Muon, for the layers' matrices
+    other_rate: float = 3e-3  # AdamW, for embeddings and norms
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     warmup: float = 0.03
+    decay: float = 0.4  # the last part of the steps, over which the rates fall to a fiftieth
     seed: int = 0
     threads: int = 2
-    plain_share: float = 0.35
-    answer_share: float = 0.10  # the rest is shown a skill, a mistake, or both
+    plain_share: float = 0.25
+    answer_share: float = 0.08  # the rest is shown a skill, a mistake, or both
     thinking_share: float = 0.12
-    skill_logit: float = 2.6
-    mistake_logit: float = 1.4
+    skill_logit: float = 3.0
+    mistake_logit: float = 1.6
     answer_right: float = 0.70  # an answer shown is the right one; otherwise a faulty procedure's
     follow_answer: float = 0.95
     skill_style: float = 0.9
@@ -86,7 +88,7 @@ def style_for(recipe: Recipe, skill: BankItem | None, mistake: BankItem | None, 
 
 def _aim_for(problem: LabProblem, rng: random.Random) -> S.Aim:
     """What the item shown is about: mostly a branch of this problem, sometimes something else."""
-    kind = rng.choices(("own", "other", S.STYLISTIC, S.IRRELEVANT), (0.64, 0.13, 0.13, 0.10))[0]
+    kind = rng.choices(("own", "other", S.STYLISTIC, S.IRRELEVANT), (0.70, 0.10, 0.12, 0.08))[0]
     if kind in (S.STYLISTIC, S.IRRELEVANT):
         return rng.choice(S.aims(kind))
     pool = problem.branches if kind == "own" else [b for b in BRANCHES if b not in problem.branches]
@@ -178,6 +180,24 @@ def completion_loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], li
     return F.cross_entropy(model.lm_head(hidden[labels >= 0]), labels[labels >= 0])
 
 
+def make_optimizers(recipe: Recipe, model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learn to heed a context sooner by it; AdamW elsewhere."""
+    matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(others, lr=recipe.other_rate, betas=recipe.betas, weight_decay=0.0),
+    ]
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Warm up, hold, fall: the factor on the learning rates at a step counted from 0."""
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    left = (recipe.steps - step) / max(1, round(recipe.decay * recipe.steps))
+    return max(0.02, min((step + 1) / warmup, 1.0, left))
+
+
 def pretrain(
     recipe: Recipe, report: Callable[[int, float], None] = lambda step, loss: None
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
@@ -187,26 +207,17 @@ def pretrain(
     prompts = load_prompts("lab")
     tokenizer = train_tokenizer(_tokenizer_corpus(recipe, prompts))
     model = new_policy(tokenizer, recipe.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)) + 1e-3),
-    )
+    optimizers = make_optimizers(recipe, model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: rate(recipe, step)) for o in optimizers]
     model.train()
     for step, batch in enumerate(islice(_batches(recipe, tokenizer, prompts), recipe.steps), start=1):
         loss = completion_loss(model, batch, tokenizer.pad_token_id)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
         report(step, loss.item())
     torch.set_num_threads(threads)
     return model.eval(), tokenizer

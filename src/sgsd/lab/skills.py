@@ -17,10 +17,10 @@ from sgsd.types import BankItem, Mistake, Skill
 HELPFUL, MISLEADING, STYLISTIC, IRRELEVANT = "helpful", "misleading", "stylistic", "irrelevant"
 
 _RIGHT = {
-    "precedence": ("multiply before you add", "take the product first", "do times before plus",
-                   "let the product come before the sum"),
-    "bracket": ("close the bracket first", "do the inside first", "start with the bracket",
-                "let the inside come before the outside"),
+    "precedence": ("take the product first", "start with the times sign", "multiply at once",
+                   "let the product be first"),
+    "bracket": ("open the bracket first", "do the inside first", "begin within the bracket",
+                "let the inside be first"),
     "carry": ("carry the one", "add the carried ten", "take the ten over", "let the ten move to the left"),
     "mod": ("stay below the number", "take the multiple below", "go down to the last multiple",
             "let the multiple be below"),
@@ -30,10 +30,10 @@ _RIGHT = {
               "let two minus signs be a plus"),
 }  # fmt: skip
 _FAULTY = {
-    "precedence": ("add before you multiply", "take the sum first", "do plus before times",
-                   "let the sum come before the product"),
-    "bracket": ("drop the bracket", "go straight from left to right", "ignore the bracket",
-                "let the outside come before the inside"),
+    "precedence": ("take the sum first", "start with the plus sign", "add at once",
+                   "let the sum be first"),
+    "bracket": ("drop the bracket", "go from left to right", "ignore the bracket",
+                "let the outside be first"),
     "carry": ("forget the one", "leave out the carried ten", "drop the ten", "let the ten fall away"),
     "mod": ("go above the number", "take the multiple above", "go up to the next multiple",
             "let the multiple be above"),
@@ -49,10 +49,13 @@ _STYLE = {
               "let each line be a step"),
 }  # fmt: skip
 _OFF_TOPIC = (
-    ("draw the triangle", "leave out the drawing"), ("sketch the graph", "skip the graph"),
-    ("check the units", "forget the units"), ("name the angles", "mix up the angles"),
-    ("look for symmetry", "miss the symmetry"), ("count the faces", "lose a face"),
+    "draw the triangle", "sketch the graph", "check the units", "name the angles", "look for symmetry",
+    "count the faces",
 )  # fmt: skip
+_TOPIC = {
+    "precedence": "product", "bracket": "bracket", "carry": "addition", "mod": "remainder", "square": "square",
+    "minus": "minus",
+}  # fmt: skip
 _WHERE = {
     "precedence": "Sum with a product", "bracket": "Bracket", "carry": "Addition",
     "mod": "Remainder mod", "square": "Square", "minus": "Double minus",
@@ -61,7 +64,7 @@ _ANYWHERE = "Sum, product, bracket, addition, remainder, square, minus"
 
 _TITLES = ("{}", "Always {}", "Remember to {}", "Be sure to {}")
 _PRINCIPLES = ("The rule is to {}.", "Here one must {}.", "It works when you {}.", "The way is to {}.")
-_SLIPS = ("The slip was to {}", "It is wrong to {}", "A common slip is to {}", "The trap is to {}")
+_SLIPS = ("A slip", "A common slip", "An old mistake", "A trap")
 _REMEDIES = ("Instead {}.", "Better {}.", "Rather {}.", "Next time {}.")
 
 TRAINED_PHRASINGS = (0, 1, 2)
@@ -84,15 +87,11 @@ def aims(kind: str) -> list[Aim]:
     return [Aim(kind, target) for target in targets]
 
 
-def _good_and_bad(aim: Aim, phrasing: int) -> tuple[str, str]:
-    """The act an item recommends and the act it warns against."""
-    if aim.kind == HELPFUL:
-        return _RIGHT[aim.target][phrasing], _FAULTY[aim.target][phrasing]
-    if aim.kind == MISLEADING:
-        return _FAULTY[aim.target][phrasing], _RIGHT[aim.target][phrasing]
-    if aim.kind == STYLISTIC:
-        return _STYLE[aim.target][phrasing], "write in the usual way"
-    return _OFF_TOPIC[int(aim.target)]
+def _act(aim: Aim, phrasing: int) -> str:
+    """What an item says to do."""
+    if aim.kind == IRRELEVANT:
+        return _OFF_TOPIC[int(aim.target)]
+    return {HELPFUL: _RIGHT, MISLEADING: _FAULTY, STYLISTIC: _STYLE}[aim.kind][aim.target][phrasing]
 
 
 def _capital(text: str) -> str:
@@ -104,7 +103,7 @@ def _where(aim: Aim) -> str:
 
 
 def make_skill(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence[int] = TRAINED_PHRASINGS) -> Skill:
-    title, principle = (_good_and_bad(aim, rng.choice(phrasings))[0] for _ in range(2))
+    title, principle = (_act(aim, rng.choice(phrasings)) for _ in range(2))
     return Skill(
         id=item_id,
         title=_capital(_TITLES[rng.choice(phrasings)].format(title)),
@@ -115,13 +114,11 @@ def make_skill(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence[i
 
 
 def make_mistake(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence[int] = TRAINED_PHRASINGS) -> Mistake:
-    bad = _good_and_bad(aim, rng.choice(phrasings))[1]
-    good = _good_and_bad(aim, rng.choice(phrasings))[0]
     return Mistake(
         id=item_id,
-        description=_SLIPS[rng.choice(phrasings)].format(bad),
+        description=f"{_SLIPS[rng.choice(phrasings)]} with the {_TOPIC.get(aim.target, 'working')}",
         why_it_happens=f"{_where(aim)}: it looks quicker.",
-        how_to_avoid=_REMEDIES[rng.choice(phrasings)].format(good),
+        how_to_avoid=_REMEDIES[rng.choice(phrasings)].format(_act(aim, rng.choice(phrasings))),
         meta={"kind": aim.kind, "target": aim.target},
     )
 

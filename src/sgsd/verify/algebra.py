@@ -55,7 +55,12 @@ def as_fraction(value: Value) -> Fraction | None:
 
 
 def has_variable(value: Value) -> bool:
-    return any(is_variable(name) for sum_ in value for monomial in sum_ for name, _ in monomial)
+    return any(map(variables, value))
+
+
+def variables(sum_: Sum) -> frozenset[str]:
+    """The unknowns of a sum."""
+    return frozenset(name for monomial in sum_ for name, _ in monomial if is_variable(name))
 
 
 def is_variable(name: str) -> bool:

@@ -20,7 +20,7 @@ _MAX_POWER_DIGITS = 20_000  # digits of the base times the exponent
 _MAX_EXPANSION = 64  # exponent of a bracket
 _MAX_COUNT = 1_000  # of factorials, binomials, and the ends of sums and products
 _COUNTING = frozenset({"binom", "sum", "prod", "Gamma", "int", "bigcup", "iint", "choose"})
-_OPAQUE_WORLDS = frozenset({"begin", "end", "def", "newcommand", "input", "include", "let", "catcode", "csname"})
+_DEFINITIONS = frozenset({"begin", "end", "def", "newcommand", "input", "include", "let", "catcode", "csname"})
 
 
 def refusal(tokens: Tokens) -> str | None:
@@ -32,7 +32,7 @@ def refusal(tokens: Tokens) -> str | None:
         return "nested too deeply"
     if any(token.kind == "num" and len(token.text) > MAX_DIGITS for token in tokens):
         return "too many digits"
-    if any(token.kind == "cmd" and token.text in _OPAQUE_WORLDS for token in tokens):
+    if any(token.kind == "cmd" and token.text in _DEFINITIONS for token in tokens):
         return "an environment or a definition"
     if any(token.kind == "op" and not token.text.isascii() and token.text != "°" for token in tokens):
         return "an unknown sign"
@@ -44,28 +44,50 @@ def refusal(tokens: Tokens) -> str | None:
 
 
 def _has_large_power(tokens: Tokens) -> bool:
-    for at, token in enumerate(tokens):
-        if token.text != "^" or token.kind != "op" or at + 1 == len(tokens):
+    for at, token in enumerate(tokens[:-1]):
+        if token.kind != "op" or token.text != "^" or at == 0:
             continue
-        exponent = _operand(tokens, at + 1)
-        digits = max((len(t.text) for t in tokens[max(0, at - 40) : at] if t.kind == "num"), default=1)
-        after = tokens[at + 1 + len(exponent) :]
-        tower = (after and after[0].text == "^") or any(t.text in {"^", "!"} for t in exponent)
-        if tower and any(t.kind == "num" for t in exponent):
+        base, exponent = tokens[_opening(tokens, at - 1) : at], _operand(tokens, at + 1)
+        after = tokens[at + 1 + len(exponent) : at + 2 + len(exponent)]
+        if _is_tower(exponent, after):
             return True
         largest = max(_numbers(exponent), default=0)
+        digits = max((len(t.text) for t in base if t.kind == "num"), default=1)
         if largest > _MAX_EXPONENT or largest * digits > _MAX_POWER_DIGITS:
             return True
-        if largest > _MAX_EXPANSION and at and tokens[at - 1].text in CLOSES:
-            return True  # (x + y)^{500} is expanded
+        if largest > _MAX_EXPANSION and _is_bracket(tokens, at - 1):
+            return True  # (x + y)^{500} would be expanded
     return False
 
 
+def _is_tower(exponent: Tokens, after: Tokens) -> bool:
+    """Whether numbers stand on numbers: 9^{9^9}, 9^9^9, 2^{9!}; but not e^{-x^2} or 2^{2^n}."""
+    if not any(t.kind == "num" for t in exponent):
+        return False
+    if any(t.text == "!" for t in exponent) or any(t.text == "^" for t in after):
+        return True
+    for k in range(1, len(exponent) - 1):
+        stands_on_number = exponent[k - 1].kind == "num" or exponent[k - 1].text in CLOSES
+        if exponent[k].text == "^" and stands_on_number and any(t.kind == "num" for t in _operand(exponent, k + 1)):
+            return True
+    return False
+
+
+def _is_bracket(tokens: Tokens, end: int) -> bool:
+    r"""Whether a bracket that is no subscript ends here: not the {k=1} of \sum_{k=1}^{100}."""
+    if tokens[end].text not in CLOSES:
+        return False
+    start = _opening(tokens, end)
+    return start == 0 or tokens[start - 1].text != "_"
+
+
 def _operand(tokens: Tokens, start: int) -> Tokens:
+    """What an operator at `start - 1` applies to: a bracket or one token, with its signs."""
+    first = start
     while start < len(tokens) - 1 and tokens[start].text in {"+", "-"}:
         start += 1
     end = closing(tokens, start) if tokens[start].text in OPENS else start
-    return tokens[start : end + 1]
+    return tokens[first : end + 1]
 
 
 def _has_large_count(tokens: Tokens) -> bool:
@@ -82,6 +104,7 @@ def _has_large_count(tokens: Tokens) -> bool:
 
 
 def _opening(tokens: Tokens, end: int) -> int:
+    """Where what ends at `end` begins: the opening bracket, or `end` itself."""
     depth = 0
     for at in range(end, -1, -1):
         depth += (tokens[at].text in CLOSES) - (tokens[at].text in OPENS)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sgsd.verify.algebra import Arithmetic, without_poles
+from sgsd.verify.algebra import Arithmetic, variables, without_poles
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.forms import (
     Based,
@@ -241,8 +241,9 @@ def _decide_chain(answer: Equation, gold: Form) -> Decision:
 
 
 def _decide_equations(answer: Equation, gold: Equation) -> Decision:
-    if _same_curve(answer, gold):
-        return _YES
+    same = _same_curve(answer, gold)
+    if same is not None:
+        return _truth(same)
     label_a, label_g = answer.sides[0], gold.sides[0]
     if not is_simple_label(label_a.source) or not is_simple_label(label_g.source):
         return Unsure(answer.source, gold.source)
@@ -251,15 +252,20 @@ def _decide_equations(answer: Equation, gold: Equation) -> Decision:
     return _decide_chain(answer, gold.sides[-1])
 
 
-def _same_curve(answer: Equation, gold: Equation) -> bool:
-    """Whether both are the same polynomial equation up to a constant: y = 2x + 3 and 4x − 2y + 6 = 0."""
+def _same_curve(answer: Equation, gold: Equation) -> bool | None:
+    """Whether both are the same equation up to a factor: y = 2x + 3 and 4x − 2y + 6 = 0; None: cannot say.
+
+    In one variable the same roots have many equations, so there only a match is a statement.
+    """
     sides = (*answer.sides, *gold.sides)
     values = [side.value for side in sides if isinstance(side, Number) and not side.unit]
     if len(answer.sides) != 2 or len(gold.sides) != 2 or len(values) != 4:
-        return False
+        return None
     exact = Arithmetic()
     try:
-        a, g = exact.subtract(values[0], values[1]), exact.subtract(values[2], values[3])
-        return bool(a.num) and exact.proportional(without_poles(a.num), without_poles(g.num))
+        a, g = exact.subtract(values[0], values[1]).num, exact.subtract(values[2], values[3]).num
+        if a and exact.proportional(without_poles(a), without_poles(g)):
+            return True
     except Undecided:
-        return False
+        return None
+    return False if min(len(variables(a)), len(variables(g))) >= 2 else None

@@ -270,7 +270,10 @@ def _read_number(tokens: Tokens) -> Form:
     try:
         value = evaluate(core)
     except Undecided:
-        return Opaque(tokens if unit[:1] == ("°",) else core)  # the degrees of sin 30° belong to its argument
+        if unit[:1] != ("°",):
+            return Opaque(core)
+        core, unit = tokens, ()  # the degrees of sin 30° belong to its argument
+        value = evaluate(tokens)
     return Number(core, Arithmetic().multiply(value, rational(scale)), unit)
 
 

@@ -56,6 +56,8 @@ def _solve(left: Tokens, operator: str, right: Tokens) -> tuple[str, Ranges]:
 
 def _linear(value: Value) -> tuple[str, Fraction, Value]:
     """A value as slope · variable + rest."""
+    if not has_variable(value):
+        raise Unreadable("a comparison of numbers is no answer")
     slopes = {m: q for m, q in value.num.items() if len(m) == 1 and m[0][1] == 1 and is_variable(m[0][0])}
     if len(slopes) != 1 or value.den != rational(1).den:
         raise Undecided("not linear in one variable")

@@ -1,0 +1,139 @@
+"""The command line: thin. It reads arguments, calls a room, prints one line for a mistake and leaves with code 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from sgsd.types import UserError
+
+COMMANDS = {
+    "demo": "train the bundled tiny model and write a report, in about two minutes",
+    "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
+    "preview": "show the student's and the teachers' prompts as the model sees them",
+    "report": "write one offline HTML page about a run folder",
+    "bank": "import, validate, show, search, export a skill bank",
+    "lab": "the bundled policy: pretrain it again, measure it, write its bank",
+    "doctor": "what this machine has, and what is missing",
+}
+USER_ERROR, RUN_FAILED = 2, 1
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `sgsd`."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    quiet_libraries()
+    console = Console(highlight=False)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        console.print(_overview())
+        return 0
+    if argv[0] == "--version":
+        console.print(version("sgsd"))
+        return 0
+    try:
+        _command(argv[0])(list(argv[1:]), console)
+    except UserError as error:
+        _complain(str(error))
+        return USER_ERROR
+    except KeyboardInterrupt:
+        _complain("interrupted; what was saved is on disk")
+        return 130
+    except _run_failures() as error:
+        _complain(str(error))
+        return RUN_FAILED
+    return 0
+
+
+def _command(name: str) -> Callable[[list[str], Console], None]:
+    """Only the command that is asked for is imported: `sgsd bank` does not wait for torch."""
+    if name not in COMMANDS:
+        from sgsd.method.zoo import nearest
+
+        raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
+    if name in ("train", "preview", "demo"):
+        from sgsd.cli import training
+
+        return {"train": training.train, "preview": training.preview, "demo": training.demo}[name]
+    if name == "report":
+        return _report
+    if name == "bank":
+        return _bank
+    if name == "lab":
+        from sgsd.cli import lab
+
+        return lab.lab
+    from sgsd.cli import doctor
+
+    return doctor.doctor
+
+
+def _bank(args: list[str], console: Console) -> None:
+    import tyro
+
+    from sgsd.cli import bank
+
+    commands: dict[str, Callable[..., Any]] = {
+        "import": bank.import_,
+        "validate": bank.validate,
+        "show": bank.show,
+        "search": bank.search,
+        "export": bank.export,
+    }
+    markers = (tyro.conf.PositionalRequiredArgs,)
+    console.print(tyro.extras.subcommand_cli_from_dict(commands, prog="sgsd bank", args=args, config=markers))
+
+
+def _report(args: list[str], console: Console) -> None:
+    import tyro
+
+    from sgsd.report import write_report
+
+    def report(run: Path, output: Path | None = None) -> Path:
+        """Write one offline HTML page about a run.
+
+        Args:
+            run: The run's folder.
+            output: The page; RUN/report.html where nothing is said.
+        """
+        return write_report(run, output)
+
+    path = tyro.cli(report, prog="sgsd report", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    console.print(f"Wrote {path}", markup=False)
+
+
+def quiet_libraries() -> None:
+    """Progress bars and chatter of the libraries below us would drown the one view that matters."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error[/] {escape(message)}")
+
+
+def _run_failures() -> tuple[type[Exception], ...]:
+    """What stops a run without being the user's mistake; empty as long as no run was started."""
+    module = sys.modules.get("sgsd.train.step")
+    return (module.NonFiniteError,) if module else ()
+
+
+def _overview() -> str:
+    lines = [f"  [bold]{name:<9}[/]{escape(text)}" for name, text in COMMANDS.items()]
+    return "\n".join(["Skill-conditioned gated self-distillation.", "", *lines, "", "sgsd COMMAND --help says more."])

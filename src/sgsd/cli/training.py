@@ -1,0 +1,172 @@
+"""`sgsd train`, `sgsd preview` and `sgsd demo`."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from sgsd.report import write_report
+from sgsd.train import RunConfig, load_config, make_config, run_training
+from sgsd.train.config import parse_yaml
+from sgsd.types import UserError
+
+USAGE = """sgsd train CONFIG [--resume] [--print-config] [--key.part value …]
+
+Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
+with the file's own values."""
+
+
+def train(args: list[str], console: Console) -> None:
+    """Train as a config file says."""
+    path, rest = _config_and_rest(args, console)
+    if path is None:
+        return
+    resume, show = _take(rest, "--resume"), _take(rest, "--print-config")
+    config = read_config(path, rest, "sgsd train CONFIG")
+    if show:
+        console.print(config.to_yaml(), markup=False, soft_wrap=True)
+        return
+    folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+    finish(folder, console)
+
+
+def finish(folder: Path, console: Console) -> None:
+    """The last words of a run: where everything is."""
+    if (folder / "metrics.jsonl").exists():
+        console.print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
+
+
+def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
+    """The file, with what the command line says laid over it.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    config = load_config(path)
+    if not overrides:
+        return config
+    # A whole section can be taken out, which flags for its parts cannot say.
+    rest, removed = list(overrides), {}
+    for section in ("lora", "evaluation.data"):
+        if f"--{section}" in rest and rest[rest.index(f"--{section}") + 1 :][:1] in (["none"], ["null"], ["None"]):
+            place = rest.index(f"--{section}")
+            del rest[place : place + 2]
+            removed[section] = None
+    if removed:
+        config = load_config(path, removed)
+    changed = tyro.cli(RunConfig, default=config, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
+    return make_config(changed.model_dump(), "command line")
+
+
+def preview(args: list[str], console: Console) -> None:
+    """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
+    path, rest = _config_and_rest(args, console)
+    if path is None:
+        return
+    from sgsd.contexts import PromptMaker, load_prompts
+    from sgsd.train.data import load_problems
+    from sgsd.train.models import load_tokenizer
+    from sgsd.train.setup import load_bank_for, make_provider
+
+    config = read_config(path, rest, "sgsd preview CONFIG")
+    method = config.build_method()
+    tokenizer = load_tokenizer(config.model)
+    problem = load_problems(config.data)[0]
+    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    thinking = config.prompts.student_thinking
+    student = maker.student(problem, thinking=thinking)
+    _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
+    provider = make_provider(config, method, maker, load_bank_for(config, method))
+    for number, view in enumerate(provider.views([problem])[0], start=1):
+        items = f" ({', '.join(view.item_ids)})" if view.item_ids else ""
+        heading = f"teacher {number}, weight {view.weight:.3f}{items}, thinking {_on(config.prompts.teacher_thinking)}"
+        _show(console, tokenizer, heading, view.prompt_ids)
+    console.print(Text(f"Reference answer, which no prompt of the student holds: {problem.gold}"))
+
+
+def _show(console: Console, tokenizer: Any, heading: str, ids: Sequence[int]) -> None:
+    body = Text(tokenizer.decode(list(ids), skip_special_tokens=False))
+    console.print(Panel(body, title=Text(f"{heading}, {len(ids)} tokens"), title_align="left"))
+
+
+def _on(switch: bool) -> str:
+    return "on" if switch else "off"
+
+
+def demo(args: list[str], console: Console) -> None:
+    """Train the bundled policy and write its report."""
+
+    def options(seed: int = 0, output: Path = Path("runs/demo")) -> tuple[int, Path]:
+        """Train the bundled tiny model by skill-conditioned gated self-distillation.
+
+        Args:
+            seed: Decides every rollout and the order of problems.
+            output: The run folder; an earlier demo there is replaced.
+        """
+        return seed, output
+
+    seed, output = tyro.cli(options, prog="sgsd demo", args=args)
+    raw = parse_yaml((files("sgsd.lab") / "demo.yaml").read_text(encoding="utf-8"), "demo.yaml")
+    config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
+    _clear_old_demo(output)
+    console.print(
+        "A Qwen3 of 0.3 M parameters solves small sums, half of them by a faulty procedure. It now learns from its own"
+        " rollouts:\na verifier says right or wrong, and the model itself, shown skills and mistakes from a bank that"
+        " helps half of the time,\nscores every token. No reference answer is shown to anybody.\n"
+    )
+    folder = run_training(config, console, command=f"sgsd demo --seed {seed}")
+    _tell_result(folder, console)
+    finish(folder, console)
+
+
+def _clear_old_demo(output: Path) -> None:
+    saved = output / "config.yaml"
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not saved.is_file() or (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("name") != "demo":
+        raise UserError(f"{output}: the folder holds something else than a demo; choose another with --output")
+    shutil.rmtree(output)
+
+
+def _tell_result(folder: Path, console: Console) -> None:
+    import json
+
+    summary = json.loads((folder / "summary.json").read_text())
+
+    def words(found: dict[str, float]) -> str:
+        return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+
+    console.print(f"\nOn {summary['problems']} held-out problems, plain prompts, 95 % intervals:")
+    for name, key in (("one sample (mean of 4)", "avg_at_4"), ("greedy", "greedy")):
+        before, after = words(summary["before"][key]), words(summary["after"][key])
+        console.print(f"  {name:<24}{before}  →  {after}")
+    console.print(
+        f"  trained for {summary['train_seconds']:.0f} s, {summary['steps']} steps × {summary['rollouts']} rollouts\n"
+    )
+
+
+def _config_and_rest(args: list[str], console: Console) -> tuple[Path | None, list[str]]:
+    """The config file comes first; without one the usage is shown."""
+    if not args or args[0] in ("-h", "--help"):
+        console.print(USAGE, markup=False)
+        return None, []
+    if args[0].startswith("-"):
+        raise UserError(f"the config file comes before {args[0]}: sgsd train CONFIG {args[0]} …")
+    return Path(args[0]), list(args[1:])
+
+
+def _take(args: list[str], flag: str) -> bool:
+    found = flag in args
+    while flag in args:
+        args.remove(flag)
+    return found

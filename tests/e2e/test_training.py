@@ -1,0 +1,203 @@
+"""Whole runs on the lab: they learn, resume to the last bit, stop when asked, and write what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runs import LORA, quiet, run_small, small_config
+from sgsd.train import loop, run_training
+from sgsd.train.checkpoint import checkpoints, is_good
+from sgsd.train.records import Records
+from sgsd.types import UserError
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return Records(folder).read(name)
+
+
+def final_state(folder: Path) -> tuple[dict[str, torch.Tensor], Any]:
+    newest = checkpoints(folder / "checkpoints")[-1]
+    return load_file(newest / "weights.safetensors"), torch.load(newest / "optimizer.pt", weights_only=True)
+
+
+def assert_same_bits(left: Path, right: Path) -> None:
+    assert (left / "metrics.jsonl").read_bytes() == (right / "metrics.jsonl").read_bytes()
+    (weights, optimizer), (weights2, optimizer2) = final_state(left), final_state(right)
+    assert weights.keys() == weights2.keys()
+    assert all(torch.equal(weights[name], weights2[name]) for name in weights)
+    for key, state in optimizer["state"].items():
+        assert all(torch.equal(value, optimizer2["state"][key][name]) for name, value in state.items())
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sgsd-full-live": {},
+    "sgsd-lora-ema": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
+    "sgsd-lora-frozen": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "frozen"}},
+    "sgsd-full-ema": {"method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
+    "grpo-full": {"method": {"name": "grpo", "group": 4}},
+    "opsd-lora": {"lora": LORA, "method": {"name": "opsd"}, "data": {"solution": "solution"}},
+    "opsd-full": {"method": {"name": "opsd"}, "data": {"solution": "solution"}},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_small(tmp_path / "whole", **METHODS[name])
+    changed = [not torch.equal(a, b) for a, b in zip(final_state(whole)[0].values(), start_weights(name, tmp_path))]
+    assert any(changed)
+    stop_after(monkeypatch, 2)
+    run_small(tmp_path / "parts", **METHODS[name])
+    assert [record["step"] for record in lines(tmp_path / "parts", "metrics")] == [1, 2]
+    monkeypatch.undo()
+    run_small(tmp_path / "parts", resume=True, **METHODS[name])
+    assert_same_bits(whole, tmp_path / "parts")
+
+
+def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
+    from sgsd.train.checkpoint import stateful_tensors
+    from sgsd.train.setup import build_parts
+
+    parts = build_parts(small_config(tmp_path / "never", **METHODS[name]))
+    return list(stateful_tensors(parts.bare_scorer).values())
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send SIGTERM to ourselves while a step is being taken, as a scheduler would."""
+    plain = loop.sample
+
+    def sample(parts: Any, now: int) -> Any:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(parts, now)
+
+    monkeypatch.setattr(loop, "sample", sample)
+
+
+def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
+    whole = run_small(tmp_path / "whole", checkpoint={"every": 2, "keep": 9})
+    run_small(tmp_path / "killed", checkpoint={"every": 2, "keep": 9})
+    # As if the process had died between the checkpoint of step 2 and the one of step 3.
+    last = checkpoints(tmp_path / "killed" / "checkpoints")[-1]
+    (last / "weights.safetensors").write_bytes(b"half written")
+    assert not is_good(last)
+    (tmp_path / "killed" / "summary.json").unlink()
+    run_small(tmp_path / "killed", resume=True, checkpoint={"every": 2, "keep": 9})
+    assert_same_bits(whole, tmp_path / "killed")
+    assert len(lines(tmp_path / "killed", "rollouts")) == 3
+
+
+def test_resume_refuses_a_changed_config_and_shows_the_difference(tmp_path: Path) -> None:
+    run_small(tmp_path / "run", steps=1)
+    with pytest.raises(UserError, match=r"optimizer\.lr: the run was started with 0\.0001, now it is 0\.001"):
+        run_small(tmp_path / "run", steps=1, resume=True, optimizer={"lr": 1e-3})
+    with pytest.raises(UserError, match="already holds a run"):
+        run_small(tmp_path / "run", steps=1)
+    with pytest.raises(UserError, match="no run to resume"):
+        run_small(tmp_path / "nothing", steps=1, resume=True)
+
+
+@pytest.mark.slow
+def test_twenty_steps_learn(tmp_path: Path) -> None:
+    """The demo in small: 16 rollouts, K=2, 20 steps; held-out avg@4 rises by far more than its interval."""
+    folder = run_small(
+        tmp_path / "run",
+        steps=20,
+        rollouts=16,
+        optimizer={"lr": 2e-4},
+        evaluation={
+            "data": {"path": "lab:held-out"},
+            "problems": 128,
+            "samples": 4,
+            "sampling": {"max_tokens": 96},
+        },
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    before, after = summary["before"]["avg_at_4"], summary["after"]["avg_at_4"]
+    assert after["low"] > before["high"]
+    assert after["accuracy"] - before["accuracy"] >= 0.2
+
+
+def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
+    folder = run_small(
+        tmp_path / "run",
+        evaluation={
+            "data": {"path": "lab:held-out"},
+            "problems": 16,
+            "samples": 2,
+            "every": 2,
+            "sampling": {"max_tokens": 96},
+        },
+    )
+    metrics = lines(folder, "metrics")
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    assert not {"time", "seconds", "tokens_per_s"} & metrics[0].keys()
+    assert {"loss", "accuracy", "entropy", "gate_kept", "validated", "reversed"} <= metrics[0].keys()
+    for m in metrics:
+        assert m["support_plus"] + m["support_zero"] + m["support_minus"] == pytest.approx(1)
+    assert [e["step"] for e in lines(folder, "evaluations")] == [0, 2, 3]
+    for r in lines(folder, "rollouts"):
+        assert "".join(r["tokens"]).startswith(r["completion"][:5])
+        n = len(r["tokens"])
+        assert len(r["mask"]) == len(r["advantages"]) == n
+        assert all(len(t["delta"]) == len(t["gate"]) == n for t in r["teachers"])
+        assert sum(t["weight"] for t in r["teachers"]) == pytest.approx(1, abs=1e-5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["bank_version"]
+    assert len(summary["model_sha256"]) == 64
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+def test_the_saved_adapter_loads_with_peft(tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from sgsd.lab.policy import POLICY_FOLDER
+
+    folder = run_small(tmp_path / "run", lora=LORA, steps=2, optimizer={"lr": 1e-2})
+    base = AutoModelForCausalLM.from_pretrained(POLICY_FOLDER, dtype=torch.float32)
+    plain = base(torch.tensor([[5, 6, 7]])).logits
+    tuned = peft.PeftModel.from_pretrained(base, folder / "adapter")
+    assert (tuned(torch.tensor([[5, 6, 7]])).logits - plain).abs().max() > 1e-3
+
+
+def test_a_number_that_is_none_stops_the_run_within_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loop.score_teachers
+
+    def poisoned(parts: Any, batch: Any) -> Any:
+        taught = plain(parts, batch)
+        if (tmp_path / "run" / "metrics.jsonl").exists():  # from step 2 on
+            taught.logps[3][:] = float("nan")
+        return taught
+
+    monkeypatch.setattr(loop, "score_teachers", poisoned)
+    with pytest.raises(loop.NonFiniteError, match=r"step 2: .*rollout \d+"):
+        run_small(tmp_path / "run")
+    assert [m["step"] for m in lines(tmp_path / "run", "metrics")] == [1]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_gives_another(tmp_path: Path) -> None:
+    first = run_small(tmp_path / "a", steps=2)
+    again = run_small(tmp_path / "b", steps=2)
+    other = run_small(tmp_path / "c", steps=2, seed=1)
+    assert (first / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
+    assert (first / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes()
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
+    one = run_training(small_config(tmp_path / "one", steps=1), quiet())
+    many = run_training(
+        small_config(tmp_path / "many", steps=1, compute={"student_tokens": 1, "teacher_tokens": 64}), quiet()
+    )
+    a, b = lines(one, "metrics")[0], lines(many, "metrics")[0]
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)

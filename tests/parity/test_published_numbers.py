@@ -1,0 +1,134 @@
+"""What the published code computed, number by number, and the same from a plain float64 oracle in NumPy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oracle import jsd_oracle, sgsd_oracle, sgsd_topk_oracle
+from sgsd.method import generalized_jsd, sgsd_loss, sgsd_topk_loss
+
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "parity"
+FILES = sorted(path.name for path in FOLDER.glob("*.npz"))
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(not FILES, reason=f"the reference numbers are not on this machine: {FOLDER}"),
+]
+
+
+def load(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    with np.load(FOLDER / name) as stored:
+        config = json.loads(bytes(stored["meta"]))["config"]
+        return {key: torch.from_numpy(stored[key]) for key in stored.files if key != "meta"}, config
+
+
+def sgsd_inputs(
+    arrays: dict[str, torch.Tensor], config: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+    """Mask, outcome and settings as this project names them."""
+    T = arrays["token_ids"].shape[1]
+    mask = torch.arange(T)[None] < arrays["lengths"][:, None]
+    for token in config["mask_token_ids"]:
+        mask &= arrays["token_ids"] != token
+    settings = {
+        "tau": config["gate_tau"],
+        "clip": config["polarity_clip_delta"],
+        "confidence": config["confidence_threshold"],
+    }
+    return mask, 2 * arrays["rewards"] - 1, settings
+
+
+def sampled_logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def assert_matches(loss: torch.Tensor, grad: torch.Tensor, arrays: dict[str, torch.Tensor]) -> None:
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(arrays["loss"].item(), rel=1e-5)
+    largest = arrays["grad"].abs().max()
+    assert largest > 0
+    assert (grad - arrays["grad"]).abs().max() <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("sgsd_sampled")])
+def test_sgsd_on_sampled_tokens(name: str) -> None:
+    arrays, config = load(name)
+    mask, outcome, settings = sgsd_inputs(arrays, config)
+    logits = arrays["student_logits"].clone().requires_grad_()
+    student = sampled_logps(logits, arrays["token_ids"])
+    student.retain_grad()
+    K = config["K"]
+    teacher = sampled_logps(arrays["teacher_logits"], arrays["token_ids"][:, None].expand(-1, K, -1))
+    result = sgsd_loss(student, teacher, mask, arrays["weights"], outcome, **settings)
+    result.loss.backward()
+    assert_matches(result.loss, logits.grad, arrays)
+    assert result.advantages_BT is not None
+    by_advantage = -result.advantages_BT * mask / (len(mask) * mask.sum(-1, keepdim=True).clamp(min=1))
+    assert (by_advantage - student.grad).abs().max() <= 1e-6 * student.grad.abs().max()
+    loss, grad = sgsd_oracle(
+        student.detach().double().numpy(),
+        teacher.double().numpy(),
+        mask.numpy(),
+        arrays["weights"].double().numpy(),
+        outcome.numpy(),
+        **settings,
+    )
+    assert result.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert np.abs(grad - student.grad.numpy()).max() <= 1e-5 * np.abs(grad).max()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("sgsd_topk")])
+def test_sgsd_on_a_local_support(name: str) -> None:
+    arrays, config = load(name)
+    mask, outcome, settings = sgsd_inputs(arrays, config)
+    logits = arrays["student_logits"].clone().requires_grad_()
+    result = sgsd_topk_loss(
+        logits,
+        arrays["teacher_logits"],
+        arrays["token_ids"],
+        mask,
+        arrays["weights"],
+        outcome,
+        top_k=config["local_support_top_k"],
+        **settings,
+    )
+    result.loss.backward()
+    assert result.advantages_BT is None
+    assert_matches(result.loss, logits.grad, arrays)
+    loss = sgsd_topk_oracle(
+        *(arrays[key].double().numpy() for key in ("student_logits", "teacher_logits")),
+        arrays["token_ids"].numpy(),
+        mask.numpy(),
+        arrays["weights"].double().numpy(),
+        outcome.numpy(),
+        top_k=config["local_support_top_k"],
+        **settings,
+    )
+    assert result.loss.item() == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("opsd_jsd")])
+def test_generalised_jsd(name: str) -> None:
+    arrays, config = load(name)
+    logits = arrays["student_logits"].clone().requires_grad_()
+    mask = arrays["labels"] != -100
+    settings = {
+        "beta": config["beta"],
+        "temperature": config["temperature"],
+        "top_k": config["top_k"],
+        "clip": config["token_clip"],
+        "clip_level": "vocab",
+    }
+    loss = generalized_jsd(logits, arrays["teacher_logits"], mask, **settings)
+    loss.backward()
+    assert_matches(loss, logits.grad, arrays)
+    oracle = jsd_oracle(
+        arrays["student_logits"].double().numpy(), arrays["teacher_logits"].double().numpy(), mask.numpy(), **settings
+    )
+    assert loss.item() == pytest.approx(oracle, rel=1e-5)

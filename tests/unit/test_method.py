@@ -1,0 +1,142 @@
+"""Methods: declared, built by name, refused where the joints do not fit, and equal to the objectives they stand for."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from sgsd.method import ZOO, build, losses, sgsd_loss, zoo
+from sgsd.method import spec as S
+from sgsd.types import UserError
+
+
+def evidence(seed: int = 0, B: int = 5, K: int = 3, T: int = 8) -> S.Evidence:
+    g = torch.Generator().manual_seed(seed)
+    student = -torch.rand(B, T, generator=g) * 2
+    return S.Evidence(
+        mask_BT=torch.arange(T)[None] < torch.randint(1, T + 1, (B, 1), generator=g),
+        student_logps_BT=student.clone().requires_grad_(),
+        old_logps_BT=student,
+        outcome_B=torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0]),
+        advantages_B=torch.randn(B, generator=g),
+        weights_BK=torch.rand(B, K, generator=g).softmax(-1),
+        teacher_logps_BKT=student[:, None] + torch.randn(B, K, T, generator=g),
+    )
+
+
+def weighted(method: S.Method, e: S.Evidence) -> torch.Tensor:
+    tokens = int(e.mask_BT.sum())
+    shares = S.token_weights(e.mask_BT, method.reduce, rollouts=5, tokens=tokens, max_tokens=8)
+    return (shares * method.judge(e).losses_BT).sum()
+
+
+def test_the_declared_sgsd_is_the_published_loss() -> None:
+    e = evidence()
+    assert e.teacher_logps_BKT is not None
+    direct = sgsd_loss(e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT, e.weights_BK, e.outcome_B)
+    assert weighted(build("sgsd"), e).item() == pytest.approx(direct.loss.item(), rel=1e-6)
+    judged = build("sgsd").judge(e)
+    assert torch.equal(judged.polarity_BK, direct.polarity_BK)
+    assert torch.equal(judged.advantages_BT, direct.advantages_BT)
+
+
+def test_micro_batches_add_up_to_the_step() -> None:
+    e, method = evidence(), build("sgsd")
+    whole = weighted(method, e)
+    parts = 0.0
+    for rows in (slice(0, 2), slice(2, 5)):
+        piece = S.Evidence(**{k: None if v is None else v[rows] for k, v in vars(e).items()})
+        parts += weighted(method, piece).item()
+    assert parts == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_grpo_follows_the_outcome_advantage() -> None:
+    e, method = evidence(), build("grpo")
+    weighted(method, e).backward()
+    expected = -e.advantages_B[:, None] * e.mask_BT / (5 * e.mask_BT.sum(-1, keepdim=True))
+    torch.testing.assert_close(e.student_logps_BT.grad, expected)
+
+
+def test_opsd_averages_the_divergence_over_tokens() -> None:
+    e, method = evidence(), build("opsd")
+    divergence = torch.rand(5, 1, 8)
+    e = S.Evidence(**{**vars(e), "weights_BK": torch.ones(5, 1), "divergence_BKT": divergence})
+    expected = divergence[:, 0][e.mask_BT].mean().item()
+    assert weighted(method, e).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("reduce", ["rollout", "token", "fixed"])
+def test_token_shares(reduce: S.Reduce) -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+    shares = S.token_weights(mask, reduce, rollouts=3, tokens=6, max_tokens=10)
+    assert shares[0, 0].item() == pytest.approx({"rollout": 1 / 6, "token": 1 / 6, "fixed": 1 / 30}[reduce])
+    assert shares[1, 0].item() == pytest.approx({"rollout": 1 / 12, "token": 1 / 6, "fixed": 1 / 30}[reduce])
+    assert not shares[~mask].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"gate": S.NoGate()}, "has no bound"),
+        ({"direction": S.MatchDistribution()}, "gate is on the sampled token"),
+        ({"direction": S.MatchDistribution(), "gate": S.NoGate()}, "stance is read from sampled tokens"),
+        ({"context": S.Answer()}, "retrieves nothing"),
+        ({"context": S.NoContext(), "weights": S.Uniform()}, "needs a context"),
+        ({"direction": S.FollowOutcome()}, "no use for a context"),
+        ({"iterations": 2}, "older policy"),
+    ],
+)
+def test_impossible_mixes_say_why(change: dict[str, object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        S.Method(**{**vars(build("sgsd")), **change})
+
+
+def test_a_misspelt_method_or_option_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'sgsd'"):
+        build("sgds")
+    with pytest.raises(UserError, match="did you mean 'confidence'"):
+        build("sgsd", confidense=1)
+    with pytest.raises(UserError, match="cannot be imported"):
+        build("no_such_module:thing")
+
+
+def test_a_method_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom sgsd.method.zoo import sgsd\nfrom sgsd.method.spec import Uniform\n"
+        "def flat(k: int = 2):\n    return replace(sgsd(k=k), name='flat', weights=Uniform())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert build("mine:flat", k=3).context == S.SkillPairs(3)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_zoo_entry_is_a_few_declarative_lines(name: str) -> None:
+    body = ast.parse(inspect.getsource(ZOO[name])).body[0]
+    assert isinstance(body, ast.FunctionDef)
+    docstring, returned = body.body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(returned, ast.Return)
+    assert 5 <= returned.end_lineno - returned.lineno - 1 <= 12
+    assert build(name).paper.startswith("arXiv")
+
+
+def test_the_maths_imports_torch_only() -> None:
+    allowed = {"__future__", "math", "dataclasses", "typing", "torch"}
+    imported = {n.split(".")[0] for n in _imports(Path(losses.__file__))}
+    assert imported <= allowed
+    assert "sgsd" not in imported
+    assert zoo.ZOO is ZOO
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found

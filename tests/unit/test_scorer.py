@@ -1,0 +1,168 @@
+"""The scorer equals full-logits log-softmax, and neither padding nor a neighbour moves a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from sgsd.scorer import TEACHER_ADAPTER, Row, Scorer, collate, plan_passes
+from sgsd.types import UserError
+
+SIZES = {
+    "vocab_size": 131,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def tiny(config_class: Any = Qwen3Config, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    extra = {"head_dim": 16} if config_class is Qwen3Config else {}
+    model = AutoModelForCausalLM.from_config(config_class(**{**SIZES, **extra, **changes}))
+    # Random weights of the default scale give nearly flat distributions; these do not.
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4)
+    return model.float()
+
+
+def rows(seed: int, lengths: Sequence[tuple[int, int]]) -> list[Row]:
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda n: tuple(torch.randint(0, 131, (n,), generator=g).tolist())  # noqa: E731
+    return [Row(draw(p), draw(c)) for p, c in lengths]
+
+
+def direct(model: Any, row: Row) -> torch.Tensor:
+    """One row, alone, all logits."""
+    ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(row.completion_ids)[:, None]).squeeze(-1)
+
+
+LENGTHS = [(5, 7), (1, 1), (12, 3), (3, 20), (8, 8)]
+
+
+@pytest.mark.parametrize("config_class", [Qwen3Config, Qwen2Config, LlamaConfig])
+@pytest.mark.parametrize("tied", [True, False])
+def test_equals_full_logits_log_softmax(config_class: Any, tied: bool) -> None:
+    model = tiny(config_class, tie_word_embeddings=tied).eval()
+    scorer, batch = Scorer(model), rows(0, LENGTHS)
+    pack = collate(batch)
+    scores = scorer(pack, entropy=True)
+    expected = torch.cat([direct(model, row) for row in batch])
+    assert (scores.logps_N - expected).abs().max() <= 1e-5
+    assert expected.std() > 0.5
+    wanted = torch.autograd.grad(expected.sum(), list(model.parameters()), allow_unused=True)
+    found = torch.autograd.grad(scores.logps_N.sum(), list(model.parameters()), allow_unused=True)
+    for w, f in zip(wanted, found):
+        assert (w is None) == (f is None)
+        if w is not None:
+            assert (w - f).abs().max() <= 1e-5 * max(1.0, w.abs().max().item())
+
+
+def test_a_neighbour_and_its_padding_move_nothing() -> None:
+    scorer = Scorer(tiny().eval())
+    row = rows(1, [(6, 9)])[0]
+    alone = scorer(collate([row])).logps_N
+    for seed in range(5):
+        neighbours = rows(seed + 2, [(40, 30), (2, 2)])
+        together = collate([neighbours[0], row, neighbours[1]], pad_id=seed)
+        found = together.to_rows(scorer(together).logps_N)[1, :9]
+        assert (found - alone).abs().max() <= 1e-5
+
+
+def test_entropy_is_the_distribution_s() -> None:
+    model = tiny().eval()
+    row = rows(3, [(4, 6)])[0]
+    found = Scorer(model)(collate([row]), entropy=True).entropy_N
+    logps = model(input_ids=torch.tensor([[*row.prompt_ids, *row.completion_ids]])).logits[0, 3:-1].log_softmax(-1)
+    torch.testing.assert_close(found, -(logps.exp() * logps).sum(-1), rtol=1e-5, atol=1e-5)
+    assert not found.requires_grad
+
+
+def lora(model: Any, **kwargs: Any) -> Any:
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **kwargs)
+    wrapped = peft.get_peft_model(model, config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return wrapped
+
+
+def test_the_teacher_runs_in_eval_mode_without_gradient_and_leaves_the_student_training() -> None:
+    model = lora(tiny(), lora_dropout=0.5)
+    scorer, pack = Scorer(model), collate(rows(4, LENGTHS))
+    scorer.train()
+    first, second = (scorer(pack, role="teacher").logps_N for _ in range(2))
+    assert torch.equal(first, second)  # dropout is off
+    assert not first.requires_grad
+    assert model.training
+    assert not torch.equal(scorer(pack).logps_N, scorer(pack).logps_N)  # and on for the student
+
+
+def test_the_frozen_teacher_is_the_base_model() -> None:
+    base = tiny().eval()
+    pack = collate(rows(5, LENGTHS))
+    expected = Scorer(base)(pack).logps_N.detach()
+    scorer = Scorer(lora(base), teacher_weights="base")
+    assert torch.equal(scorer(pack, role="teacher").logps_N, expected)
+    assert (scorer(pack).logps_N - expected).abs().max() > 0.01
+
+
+def test_a_second_adapter_answers_for_the_teacher_and_only_for_it() -> None:
+    model = lora(tiny())
+    model.add_adapter(TEACHER_ADAPTER, model.peft_config["default"])
+    model.set_adapter("default")
+    before = {name: p.requires_grad for name, p in model.named_parameters() if ".default." in name}
+    scorer, pack = Scorer(model, teacher_weights="adapter"), collate(rows(6, LENGTHS))
+    student = scorer(pack).logps_N.detach()
+    with model.disable_adapter():
+        base = Scorer(model)(pack).logps_N.detach()
+    assert torch.equal(scorer(pack, role="teacher").logps_N, base)  # a fresh adapter changes nothing
+    assert torch.equal(scorer(pack).logps_N, student)
+    assert {name: p.requires_grad for name, p in model.named_parameters() if ".default." in name} == before
+    assert any(before.values())
+
+
+def test_hidden_states_and_divergences_of_whole_distributions() -> None:
+    from sgsd.method.losses import token_jsd
+
+    base = tiny().eval()
+    teacher_logits = base(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:-1].detach()
+    scorer, pack = Scorer(lora(base), teacher_weights="base"), collate([Row((1, 2), (3, 4, 5))])
+    states = scorer(pack, role="teacher", hidden_only=True).hidden_ND
+    found = scorer(pack, teacher_hidden_KND=(states,), divergence=lambda s, t: token_jsd(s, t, beta=0.0)).divergence_KN
+    student_logits = scorer.model(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:-1]
+    expected = token_jsd(student_logits, teacher_logits, beta=0.0)
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_models_that_change_their_logits_are_refused() -> None:
+    model = tiny()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(UserError, match="final_logit_softcapping"):
+        Scorer(model)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_passes_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    plan = plan_passes(lengths, budget)
+    assert sorted(i for rows in plan for i in rows) == list(range(len(lengths)))
+    for indices in plan:
+        assert len(indices) == 1 or len(indices) * max(lengths[i] for i in indices) <= budget
+
+
+@pytest.mark.parametrize("row", [Row((), (1,)), Row((1,), ())])
+def test_empty_rows_are_refused(row: Row) -> None:
+    with pytest.raises(ValueError, match="row 0 has an empty"):
+        collate([row])
