@@ -32,7 +32,7 @@ def tiny(config_class: Any = Qwen3Config, **changes: Any) -> Any:
     # Random weights of the default scale give nearly flat distributions; these do not.
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            parameter.data.mul_(4)
+            parameter.data.mul_(10)
     return model.float()
 
 

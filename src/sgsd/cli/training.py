@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ USAGE = """sgsd train CONFIG [--resume] [--print-config] [--key.part value …]
 
 Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
 with the file's own values."""
+
+WHAT_HAPPENS = """A Qwen3 of 0.3 M parameters works out small sums, half of them by a faulty procedure.
+It now learns from its own answers: a verifier says right or wrong, and the model itself, shown skills and
+mistakes from a bank of which only half is helpful, scores every token. No reference answer is shown to it.
+"""
 
 
 def train(args: list[str], console: Console) -> None:
@@ -119,13 +125,10 @@ def demo(args: list[str], console: Console) -> None:
     raw = parse_yaml((files("sgsd.lab") / "demo.yaml").read_text(encoding="utf-8"), "demo.yaml")
     config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
     _clear_old_demo(output)
-    console.print(
-        "A Qwen3 of 0.3 M parameters solves small sums, half of them by a faulty procedure. It now learns from its own"
-        " rollouts:\na verifier says right or wrong, and the model itself, shown skills and mistakes from a bank that"
-        " helps half of the time,\nscores every token. No reference answer is shown to anybody.\n"
-    )
+    console.print(WHAT_HAPPENS, soft_wrap=True)
     folder = run_training(config, console, command=f"sgsd demo --seed {seed}")
-    _tell_result(folder, console)
+    if (folder / "summary.json").exists():  # it is not when the run was stopped on request
+        _tell_result(folder, console)
     finish(folder, console)
 
 
@@ -139,8 +142,6 @@ def _clear_old_demo(output: Path) -> None:
 
 
 def _tell_result(folder: Path, console: Console) -> None:
-    import json
-
     summary = json.loads((folder / "summary.json").read_text())
 
     def words(found: dict[str, float]) -> str:

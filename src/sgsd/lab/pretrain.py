@@ -234,6 +234,7 @@ def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, rec
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sha256": digest,
         "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     (folder / "recipe.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
     return digest

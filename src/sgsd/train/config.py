@@ -94,8 +94,8 @@ class VerifierConfig(Section):
 
     name: str = "math"
     """math, or module:callable of your own."""
-    timeout: PositiveFloat = 2.0
-    workers: PositiveInt = 1
+    options: dict[str, Any] = {}
+    """Handed to it by name; math knows timeout (seconds an answer) and workers."""
 
 
 class BankConfig(Section):

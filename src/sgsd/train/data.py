@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -48,6 +49,7 @@ def _rows(config: DataConfig) -> Any:
 
     path = Path(config.path)
     datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is said once, by us
     try:
         if path.suffix in _READERS:
             if not path.is_file():

@@ -55,7 +55,8 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             end = train(parts, records, start, view)
         seconds = before + time.perf_counter() - started
         if end.step < config.steps:
-            console.print(f"Stopped after step {end.step}, saved. Go on with: sgsd train … --resume", highlight=False)
+            go_on = f"sgsd train {folder / 'config.yaml'} --resume"
+            console.print(f"Stopped after step {end.step}, saved. Go on with: {go_on}", markup=False, soft_wrap=True)
             return folder
         if parts.evaluator is not None and start.step < config.steps:
             console.print("Measuring the trained model on the same problems …")

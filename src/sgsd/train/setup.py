@@ -92,7 +92,7 @@ def build_parts(config: RunConfig) -> Parts:
     maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     bank = load_bank_for(config, method)
     provider = make_provider(config, method, maker, bank)
-    verifier = load_verifier(config.verifier.name, timeout=config.verifier.timeout, workers=config.verifier.workers)
+    verifier = load_verifier(config.verifier.name, **config.verifier.options)
     accelerator = Accelerator()
     model = load_model(config.model)
     scorer = make_scorer(model, method, config.lora, config.seed)

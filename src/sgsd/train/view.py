@@ -48,7 +48,7 @@ class LiveView:
         if self.live is not None:
             self.live.update(self._table(record, timing))
         elif record["step"] % max(1, self.steps // 10) == 0 or record["step"] == self.first + 1:
-            self.console.print(self._line(record, timing), highlight=False)
+            self.console.print(self._line(record, timing), highlight=False, soft_wrap=True)
 
     def seconds_left(self, step: int) -> float:
         return (time.perf_counter() - self.started) / max(1, step - self.first) * (self.steps - step)

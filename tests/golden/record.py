@@ -1,0 +1,49 @@
+"""Golden losses: the numbers of three steps of each method on the lab, one thread, kept as a file.
+
+`python tests/golden/record.py` writes them anew; do that only for a change that should move numbers, and say by how
+much. Bits are promised on one kind of processor and one version of torch, which the file names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from runs import LORA, run_small
+from sgsd.train.records import Records
+
+FILE = Path(__file__).with_name("losses.json")
+RUNS: dict[str, dict[str, Any]] = {
+    "sgsd": {},
+    "sgsd-lora-ema": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
+    "grpo": {"method": {"name": "grpo", "group": 4}},
+    "opsd-lora": {"lora": LORA, "method": {"name": "opsd"}},
+}
+KEYS = ("loss", "grad_norm", "entropy", "accuracy", "length")
+
+
+def machine() -> dict[str, str]:
+    return {"torch": torch.__version__.split("+")[0], "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
+def measure(name: str, folder: Path) -> list[dict[str, float]]:
+    metrics = Records(run_small(folder / name, **RUNS[name])).read("metrics")
+    return [{key: record[key] for key in KEYS} for record in metrics]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: measure(name, Path(folder)) for name in RUNS}
+    FILE.write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
