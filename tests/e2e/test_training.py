@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def test_twenty_steps_learn(tmp_path: Path) -> None:
         tmp_path / "run",
         steps=20,
         rollouts=16,
-        optimizer={"lr": 2e-4},
+        optimizer={"lr": 6e-4},
         evaluation={
             "data": {"path": "lab:held-out"},
             "problems": 128,
@@ -201,3 +203,24 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     a, b = lines(one, "metrics")[0], lines(many, "metrics")[0]
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """DDP over gloo: the same rollouts, and the same numbers but for the order of additions."""
+    import yaml
+
+    from runs import SMALL, merged
+
+    one = run_small(tmp_path / "one")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(merged(SMALL, {"output": str(tmp_path / "two")})))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, "train", str(config)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Report:") == 1
+    for a, b in zip(lines(one, "metrics"), lines(tmp_path / "two", "metrics"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)

@@ -63,7 +63,9 @@ def _pretrain(output: Path, seed: int, steps: int | None, threads: int, console:
 
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: the folder is not empty; choose another")
-    recipe = replace(Recipe(), seed=seed, threads=threads, **({} if steps is None else {"steps": steps}))
+    recipe = replace(Recipe(), seed=seed, threads=threads)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
 
     def report(step: int, loss: float) -> None:
         if step % max(1, recipe.steps // 20) == 0:

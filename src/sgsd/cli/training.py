@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 import yaml
+from accelerate import PartialState
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -48,7 +49,7 @@ def train(args: list[str], console: Console) -> None:
 
 def finish(folder: Path, console: Console) -> None:
     """The last words of a run: where everything is."""
-    if (folder / "metrics.jsonl").exists():
+    if PartialState().is_main_process and (folder / "metrics.jsonl").exists():
         console.print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
 
 
@@ -62,7 +63,8 @@ def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
     if not overrides:
         return config
     # A whole section can be taken out, which flags for its parts cannot say.
-    rest, removed = list(overrides), {}
+    rest = list(overrides)
+    removed: dict[str, None] = {}
     for section in ("lora", "evaluation.data"):
         if f"--{section}" in rest and rest[rest.index(f"--{section}") + 1 :][:1] in (["none"], ["null"], ["None"]):
             place = rest.index(f"--{section}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,11 @@ class TransformersEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, token_budget: int = 65_536) -> None:
-        self.model = model
+        # An adapter's layers stand inside the base model, which is the one that knows how to generate.
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.tokenizer = tokenizer
         self.token_budget = token_budget
-        self.end_ids = end_token_ids(model, tokenizer)
+        self.end_ids = end_token_ids(self.model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
 
     def sync(self) -> None:
@@ -62,31 +64,37 @@ class TransformersEngine:
         mask = torch.tensor([[0] * n + [1] * len(p) for n, p in zip(pads, prompts)], device=device)
         numbers = np.stack([uniforms(seed, index, sampling.max_tokens) for index in indices])
         sampler = SeededSampler(sampling, torch.from_numpy(numbers).to(device), mask.bool())
-        was_training = self.model.training
-        self.model.eval()
-        out = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            generation_config=self._generation_config(sampling),
-            logits_processor=LogitsProcessorList([sampler]),
-        )
-        self.model.train(was_training)
+        with self._undisturbed():
+            out = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                generation_config=self._generation_config(sampling),
+                logits_processor=LogitsProcessorList([sampler]),
+            )
         ids = out[:, width:].tolist()
         logps = torch.stack(sampler.logps, dim=1).tolist()
         return [completion(i, t, self._decode, self.end_ids, lp) for i, t, lp in zip(indices, ids, logps)]
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
-        """Greedy over the one token the sampler leaves; the model's own sampling defaults must not leak in."""
+        """Greedy over the one token the sampler leaves."""
         return GenerationConfig(
             max_new_tokens=sampling.max_tokens,
             do_sample=False,
-            temperature=1.0,
-            top_k=50,
-            top_p=1.0,
-            repetition_penalty=1.0,
             eos_token_id=sorted(self.end_ids),
             pad_token_id=self.pad_id,
         )
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Eval mode, and nothing of the model's own generation defaults, which fill in whatever a call leaves open."""
+        was_training, own = self.model.training, self.model.generation_config
+        self.model.eval()
+        self.model.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = own
+            self.model.train(was_training)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))

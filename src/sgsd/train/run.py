@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from rich.console import Console
 
 import sgsd
@@ -35,12 +36,14 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
     Raises:
         UserError: the folder holds another run, there is nothing to resume, or the configuration has changed.
     """
-    folder = config.folder
-    check_folder(folder, config, resume=resume)
+    folder, main = config.folder, PartialState().is_main_process
+    if not main:
+        console = Console(quiet=True)
+    else:
+        check_folder(folder, config, resume=resume)
     parts = build_parts(config)
     with parts.verifier:
         records = Records(folder)
-        main = parts.accelerator.is_main_process
         fresh = Position(0, {}, config_hash(config))
         if main and not resume:
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             console.print("Measuring the untrained model on held-out problems …")
             evaluate(parts, records, 0)
         started, before = time.perf_counter(), train_seconds(records)
-        with LiveView(console if main else Console(quiet=True), title(parts), config.steps, start.step) as view:
+        with LiveView(console, title(parts), config.steps, start.step) as view:
             end = train(parts, records, start, view)
         seconds = before + time.perf_counter() - started
         if end.step < config.steps:
