@@ -66,10 +66,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
 
 
 def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
+    from accelerate import Accelerator
+
     from sgsd.train.checkpoint import stateful_tensors
     from sgsd.train.setup import build_parts
 
-    parts = build_parts(small_config(tmp_path / "never", **METHODS[name]))
+    parts = build_parts(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
     return list(stateful_tensors(parts.bare_scorer).values())
 
 

@@ -121,8 +121,7 @@ class Recorder:
         self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
     ) -> list[Completion]:
         self.calls.append(([tuple(prompt) for prompt in prompts], sampling, seed))
-        table = self.greedy if sampling.temperature == 0 else self.sampled
-        script = [row for rows in table for row in (rows if isinstance(rows[0], Sequence) else [rows])]
+        script = self.greedy if sampling.temperature == 0 else self.sampled
         engine = ScriptedEngine(lambda prompt, index: script[index], lambda ids: str(ids[0]), frozenset({END}))
         return engine.sample(prompts, indices, sampling, seed=seed)
 
@@ -148,10 +147,10 @@ class Trivial:
 
 PROBLEMS = [Problem(f"p{i}", f"Addition: 1{i}+11", gold=str(i)) for i in range(4)]
 SAMPLED = [  # four problems, two samples each: grouped the other way round, every group would be half right
-    [(RIGHT, END), (RIGHT, END)],
-    [(RIGHT, 7, 7, END), (RIGHT, 7, 7)],
-    [(WRONG, 7, 7, 7), (TIMEOUT, END)],
-    [(UNREADABLE, END), (TIMEOUT, END)],
+    *((RIGHT, END), (RIGHT, END)),
+    *((RIGHT, 7, 7, END), (RIGHT, 7, 7)),
+    *((WRONG, 7, 7, 7), (TIMEOUT, END)),
+    *((UNREADABLE, END), (TIMEOUT, END)),
 ]
 GREEDY = [(RIGHT, END), (TIMEOUT, 7, 7, 7), (RIGHT, END), (RIGHT, END)]
 

@@ -75,7 +75,9 @@ def _unloadable(config: ModelConfig, error: Exception) -> UserError:
     return UserError(f"model.path: {config.path} cannot be loaded as a causal language model: {first}")
 
 
-def make_scorer(model: Any, method: Method, lora: LoraConfig | None, seed: int) -> Scorer:
+def make_scorer(
+    model: Any, method: Method, lora: LoraConfig | None, seed: int, *, gradient_checkpointing: bool = False
+) -> Scorer:
     """Put the adapters in place and say where the teacher's weights are."""
     if not method.has_teachers:
         where, copied = teacher_weights("live", lora=lora is not None), None
@@ -91,7 +93,7 @@ def make_scorer(model: Any, method: Method, lora: LoraConfig | None, seed: int) 
             for name, parameter in model.named_parameters():
                 if f".{TEACHER_ADAPTER}." in name:
                     parameter.requires_grad_(False)
-        if model.base_model.model.is_gradient_checkpointing:
+        if gradient_checkpointing:
             model.enable_input_require_grads()
     return Scorer(model, teacher_weights=where, teacher_copy=copied)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
+from accelerate import Accelerator
 from rich.console import Console
 
 import sgsd
@@ -36,12 +37,14 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
     Raises:
         UserError: the folder holds another run, there is nothing to resume, or the configuration has changed.
     """
-    folder, main = config.folder, PartialState().is_main_process
+    accelerator = Accelerator()
+    check_processes(accelerator.num_processes)
+    folder, main = config.folder, accelerator.is_main_process
     if not main:
         console = Console(quiet=True)
     else:
         check_folder(folder, config, resume=resume)
-    parts = build_parts(config)
+    parts = build_parts(config, accelerator)
     with parts.verifier:
         records = Records(folder)
         fresh = Position(0, {}, config_hash(config))
@@ -68,6 +71,16 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             save_model(parts, folder)
             write_atomic(folder / "summary.json", json.dumps(summary(parts, records, seconds, command), indent=1))
     return folder
+
+
+def check_processes(seen: int) -> None:
+    """Raises UserError where a launcher started several processes that do not know of each other."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != seen:
+        raise UserError(
+            f"the launcher started {launched} processes, but each runs alone ({seen}) and all would write one folder;"
+            " without GPUs set ACCELERATE_USE_CPU=true"
+        )
 
 
 def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:

@@ -78,7 +78,7 @@ class Parts:
         return self.accelerator.reduce(tensor, how).cpu()
 
 
-def build_parts(config: RunConfig) -> Parts:
+def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     """Load, wire and prepare.
 
     Raises:
@@ -93,9 +93,9 @@ def build_parts(config: RunConfig) -> Parts:
     bank = load_bank_for(config, method)
     provider = make_provider(config, method, maker, bank)
     verifier = load_verifier(config.verifier.name, **config.verifier.options)
-    accelerator = Accelerator()
     model = load_model(config.model)
-    scorer = make_scorer(model, method, config.lora, config.seed)
+    checkpointing = config.model.gradient_checkpointing
+    scorer = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     trained = [p for p in scorer.parameters() if p.requires_grad]
     o = config.optimizer
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
