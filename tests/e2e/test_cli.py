@@ -48,6 +48,9 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"prompts": {"folder": "/no/prompts"}}, "neither a bundled set"),
     ({"prompts": {"max_tokens": 5}}, "prompts.max_tokens 5"),
     ({"verifier": {"name": "no.module:f"}}, "no.module"),
+    ({"model": {"dtype": "bfloat16"}}, "model.dtype: where all weights train"),
+    ({"lora": {"targets": ["nothing"]}}, "lora.targets:"),
+    ({"evaluation": {"data": {"path": "lab:held-out", "limit": 99999}}}, "99999 were asked for"),
     ({"model": {"attention": "flash_attention_2"}}, "flash_attention_2 needs dtype"),
 ]
 
@@ -117,6 +120,10 @@ def test_overrides_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["optimizer"]["lr"], printed["method"]["k"], printed["seed"]) == (3e-4, 3, 5)
     assert printed["method"]["tau"] == 1.0  # the method's own default, written out
+    assert run(["train", str(path), "--print-config", "--lora", "none", "--bank.path", "lab"]) == 0
+    without_bank = write_config(tmp_path, bank={"path": None}, method={"name": "sgsd"})
+    assert run(["train", str(without_bank), "--print-config", "--bank.path", "lab"]) == 0
+    assert run(["train", str(without_bank), "--print-config", "--method.name", "grpo", "--method.group", "4"]) == 0
     with pytest.raises(SystemExit) as stopped:
         run(["train", str(path), "--optimizer.lerning-rate", "1"])
     assert stopped.value.code == 2
@@ -140,7 +147,7 @@ def test_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_your_own_data_verifier_and_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's example: a JSONL file, a function that grades, a bank in JSON."""
-    (tmp_path / "mine.py").write_text("def grade(completion, gold):\n    return completion.strip().endswith(gold)\n")
+    (tmp_path / "my_domain.py").write_text("def grade(completion, gold):\n    return completion.strip().endswith(gold)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "sums.jsonl").write_text("".join(f'{{"q": "Addition: 3{i}+4{i}", "a": "7"}}\n' for i in range(4)))
     assert run(["lab", "bank", str(tmp_path / "bank.json")]) == 0
@@ -148,7 +155,7 @@ def test_your_own_data_verifier_and_bank(tmp_path: Path, monkeypatch: pytest.Mon
         tmp_path,
         steps=1,
         data={"path": str(tmp_path / "sums.jsonl"), "problem": "q", "answer": "a", "limit": None},
-        verifier={"name": "mine:grade"},
+        verifier={"name": "my_domain:grade"},
         bank={"path": str(tmp_path / "bank.json")},
     )
     assert run(["train", str(config)]) == 0

@@ -100,6 +100,64 @@ def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> N
     assert len(lines(tmp_path / "killed", "rollouts")) == 3
 
 
+def test_resuming_a_finished_run_keeps_its_result(tmp_path: Path) -> None:
+    evaluation = {"data": {"path": "lab:held-out"}, "problems": 8, "samples": 1, "sampling": {"max_tokens": 96}}
+    folder = run_small(tmp_path / "run", steps=1, evaluation=evaluation)
+    before = json.loads((folder / "summary.json").read_text())
+    run_small(tmp_path / "run", steps=1, evaluation=evaluation, resume=True)
+    after = json.loads((folder / "summary.json").read_text())
+    assert after["after"] == before["after"] is not None
+    assert [record["step"] for record in lines(folder, "evaluations")] == [0, 1]
+
+
+def test_resume_notices_a_changed_bank(tmp_path: Path) -> None:
+    from sgsd.bank import save_bank
+    from sgsd.lab.bank import demo_bank
+
+    save_bank(demo_bank(0), tmp_path / "bank.json")
+    run_small(tmp_path / "run", steps=1, bank={"path": str(tmp_path / "bank.json")})
+    save_bank(demo_bank(1), tmp_path / "bank.json")
+    with pytest.raises(UserError, match="the bank has changed"):
+        run_small(tmp_path / "run", steps=1, bank={"path": str(tmp_path / "bank.json")}, resume=True)
+
+
+def test_a_mistake_met_in_mid_run_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loop.verify
+
+    def breaks(parts: Any, rollouts: Any) -> Any:
+        if len(lines(tmp_path / "run", "metrics")) == 2:
+            raise UserError("the grader cannot read this")
+        return plain(parts, rollouts)
+
+    monkeypatch.setattr(loop, "verify", breaks)
+    with pytest.raises(UserError, match="cannot read"):
+        run_small(tmp_path / "run")
+    monkeypatch.undo()
+    assert_same_bits(run_small(tmp_path / "whole"), run_small(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("name", ["sgsd-full-live", "grpo-full", "opsd-lora"])
+def test_idle_passes_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a process whose peers have more passes to make."""
+    from sgsd.train.setup import Parts
+
+    plain = run_small(tmp_path / "plain", steps=2, **METHODS[name])
+    monkeypatch.setattr(Parts, "all_max", lambda self, value: value + 1 if value else 0)
+    idle = run_small(tmp_path / "idle", steps=2, **METHODS[name])
+    for a, b in zip(lines(plain, "metrics"), lines(idle, "metrics"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-9)
+
+
+def test_every_layer_checkpoints_and_drops_out_in_training(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from sgsd.train.setup import build_parts
+
+    for name in ("grpo-full", "sgsd-lora-ema"):
+        parts = build_parts(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
+        assert all(module.training for module in parts.bare_scorer.model.modules())
+
+
 def test_resume_refuses_a_changed_config_and_shows_the_difference(tmp_path: Path) -> None:
     run_small(tmp_path / "run", steps=1)
     with pytest.raises(UserError, match=r"optimizer\.lr: the run was started with 0\.0001, now it is 0\.001"):

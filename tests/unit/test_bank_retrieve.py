@@ -183,7 +183,7 @@ def test_mistakes_of_use_are_refused() -> None:
     for k in (0, -1):
         with pytest.raises(UserError, match=f"k is {k}"):
             retrieve_pairs(retriever, "a", k)
-    for temperature in (0.0, -1.0, math.inf, math.nan):
+    for temperature in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match="temperature"):
             retrieve_pairs(retriever, "a", 1, temperature)
     silent = SimpleNamespace(rank=lambda queries, k: [[] for _ in queries])
@@ -244,3 +244,8 @@ def test_a_real_bank_answers_with_what_was_asked_for(query: str, words: set[str]
     near = [item_text(item) for pair in pairs[:3] for item in (pair.skill, pair.mistake) if item]
     assert any(words & set(tokenize(text)) for text in near[0::2])
     assert any(words & set(tokenize(text)) for text in near[1::2])
+
+
+def test_an_infinite_temperature_weighs_all_pairs_alike() -> None:
+    weights = [pair.weight for pair in retrieve_pairs(Bm25Retriever(BANK), "a", 2, math.inf)]
+    assert weights == [1 / len(weights)] * len(weights)

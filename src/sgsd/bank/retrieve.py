@@ -116,11 +116,11 @@ def pairs_for(
 
     w_r = exp(s_r / T) / Σ exp(s / T), s_r the mean of the two scores. Where one kind has fewer than k items, its side
     of the last pairs is None and the score is the other side's. Raises `UserError` for k < 1, for a temperature that
-    is not positive and finite, and where the retriever finds nothing at all, as in an empty bank.
+    is not positive (infinity gives equal weights), and where the retriever finds nothing at all, as in an empty bank.
     """
     if k < 1:
         raise UserError(f"k is {k}; retrieve at least one pair")
-    if not (0.0 < temperature < math.inf):
+    if not temperature > 0.0:
         raise UserError(f"the retrieval temperature is {temperature}; give a positive number")
     skills, mistakes = retriever.skills.rank(queries, k), retriever.mistakes.rank(queries, k)
     return [_pool(*hits, temperature) for hits in zip(skills, mistakes, strict=True)]

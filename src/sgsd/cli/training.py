@@ -20,6 +20,7 @@ from rich.text import Text
 from sgsd.report import write_report
 from sgsd.train import RunConfig, load_config, make_config, run_training
 from sgsd.train.config import parse_yaml
+from sgsd.train.config import read_config as read_file
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--key.part value …]
@@ -59,19 +60,19 @@ def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
     Raises:
         UserError: see `load_config`.
     """
-    config = load_config(path)
-    if not overrides:
-        return config
-    # A whole section can be taken out, which flags for its parts cannot say.
+    # What flags for single keys cannot say: another method brings its own options, and a section can be taken out.
     rest = list(overrides)
-    removed: dict[str, None] = {}
+    first: dict[str, Any] = {}
+    if "--method.name" in rest and (named := rest[rest.index("--method.name") + 1 :][:1]):
+        first["method.name"] = named[0]
     for section in ("lora", "evaluation.data"):
         if f"--{section}" in rest and rest[rest.index(f"--{section}") + 1 :][:1] in (["none"], ["null"], ["None"]):
             place = rest.index(f"--{section}")
             del rest[place : place + 2]
-            removed[section] = None
-    if removed:
-        config = load_config(path, removed)
+            first[section] = None
+    if not rest:
+        return load_config(path, first)
+    config = read_file(path, first)
     changed = tyro.cli(RunConfig, default=config, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     return make_config(changed.model_dump(), "command line")
 
@@ -126,7 +127,7 @@ def demo(args: list[str], console: Console) -> None:
     seed, output = tyro.cli(options, prog="sgsd demo", args=args)
     raw = parse_yaml((files("sgsd.lab") / "demo.yaml").read_text(encoding="utf-8"), "demo.yaml")
     config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
-    _clear_old_demo(output)
+    _clear_old_demo(output, config)
     console.print(WHAT_HAPPENS, soft_wrap=True)
     folder = run_training(config, console, command=f"sgsd demo --seed {seed}")
     if (folder / "summary.json").exists():  # it is not when the run was stopped on request
@@ -134,11 +135,14 @@ def demo(args: list[str], console: Console) -> None:
     finish(folder, console)
 
 
-def _clear_old_demo(output: Path) -> None:
-    saved = output / "config.yaml"
+def _clear_old_demo(output: Path, config: RunConfig) -> None:
+    if output.is_file():
+        raise UserError(f"{output}: is a file; choose a folder with --output")
     if not output.exists() or not any(output.iterdir()):
         return
-    if not saved.is_file() or (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("name") != "demo":
+    saved = output / "config.yaml"
+    found = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.is_file() else {}
+    if not isinstance(found, dict) or {**found, "seed": config.seed} != yaml.safe_load(config.to_yaml()):
         raise UserError(f"{output}: the folder holds something else than a demo; choose another with --output")
     shutil.rmtree(output)
 

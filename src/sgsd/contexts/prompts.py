@@ -85,7 +85,12 @@ def load_prompts(name: str | Path) -> PromptSet:
     if not folder.is_dir():
         bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir() if path.is_dir()))
         raise UserError(f"prompts: {name} is neither a bundled set ({bundled}) nor a folder")
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+    try:
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"prompts {folder}: a template is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
     if missing := [f"{required}.txt" for required in REQUIRED if required not in texts]:
         raise UserError(
             f"prompts {folder}: {' and '.join(missing)} missing; copy the bundled set and change the wording"

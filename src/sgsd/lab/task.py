@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 
-from sgsd.types import Problem
+from sgsd.types import Problem, UserError
 
 BRANCHES = ("precedence", "bracket", "carry", "mod", "square", "minus")
 
@@ -268,7 +268,7 @@ def held_out_problems(count: int, settings: TaskSettings | None = None) -> list[
     """`count` distinct held-out problems, the same ones every time, families in turn.
 
     Raises:
-        ValueError: the split does not hold that many.
+        UserError: the split does not hold that many.
     """
     settings = settings or TaskSettings()
     pools = [enumerate_parts(name, True) for name in settings.families]
@@ -279,7 +279,7 @@ def held_out_problems(count: int, settings: TaskSettings | None = None) -> list[
             seen[problem.text] = problem
         return list(seen.values())
     if count > sum(map(len, pools)):
-        raise ValueError(f"the held-out split has {sum(map(len, pools))} problems, {count} were asked for")
+        raise UserError(f"lab:held-out has {sum(map(len, pools))} problems, {count} were asked for")
     in_turn = (pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool))
     return [LabProblem((next(in_turn),)) for _ in range(count)]
 

@@ -247,6 +247,14 @@ class Method:
                 isinstance(self.weights, RetrievalSoftmax) and not isinstance(self.context, SkillPairs),
                 "retrieval_softmax() weighs retrieved pairs; this context retrieves nothing, use uniform()",
             ),
+            (
+                self.follows_outcome and isinstance(self.stance, VerifiedSupport),
+                "without teachers there is no support to verify; use always()",
+            ),
+            (
+                not self.has_teachers and self.teacher != "live",
+                f"there is no teacher to be {self.teacher}; leave it live",
+            ),
             (self.follows_outcome and self.group < 2, "an advantage within a group needs group ≥ 2"),
             (self.iterations < 1, "iterations must be at least 1"),
             (

@@ -85,7 +85,15 @@ class Scorer(nn.Module):
         teacher = causal_lm(self.teacher_copy or self.model)
         head, teacher_head = lm.get_output_embeddings(), teacher.get_output_embeddings()
         values_KN = [
-            tiled_divergence(hidden_ND, states_ND, head.weight, teacher_head.weight.detach(), divergence)
+            tiled_divergence(
+                hidden_ND,
+                states_ND,
+                head.weight,
+                teacher_head.weight.detach(),
+                divergence,
+                student_bias_V=head.bias,
+                teacher_bias_V=None if teacher_head.bias is None else teacher_head.bias.detach(),
+            )
             for states_ND in teacher_hidden_KND
         ]
         return scores._replace(divergence_KN=torch.stack(values_KN))

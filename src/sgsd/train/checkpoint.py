@@ -1,7 +1,7 @@
 """Checkpoints: a folder that is complete or absent, with a SHA-256 of every file.
 
-Everything random in a run is a function of (seed, index), so weights, optimizer, teacher, torch's generator, the step
-and the lengths of the run's files are all there is to remember.
+Everything random in a run is a function of the seed and an index, so weights, optimizer, teacher, the step and the
+lengths of the run's files are all there is to remember.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.records import write_atomic
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"
@@ -32,7 +30,7 @@ class Position:
 
     step: int
     offsets: dict[str, int]
-    config_hash: str
+    fingerprint: dict[str, str]  # hashes of what the run was started with: configuration, data, bank, model
 
 
 def stateful_tensors(scorer: nn.Module) -> dict[str, Tensor]:
@@ -59,7 +57,6 @@ def save_checkpoint(
         temporary / "weights.safetensors",
     )
     torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    torch.save(random_state(), temporary / "random.pt")
     (temporary / "position.json").write_text(json.dumps(asdict(position)))
     hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
@@ -74,7 +71,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, scorer: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put weights, optimizer and generator back as they were; returns where the run stood."""
+    """Put weights and optimizer back as they were; returns where the run stood."""
     saved = load_file(folder / "weights.safetensors")
     current = stateful_tensors(scorer)
     if saved.keys() != current.keys():
@@ -85,7 +82,6 @@ def load_checkpoint(folder: Path, scorer: nn.Module, optimizer: torch.optim.Opti
     for name, tensor in current.items():
         tensor.copy_(saved[name])
     optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    restore_random_state(torch.load(folder / "random.pt", weights_only=True))
     return Position(**json.loads((folder / "position.json").read_text()))
 
 
@@ -102,28 +98,15 @@ def is_good(folder: Path) -> bool:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return False
-    hashes: Mapping[str, str] = json.loads(manifest.read_text())
+    try:
+        hashes: Mapping[str, str] = json.loads(manifest.read_text())
+    except ValueError:  # torn by a crash
+        return False
     return all((folder / name).is_file() and _sha256(folder / name) == digest for name, digest in hashes.items())
-
-
-def random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text)
 
 
 def _sha256(path: Path) -> str:

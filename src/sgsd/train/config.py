@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sgsd.method import Method, build
+from sgsd.method.spec import SkillPairs
 from sgsd.method.zoo import defaults, nearest, recipe
 from sgsd.rollout import Sampling
 from sgsd.types import UserError
@@ -30,7 +31,7 @@ class ModelConfig(Section):
     """Hub name, local folder, or "lab" for the bundled policy."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
@@ -235,6 +236,13 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     Raises:
         UserError: no such file, an unknown key, a wrong type, or choices that do not go together.
     """
+    config = read_config(path, overrides)
+    check_together(config, str(path))
+    return config
+
+
+def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """`load_config` without the last check, for a caller who has more to lay over it. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such config file")
     raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -242,7 +250,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
         raise UserError(f"{path}: a config is a mapping of keys to values")
     for key, value in (overrides or {}).items():
         _lay_over(raw, key, value)
-    return make_config(raw, str(path))
+    return parse_config(raw, str(path))
 
 
 def make_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
@@ -251,6 +259,13 @@ def make_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
     Raises:
         UserError: an unknown key, a wrong type, or choices that do not go together.
     """
+    config = parse_config(raw, where)
+    check_together(config, where)
+    return config
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
+    """Keys and types only. Raises UserError."""
     try:
         config = RunConfig.model_validate(_tuples(raw))
     except pydantic.ValidationError as error:
@@ -260,7 +275,6 @@ def make_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
     method = {"name": config.method["name"], **defaults(config.method["name"]), **config.method}
     config = config.model_copy(update={"method": method})
     _check_option_types(method, where)
-    _check_together(config, where)
     return config
 
 
@@ -314,16 +328,19 @@ def _keys_beside(place: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _check_together(config: RunConfig, where: str) -> None:
+def check_together(config: RunConfig, where: str) -> None:
     """Impossible mixes fail here, before anything is loaded."""
     method = config.build_method()
     if config.rollouts % config.group_size:
         raise UserError(f"{where}: rollouts: {config.rollouts} is not a whole number of groups of {config.group_size}")
     if method.follows_outcome and config.group_size < 2:
         raise UserError(f"{where}: group: {method.name} compares rollouts of one problem and needs at least 2")
-    if type(method.context).__name__ == "SkillPairs" and config.bank.path is None:
+    if isinstance(method.context, SkillPairs) and config.bank.path is None:
         raise UserError(f"{where}: bank.path: {method.name} retrieves skills; name a bank file")
     if config.model.attention == "flash_attention_2" and config.model.dtype == "float32":
-        raise UserError(f"{where}: model.attention: flash_attention_2 needs dtype bfloat16 or float16")
-    if config.model.dtype == "float16":
-        raise UserError(f"{where}: model.dtype: float16 overflows without loss scaling; use bfloat16 or float32")
+        raise UserError(f"{where}: model.attention: flash_attention_2 needs dtype bfloat16")
+    if config.lora is None and config.model.dtype == "bfloat16":
+        raise UserError(
+            f"{where}: model.dtype: where all weights train, bfloat16 rounds their small updates away; use float32"
+            " (accelerate launch --mixed_precision bf16 still computes in bfloat16)"
+        )

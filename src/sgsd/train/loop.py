@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import torch
+
 from sgsd.train.checkpoint import Position, save_checkpoint
 from sgsd.train.config import OptimizerConfig
 from sgsd.train.metrics import StepMetrics, rollout_record
 from sgsd.train.records import Records
 from sgsd.train.setup import Parts
 from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, update, verify
+from sgsd.types import UserError
 
 OnStep = Callable[[dict[str, Any], dict[str, Any]], None]
 
@@ -64,13 +68,14 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
     with listen_for_stop() as stop:
         for step in range(start.step + 1, config.steps + 1):
             clock, metrics = Clock(), StepMetrics()
+            seed_dropout(config.seed, step, parts.accelerator.process_index)
             parts.engine.sync()
-            with clock.phase("sample"):
-                rollouts = sample(parts, step)
-            with clock.phase("verify"):
-                verdicts = verify(parts, rollouts)
-            with clock.phase("contexts"):
-                batch = Batch(rollouts, verdicts, parts.provider.views([r.problem for r in rollouts]))
+            try:
+                batch = collect(parts, step, clock)
+            except UserError:
+                if parts.accelerator.num_processes == 1 and step > start.step + 1:
+                    save(parts, Position(step - 1, records.offsets(), start.fingerprint))
+                raise
             with clock.phase("score"):
                 taught = score_teachers(parts, batch)
             with clock.phase("update"):
@@ -80,21 +85,38 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
                 except NonFiniteError as error:
                     raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
                 parts.keeper.after_step(step)
-            metrics.add_rollouts(rollouts, verdicts)
+            metrics.add_rollouts(batch.rollouts, batch.verdicts)
             record = {"step": step, "lr": lr, **metrics.finish(parts.all_sum)}
             timing = {"step": step, **clock.seconds, **throughput(record, clock)}
             if main:
                 write_step(parts, records, record, timing, batch, details)
                 on_step(record, timing)
-            if config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps:
-                evaluate(parts, records, step)
             stopping = bool(parts.all_max(int(stop.asked)))
+            due = config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps
+            if due and not stopping:
+                evaluate(parts, records, step)
             if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                position = Position(step, records.offsets(), start.config_hash)
+                position = Position(step, records.offsets(), start.fingerprint)
                 save(parts, position)
             if stopping:
                 break
     return position
+
+
+def collect(parts: Parts, step: int, clock: Clock) -> Batch:
+    """Rollouts, what the verifier says of them, and the prompts of their teachers."""
+    with clock.phase("sample"):
+        rollouts = sample(parts, step)
+    with clock.phase("verify"):
+        verdicts = verify(parts, rollouts)
+    with clock.phase("contexts"):
+        views = parts.provider.views([rollout.problem for rollout in rollouts])
+    return Batch(rollouts, verdicts, views)
+
+
+def seed_dropout(seed: int, step: int, process: int) -> None:
+    """Dropout is all that draws from torch's own generator; a seed for each step leaves nothing to be saved."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -127,6 +149,7 @@ def evaluate(parts: Parts, records: Records, step: int) -> dict[str, Any] | None
     """Held-out accuracy now, written to evaluations.jsonl; None where no evaluation is configured."""
     if parts.evaluator is None:
         return None
+    parts.engine.sync()
     record = {"step": step, "split": "held-out", **parts.evaluator.run().to_dict()}
     if parts.accelerator.is_main_process:
         records.write("evaluations", record)

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from sgsd.method import Method
 from sgsd.scorer import TEACHER_ADAPTER, Scorer
@@ -61,7 +62,7 @@ def load_model(config: ModelConfig) -> Any:
             attn_implementation=config.attention,
             trust_remote_code=config.trust_remote_code,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unloadable(config, error) from error
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -86,7 +87,7 @@ def make_scorer(
         copied = frozen_copy(model) if where == "copy" else None
     if lora is not None:
         torch.manual_seed(seed)
-        model = peft.get_peft_model(model, _peft_config(lora, lora.rank))
+        model = _with_adapter(model, lora)
         if where == "adapter":
             model.add_adapter(TEACHER_ADAPTER, _peft_config(lora, teacher_rank(method.teacher, lora)))
             model.set_adapter("default")
@@ -95,7 +96,15 @@ def make_scorer(
                     parameter.requires_grad_(False)
         if gradient_checkpointing:
             model.enable_input_require_grads()
+    model.train()  # dropout, and gradient checkpointing, which transformers leaves out in eval mode
     return Scorer(model, teacher_weights=where, teacher_copy=copied)
+
+
+def _with_adapter(model: Any, lora: LoraConfig) -> Any:
+    try:
+        return peft.get_peft_model(model, _peft_config(lora, lora.rank))
+    except ValueError as error:
+        raise UserError(f"lora.targets: {' '.join(str(error).split())[:240]}") from error
 
 
 def _peft_config(lora: LoraConfig, rank: int) -> peft.LoraConfig:
@@ -108,11 +117,12 @@ def _peft_config(lora: LoraConfig, rank: int) -> peft.LoraConfig:
     )
 
 
-def weights_hash(path: str) -> str:
+def weights_hash(config: ModelConfig) -> str:
     """SHA-256 over a local folder's weight files, or the hub's own name for the version loaded."""
-    folder = Path(resolve_path(path))
+    folder = Path(resolve_path(config.path))
     if not folder.is_dir():
-        return f"hub:{path}"
+        loaded = transformers.AutoConfig.from_pretrained(config.path, revision=config.revision)
+        return f"hub:{config.path}@{loaded._commit_hash}"
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(file.name.encode())

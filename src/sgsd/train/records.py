@@ -30,6 +30,11 @@ class Records:
         return [json.loads(line) for line in self.path(name).read_text(encoding="utf-8").splitlines()]
 
     def offsets(self) -> dict[str, int]:
+        """The length of every file, on disk for certain: a checkpoint must not outlive what it counts on."""
+        for name in FILES:
+            if self.path(name).exists():
+                with self.path(name).open("rb") as file:
+                    os.fsync(file.fileno())
         return {name: self.path(name).stat().st_size if self.path(name).exists() else 0 for name in FILES}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:

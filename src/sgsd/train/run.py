@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -37,7 +36,8 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
     Raises:
         UserError: the folder holds another run, there is nothing to resume, or the configuration has changed.
     """
-    accelerator = Accelerator()
+    # Apple's GPUs have no float64, which the sampler and the sums need.
+    accelerator = Accelerator(cpu=torch.backends.mps.is_available())
     check_processes(accelerator.num_processes)
     folder, main = config.folder, accelerator.is_main_process
     if not main:
@@ -47,12 +47,12 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
     parts = build_parts(config, accelerator)
     with parts.verifier:
         records = Records(folder)
-        fresh = Position(0, {}, config_hash(config))
+        fresh = Position(0, {}, fingerprint(parts))
         if main and not resume:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.yaml", config.to_yaml())
         parts.accelerator.wait_for_everyone()
-        start = restore(parts, records, console) if resume else fresh
+        start = restore(parts, records, fresh, console) if resume else fresh
         if start.step == 0 and parts.evaluator is not None:
             console.print("Measuring the untrained model on held-out problems …")
             evaluate(parts, records, 0)
@@ -64,7 +64,7 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             go_on = f"sgsd train {folder / 'config.yaml'} --resume"
             console.print(f"Stopped after step {end.step}, saved. Go on with: {go_on}", markup=False, soft_wrap=True)
             return folder
-        if parts.evaluator is not None and start.step < config.steps:
+        if parts.evaluator is not None:
             console.print("Measuring the trained model on the same problems …")
             evaluate(parts, records, config.steps)
         if main:
@@ -86,6 +86,8 @@ def check_processes(seen: int) -> None:
 def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Refuse to mix runs. Raises UserError."""
     saved = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose a folder with --output")
     if resume:
         if not saved.is_file():
             raise UserError(f"{folder}: there is no run to resume here; leave --resume out to start one")
@@ -116,20 +118,34 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return found
 
 
-def config_hash(config: RunConfig) -> str:
-    return text_hash(yaml.safe_dump(config.model_dump(mode="json", exclude=set(FREE)), sort_keys=True))
+def fingerprint(parts: Parts) -> dict[str, str]:
+    """Hashes of all that decides a run besides the program: a file may change while its name stays."""
+    problems = [[p.id, p.text, p.gold, p.solution] for p in parts.problems]
+    return {
+        "configuration": text_hash(json.dumps(parts.config.model_dump(mode="json", exclude=set(FREE)), sort_keys=True)),
+        "data": text_hash(json.dumps(problems)),
+        "bank": parts.bank.version if parts.bank else "",
+        "model": weights_hash(parts.config.model),
+    }
 
 
-def restore(parts: Parts, records: Records, console: Console) -> Position:
-    """Go back to the newest good checkpoint and forget what was written after it."""
+def restore(parts: Parts, records: Records, fresh: Position, console: Console) -> Position:
+    """Go back to the newest good checkpoint and forget what was written after it.
+
+    Raises:
+        UserError: the data, the bank or the model is no longer what the run was started with.
+    """
     root = parts.config.folder / "checkpoints"
     newest = newest_good(root)
     if newest is None:
         console.print(f"No complete checkpoint in {root}: starting at step 1.", highlight=False)
         if parts.accelerator.is_main_process:
             records.truncate(dict.fromkeys(records.offsets(), 0))
-        return Position(0, {}, config_hash(parts.config))
+        return fresh
     position = load_checkpoint(newest, parts.bare_scorer, parts.optimizer)
+    for what, digest in fresh.fingerprint.items():
+        if position.fingerprint.get(what) != digest:
+            raise UserError(f"{newest}: the {what} has changed since; put back what the run was started with")
     if parts.accelerator.is_main_process:
         records.truncate(position.offsets)
     console.print(f"Resuming after step {position.step} from {newest}.", highlight=False)
@@ -179,7 +195,7 @@ def summary(parts: Parts, records: Records, seconds: float, command: str) -> dic
         "rollouts": config.rollouts,
         "train_seconds": round(seconds, 3),
         "model": config.model.path,
-        "model_sha256": weights_hash(config.model.path),
+        "model_sha256": weights_hash(config.model),
         "bank_version": parts.bank.version if parts.bank else None,
         "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
         "machine": {

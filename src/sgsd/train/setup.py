@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from sgsd.bank import Bank, Bm25Retriever, RandomRetriever, open_bank, pairs_for, render_pair
@@ -23,7 +23,7 @@ from sgsd.contexts import (
 )
 from sgsd.evaluate import Evaluator
 from sgsd.method import Method
-from sgsd.method.spec import Answer, RetrievalSoftmax, SkillPairs
+from sgsd.method.spec import Answer, FollowOutcome, RetrievalSoftmax, SkillPairs
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
 from sgsd.train.config import RunConfig
@@ -67,15 +67,12 @@ class Parts:
         return torch.tensor([token not in self.silent_ids for token in token_ids])
 
     def all_sum(self, value: Any) -> Any:
-        return self._reduce(value, "sum")
+        tensor = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(tensor, "sum").cpu()
 
     def all_max(self, value: int) -> int:
         gathered = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device))
         return int(gathered.max())
-
-    def _reduce(self, value: Any, how: str) -> Any:
-        tensor = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
-        return self.accelerator.reduce(tensor, how).cpu()
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
@@ -97,6 +94,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     checkpointing = config.model.gradient_checkpointing
     scorer = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     trained = [p for p in scorer.parameters() if p.requires_grad]
+    check_launch(config, method, accelerator)
     o = config.optimizer
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
     keeper = TeacherKeeper(method.teacher, config.teacher, scorer.model, scorer.teacher_copy)
@@ -120,6 +118,18 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         bank=bank,
         silent_ids=silent_token_ids(tokenizer),
     )
+
+
+def check_launch(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
+    """Raises UserError for launches this version cannot do right."""
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        raise UserError(f"accelerate: {accelerator.distributed_type} is not supported yet; use plain data parallelism")
+    groups = config.rollouts // config.group_size
+    if groups < accelerator.num_processes:
+        raise UserError(f"rollouts: {groups} groups cannot be shared by {accelerator.num_processes} processes")
+    batch_scaled = isinstance(method.direction, FollowOutcome) and method.direction.scale == "batch"
+    if batch_scaled and accelerator.num_processes > 1:
+        raise UserError("method.scale_rewards: 'batch' sees one process's rollouts only; use 'group' or 'none'")
 
 
 def load_bank_for(config: RunConfig, method: Method) -> Bank | None:

@@ -89,7 +89,8 @@ def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
         scores: Scores = parts.scorer(pack, role="teacher", hidden_only=whole)
         values = scores.hidden_ND if whole else scores.logps_N
         assert values is not None
-        found.update(zip(indices, values.split([len(rows[i].completion_ids) for i in indices])))
+        if indices:  # an idle pass has been made for the others' sake
+            found.update(zip(indices, values.split([len(rows[i].completion_ids) for i in indices])))
     in_order = [found[i] for i in range(len(rows))]
     return TeacherScores(hidden=in_order) if whole else TeacherScores(logps=in_order)
 
@@ -168,11 +169,11 @@ def gather_evidence(
     assert scores.entropy_N is not None
     student_logps_BT = pack.to_rows(scores.logps_N)
     for place, i in enumerate(used):
-        old_logps.setdefault(i, student_logps_BT[place].detach())
+        old_logps.setdefault(i, student_logps_BT[place, : len(batch.rollouts[i].completion.token_ids)].detach())
     return Evidence(
         mask_BT=mask_BT,
         student_logps_BT=student_logps_BT,
-        old_logps_BT=torch.stack([old_logps[i] for i in used]),
+        old_logps_BT=pad_rows([old_logps[i] for i in used]),
         outcome_B=outcome_B[list(used)].to(device),
         advantages_B=advantages_B[list(used)].to(device),
         weights_BK=torch.tensor([[view.weight for view in batch.views[i]] for i in used], device=device),

@@ -1,0 +1,170 @@
+"""Problems from files and from the lab, and the order in which a run meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgsd.lab.task import is_held_out
+from sgsd.train.config import DataConfig
+from sgsd.train.data import LAB_TRAINING_PROBLEMS, load_problems, problem_at
+from sgsd.types import Problem, UserError
+
+ROWS = [
+    {"problem": "What is 1,000+1?", "answer": "1001", "solution": 'First\nthen, "so".'},
+    {"problem": "Größer: √2 or 1{{ x }}?\u2028Say.", "answer": "\\sqrt{2}", "solution": "½"},
+    {"problem": " 2+2 ", "answer": "4", "solution": "2+2=4"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder: Path, suffix: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    path = folder / f"sums.{suffix}"
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    elif suffix == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif suffix == "json":
+        path.write_text(json.dumps(list(rows)), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def golds(path: str) -> list[str | None]:
+    return [problem.gold for problem in load_problems(DataConfig(path=path))]
+
+
+# ── Files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "csv"])
+def test_every_format_gives_the_same_problems(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path, suffix, ROWS)
+    assert load_problems(DataConfig(path=path, solution="solution")) == [
+        Problem(f"sums-{i}", row["problem"], row["answer"], row["solution"]) for i, row in enumerate(ROWS)
+    ]
+
+
+def test_a_solution_is_read_only_where_a_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "jsonl", ROWS)
+    assert [problem.solution for problem in load_problems(DataConfig(path=path))] == [None] * 3
+    with pytest.raises(UserError, match="there is no column 'proof'; it has problem, answer, solution"):
+        load_problems(DataConfig(path=path, solution="proof"))
+    gap = write(tmp_path, "jsonl", [ROWS[0], {**ROWS[1], "solution": ""}])
+    with pytest.raises(UserError, match="row 2 has no solution"):
+        load_problems(DataConfig(path=gap, solution="solution"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_columns_have_the_names_that_are_given(suffix: str, tmp_path: Path) -> None:
+    rows = [{"problem": "not this", "q": row["problem"], "a": row["answer"], "s": row["solution"]} for row in ROWS]
+    config = DataConfig(path=write(tmp_path, suffix, rows), problem="q", answer="a", solution="s")
+    found = [(p.text, p.gold, p.solution) for p in load_problems(config)]
+    assert found == [(row["problem"], row["answer"], row["solution"]) for row in ROWS]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1, 1), (2, 2), (9, 3), (None, 3)])
+def test_the_limit_takes_the_first_rows(limit: int | None, count: int, tmp_path: Path) -> None:
+    found = load_problems(DataConfig(path=write(tmp_path, "jsonl", ROWS), limit=limit))
+    assert [problem.text for problem in found] == [row["problem"] for row in ROWS[:count]]
+
+
+def test_rows_beyond_the_limit_need_no_answer(tmp_path: Path) -> None:
+    path = write(tmp_path, "jsonl", [ROWS[0], {**ROWS[1], "answer": None}])
+    assert len(load_problems(DataConfig(path=path, limit=1))) == 1
+    with pytest.raises(UserError, match="row 2 has no answer"):
+        load_problems(DataConfig(path=path))
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    assert golds(write(tmp_path, "jsonl", ROWS[:1])) == ["1001"]
+    assert golds(write(tmp_path, "jsonl", [{**ROWS[0], "answer": "1002"}])) == ["1002"]
+
+
+def test_whole_numbers_are_answers_too(tmp_path: Path) -> None:
+    rows = [{"problem": "1+1", "answer": 2}, {"problem": "0-1", "answer": -1}]
+    assert golds(write(tmp_path, "jsonl", rows)) == golds(write(tmp_path, "parquet", rows)) == ["2", "-1"]
+    assert golds(write(tmp_path, "csv", rows)) == ["2", "-1"]
+
+
+@pytest.mark.xfail(strict=True, reason="the reader guesses a type for the column and its print differs from the file's")
+@pytest.mark.parametrize(
+    ("suffix", "answers"),
+    [
+        ("csv", ["007", "12"]),
+        ("csv", ["0.10", "1e3"]),
+        ("csv", ["None", "NA"]),
+        ("jsonl", ["2024-01-02", "2024-01-03"]),
+        ("jsonl", [12345678901234567890123, 2]),
+        ("jsonl", [2, 2.5]),
+    ],
+    ids=["leading zeros", "trailing zero", "words for nothing", "dates", "many digits", "mixed numbers"],
+)
+def test_an_answer_is_what_the_file_says(suffix: str, answers: list[Any], tmp_path: Path) -> None:
+    rows = [{"problem": f"p{i}", "answer": answer} for i, answer in enumerate(answers)]
+    assert golds(write(tmp_path, suffix, rows)) == [str(answer) for answer in answers]
+
+
+# ── The lab's ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_lab_has_two_sides() -> None:
+    training, held_out = (load_problems(DataConfig(path=f"lab:{side}")) for side in ("train", "held-out"))
+    assert (len(training), len(held_out)) == (LAB_TRAINING_PROBLEMS, 512)
+    assert not any(is_held_out(problem.text) for problem in training)
+    assert all(is_held_out(problem.text) for problem in held_out)
+    assert all(problem.gold and problem.solution for problem in (*training, *held_out))
+    assert load_problems(DataConfig(path="lab:train", limit=20)) == training[:20]
+    assert load_problems(DataConfig(path="lab:held-out", limit=20)) == held_out[:20]
+
+
+def test_more_held_out_problems_than_there_are() -> None:
+    with pytest.raises(UserError, match="3349 problems, 4000 were asked for"):
+        load_problems(DataConfig(path="lab:held-out", limit=4000))
+
+
+# ── The order ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FIFTY = [Problem(str(i), f"{i}+{i}") for i in range(50)]
+
+
+def epoch(seed: int, number: int, problems: Sequence[Problem] = FIFTY) -> list[str]:
+    n = len(problems)
+    return [problem_at(problems, number * n + place, seed).id for place in range(n)]
+
+
+@given(st.integers(0, 10_000), st.integers(0, 1000), st.integers(1, 12))
+def test_an_epoch_passes_through_all_problems_once(seed: int, number: int, count: int) -> None:
+    assert sorted(epoch(seed, number, FIFTY[:count])) == sorted(str(i) for i in range(count))
+
+
+def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+    orders = {tuple(epoch(seed, number)) for seed in range(6) for number in range(6)}
+    assert len(orders) == 36  # also (0, 1) and (1, 0), which a sum of seed and epoch would confuse
+    assert all(list(order) != [p.id for p in FIFTY] for order in orders)
+
+
+def test_the_order_is_a_function_of_seed_and_position() -> None:
+    forwards = [problem_at(FIFTY, position, 3).id for position in range(120)]
+    backwards = [problem_at(FIFTY, position, 3).id for position in reversed(range(120))]
+    assert forwards == backwards[::-1]
+    # Resumed runs rely on it across versions of ours and of NumPy.
+    assert forwards[:6] == ["2", "11", "17", "28", "32", "23"]
