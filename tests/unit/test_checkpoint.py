@@ -240,7 +240,7 @@ torch.set_num_threads(1)
 root, delays, torn, reached = Path(sys.argv[1]), random.Random(0), 0, 0
 model = nn.Linear(64, 64)
 optimizer = torch.optim.AdamW(model.parameters())
-for trial in range(16):
+for trial in range(12):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -275,7 +275,7 @@ def test_a_kill_in_a_loop_of_saves_loses_nothing_that_was_saved(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     torn, reached = map(int, done.stdout.split())
     assert torn >= 3, "the kills must come in mid-save for this test to mean anything"
-    assert reached >= 16
+    assert reached >= 12
 
 
 # ── The run's files ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,7 +30,7 @@ STATUSES = [Status.CORRECT, Status.INCORRECT, Status.CORRECT, Status.TIMEOUT]
 
 
 def evidence(rows: slice = slice(None)) -> Evidence:
-    """Four rollouts; teacher 0 is half a nat above the student everywhere, teacher 1 below, but silent on the second."""
+    """Four rollouts; teacher 0 is half a nat above the student, teacher 1 as much below, and silent on the second."""
     mask_BT = torch.arange(T)[None, :] < torch.tensor([5, 2, 3, 4])[:, None]
     student_BT = -torch.ones(B, T)
     second_B = torch.tensor([-NATS, 0.0, -NATS, -NATS])
