@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a toy size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "head.json")
+    parser.add_argument("--out", type=Path, help="default: results/head.json, or head_quick.json with --quick")
     parser.add_argument("--alone", nargs=2, metavar=("MODE", "WAY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
@@ -259,8 +259,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     flags = ["--threads", str(arguments.threads), *(["--quick"] if arguments.quick else [])]
     report = measure(size, arguments.repetitions, flags)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    name = "head_quick.json" if arguments.quick else "head.json"
+    out = arguments.out or REPOSITORY / "benchmarks" / "results" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
     sys.stdout.write(table(report) + "\n")
 
 

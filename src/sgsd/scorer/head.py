@@ -28,8 +28,8 @@ from sgsd.scorer.tiles import Precision, accumulate, check_head, multiply, tile_
 # which the far tail of a vocabulary does all the time; torch.exp2 has no such path, and is faster everywhere else.
 LOG2_E = math.log2(math.e)
 
-# (token tile, vocabulary tile). CPU, measured at 151,936 × 256: 4 to 32 MB are equally fast within noise, and fewer tiles
-# wait less for threads on a busy machine. Elsewhere not measured: large enough that starting kernels does not show.
+# (token tile, vocabulary tile). CPU, measured at 151,936 × 256: 4 to 32 MB are equally fast within noise, and fewer
+# tiles wait less for threads on a busy machine. Elsewhere not measured: large enough for kernel launches not to show.
 CPU_TILES = (2048, 2048)
 OTHER_TILES = (4096, 8192)
 
