@@ -147,7 +147,8 @@ def test_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_your_own_data_verifier_and_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's example: a JSONL file, a function that grades, a bank in JSON."""
-    (tmp_path / "my_domain.py").write_text("def grade(completion, gold):\n    return completion.strip().endswith(gold)\n")
+    grader = "def grade(completion, gold):\n    return completion.strip().endswith(gold)\n"
+    (tmp_path / "my_domain.py").write_text(grader)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "sums.jsonl").write_text("".join(f'{{"q": "Addition: 3{i}+4{i}", "a": "7"}}\n' for i in range(4)))
     assert run(["lab", "bank", str(tmp_path / "bank.json")]) == 0

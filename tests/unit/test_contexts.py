@@ -91,6 +91,7 @@ def test_a_folder_of_one_s_own(tmp_path: Path) -> None:
     own = load_prompts(own_folder(tmp_path, system=" Sei genau.\n", answer="= {{ answer }}", note="größer als"))
     system = {"role": "system", "content": "Sei genau."}
     assert own.student("1+1") == [system, {"role": "user", "content": "S 1+1"}]
+    assert own.teacher("1+1", "") == own.student("1+1")  # although the teacher's wording is another
     assert own.teacher("1+1", "hint") == [system, {"role": "user", "content": "T hint 1+1"}]
     assert own.render("answer", answer="2", solution=None) == "= 2"
     assert own.text("note") == "größer als"

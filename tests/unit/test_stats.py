@@ -66,6 +66,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(a: float, b: fl
     assert np.mean([e.accuracy for e in estimates]) == pytest.approx(a / (a + b), abs=0.02)
 
 
+def test_with_many_problems_the_interval_is_the_normal_one() -> None:
+    rows = draw(1, 400, 4)
+    found, means = avg_at_k(rows), np.mean(rows, axis=1)
+    half = 1.96 * means.std() / np.sqrt(400)
+    assert (found.low, found.high) == pytest.approx((means.mean() - half, means.mean() + half), abs=0.08 * half)
+
+
 def test_copies_of_a_sample_are_not_taken_for_evidence() -> None:
     once = draw(0, 60, 1)
     copied = [row * 8 for row in once]
