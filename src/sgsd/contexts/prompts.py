@@ -56,7 +56,7 @@ class PromptSet:
         """
         try:
             return _compile(self.text(name)).render(**values).strip()
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
             raise UserError(
                 f"prompts {self.name}/{name}.txt: {error}; it may use {', '.join(sorted(values))}"
             ) from error

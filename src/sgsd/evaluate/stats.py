@@ -23,8 +23,10 @@ class Estimate:
         return asdict(self)
 
 
-def wilson(successes: int, trials: int) -> Estimate:
+def wilson(successes: float, trials: int) -> Estimate:
     """Share of independent successes with Wilson's score interval; sound near 0 and 1, where p ± 2σ is not.
+
+    `successes` may be a sum of shares.
 
     Raises:
         ValueError: no trials.
@@ -50,7 +52,7 @@ def avg_at_k(correct_PK: Sequence[Sequence[bool]], *, resamples: int = 4000, see
         raise ValueError("avg@k needs at least one problem, each with at least one sample")
     means_P = np.array([np.mean(row) for row in correct_PK])
     if np.ptp(means_P) == 0:
-        bounds = wilson(round(float(means_P.sum())), len(means_P))
+        bounds = wilson(float(means_P.sum()), len(means_P))
         return Estimate(float(means_P[0]), min(bounds.low, float(means_P[0])), max(bounds.high, float(means_P[0])))
     rng = np.random.default_rng(seed)
     counts_SP = rng.multinomial(len(means_P), np.full(len(means_P), 1 / len(means_P)), size=resamples)

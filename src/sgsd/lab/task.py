@@ -159,6 +159,8 @@ class TaskSettings:
             raise ValueError("every right_share must lie strictly between 0 and 1")
         if self.parts < 1:
             raise ValueError(f"parts must be at least 1, not {self.parts}")
+        if not self.families or len(set(self.families)) < len(self.families):
+            raise ValueError(f"families must name at least one family, each once, not {self.families}")
         if unknown := set(self.families) - set(_FAMILY):
             raise ValueError(f"unknown families {sorted(unknown)}; there are {sorted(_FAMILY)}")
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"
+CONTENT = {"weights.safetensors", "optimizer.pt", "position.json"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     _fsync(root)
-    for old in checkpoints(root)[:-keep]:
+    saved = checkpoints(root)
+    place = saved.index(final)
+    # Whatever lies behind this step belongs to a past that a resumed run has left.
+    for old in [*saved[: max(0, place + 1 - keep)], *saved[place + 1 :]]:
         shutil.rmtree(old)
     return final
 
@@ -99,8 +102,10 @@ def is_good(folder: Path) -> bool:
     if not manifest.is_file():
         return False
     try:
-        hashes: Mapping[str, str] = json.loads(manifest.read_text())
+        hashes = json.loads(manifest.read_text())
     except ValueError:  # torn by a crash
+        return False
+    if not isinstance(hashes, dict) or not hashes.keys() >= CONTENT:
         return False
     return all((folder / name).is_file() and _sha256(folder / name) == digest for name, digest in hashes.items())
 

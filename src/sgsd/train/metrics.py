@@ -72,10 +72,10 @@ class StepMetrics:
             shares = {name: totals[name] / totals["teachers"] for name in _SHARES}
             record |= {
                 "support_plus": shares["support_plus"],
-                "support_zero": 1 - shares["support_plus"] - shares["support_minus"],
+                "support_zero": max(0.0, 1 - shares["support_plus"] - shares["support_minus"]),
                 "support_minus": shares["support_minus"],
                 "validated": shares["polarity_plus"],
-                "neutral": 1 - shares["polarity_plus"] - shares["polarity_minus"],
+                "neutral": max(0.0, 1 - shares["polarity_plus"] - shares["polarity_minus"]),
                 "reversed": shares["polarity_minus"],
             }
         return record

@@ -27,7 +27,8 @@ class Records:
     def read(self, name: str) -> list[dict[str, Any]]:
         if not self.path(name).exists():
             return []
-        return [json.loads(line) for line in self.path(name).read_text(encoding="utf-8").splitlines()]
+        # Not splitlines, which also splits at separators that may stand inside a rollout's text.
+        return [json.loads(line) for line in self.path(name).read_text(encoding="utf-8").split("\n") if line]
 
     def offsets(self) -> dict[str, int]:
         """The length of every file, on disk for certain: a checkpoint must not outlive what it counts on."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 _ROWS = (
     ("correct", "accuracy", "share of the step's rollouts the verifier called correct", "{:.0%}"),
@@ -66,7 +67,8 @@ class LiveView:
 
     def _table(self, record: dict[str, Any], timing: dict[str, Any]) -> Table:
         left = _clock(self.seconds_left(record["step"]))
-        table = Table(title=f"{self.title} · step {record['step']} of {self.steps} · {left} left", title_justify="left")
+        heading = Text(f"{self.title} · step {record['step']} of {self.steps} · {left} left")
+        table = Table(title=heading, title_justify="left")
         table.add_column("")
         table.add_column("now", justify="right")
         table.add_column("what it is", style="dim")
