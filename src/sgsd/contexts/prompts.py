@@ -54,9 +54,10 @@ class PromptSet:
         Raises:
             UserError: the file is missing, is not a template, or uses a variable it is not given.
         """
+        text = self.text(name)
         try:
-            return _compile(self.text(name)).render(**values).strip()
-        except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+            return _compile(text).render(**values).strip()
+        except (jinja2.TemplateError, TypeError, ArithmeticError, LookupError, ValueError) as error:
             raise UserError(
                 f"prompts {self.name}/{name}.txt: {error}; it may use {', '.join(sorted(values))}"
             ) from error

@@ -27,12 +27,20 @@ class PromptMaker:
     max_tokens: int
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
+        self._refuse_control_tokens(problem, problem.text)
         return self._encode(problem, self.prompts.student(problem.text), thinking)
 
     def teacher(self, problem: Problem, context: str, *, thinking: bool) -> tuple[int, ...]:
         if not context.strip():
             raise UserError(f"problem {problem.id}: its teacher's context is empty")
+        self._refuse_control_tokens(problem, problem.text + context)
         return self._encode(problem, self.prompts.teacher(problem.text, context), thinking)
+
+    def _refuse_control_tokens(self, problem: Problem, text: str) -> None:
+        """Words that the tokenizer reads as control tokens could end the user's turn and speak for the model."""
+        found = next((token for token in self.tokenizer.get_added_vocab() if token.strip() and token in text), None)
+        if found is not None:
+            raise UserError(f"problem {problem.id}: its text holds the control token {found}; take it out")
 
     def _encode(self, problem: Problem, messages: list[dict[str, str]], thinking: bool) -> tuple[int, ...]:
         ids = encode_chat(self.tokenizer, messages, thinking=thinking)

@@ -12,7 +12,6 @@ Everything is enumerable, and the held-out split is decided by a hash of the pro
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,8 +152,8 @@ class TaskSettings:
     families: tuple[str, ...] = tuple(family.name for family in FAMILIES)
 
     def __post_init__(self) -> None:
-        if missing := set(BRANCHES) - set(self.right_share):
-            raise ValueError(f"right_share lacks {sorted(missing)}")
+        if odd := set(BRANCHES) ^ set(self.right_share):
+            raise ValueError(f"right_share must name every branch and nothing else; see {sorted(odd)}")
         if not all(0 < share < 1 for share in self.right_share.values()):
             raise ValueError("every right_share must lie strictly between 0 and 1")
         if self.parts < 1:
@@ -274,18 +273,13 @@ def held_out_problems(count: int, settings: TaskSettings | None = None) -> list[
     """
     settings = settings or TaskSettings()
     pools = [enumerate_parts(name, True) for name in settings.families]
+    if count > (most := sum(map(len, pools)) ** settings.parts):
+        raise UserError(f"lab:held-out has {most} problems, {count} were asked for")
     if settings.parts > 1:
         stream, seen = problems(settings, held_out=True, seed=0), dict[str, LabProblem]()
         while len(seen) < count:
             problem = next(stream)
             seen[problem.text] = problem
         return list(seen.values())
-    if count > sum(map(len, pools)):
-        raise UserError(f"lab:held-out has {sum(map(len, pools))} problems, {count} were asked for")
     in_turn = (pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool))
     return [LabProblem((next(in_turn),)) for _ in range(count)]
-
-
-def sample_choices(logits: Mapping[str, float], rng: random.Random) -> dict[str, bool]:
-    """Draw a procedure for every branch: right with probability sigmoid(logit)."""
-    return {branch: rng.random() < 1 / (1 + math.exp(-logit)) for branch, logit in logits.items()}

@@ -31,6 +31,8 @@ def load_problems(config: DataConfig) -> list[Problem]:
         problems = [_problem(config, number, row) for number, row in rows]
     except UnicodeDecodeError as error:
         raise UserError(f"data {config.path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except csv.Error as error:
+        raise UserError(f"data {config.path}: cannot be read as CSV: {error}") from error
     if not problems:
         raise UserError(f"data {config.path}: there are no rows")
     return problems
@@ -63,7 +65,7 @@ def _rows(config: DataConfig) -> Iterable[Mapping[str, Any]]:
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield _json_object(line, f"data {path}: line {number}")
@@ -81,7 +83,7 @@ def _json_object(text: str, where: str) -> Mapping[str, Any]:
 
 def _json_list(path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"), parse_int=str, parse_float=str)
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=str, parse_float=str)
     except ValueError as error:
         raise UserError(f"data {path}: cannot be read as JSON: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -90,7 +92,8 @@ def _json_list(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(2**31 - 1)  # a reference solution may be long
         yield from csv.DictReader(file)
 
 
@@ -128,6 +131,8 @@ def _cell(config: DataConfig, number: int, row: Mapping[str, Any], column: str) 
     value = row[column]
     if value is None or not str(value).strip():
         raise UserError(f"data {config.path}: row {number + 1} has no {column}; give it one or take the row out")
+    if any("\ud800" <= character <= "\udfff" for character in str(value)):
+        raise UserError(f"data {config.path}: row {number + 1}: {column} holds half a character (a lone surrogate)")
     return str(value)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sgsd.train.checkpoint import Position, save_checkpoint
-from sgsd.train.config import OptimizerConfig
+from sgsd.train.config import OptimizerConfig, RunConfig
 from sgsd.train.metrics import StepMetrics, rollout_record
 from sgsd.train.records import Records
 from sgsd.train.setup import Parts
@@ -66,6 +66,8 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
     config, main = parts.config, parts.accelerator.is_main_process
     position = start
     with listen_for_stop() as stop:
+        if evaluation_due(config, start.step) and start.step not in {e["step"] for e in records.read("evaluations")}:
+            evaluate(parts, records, start.step)  # the stop that ended the last session did not wait for it
         for step in range(start.step + 1, config.steps + 1):
             clock, metrics = Clock(), StepMetrics()
             seed_dropout(config.seed, step, parts.accelerator.process_index)
@@ -92,8 +94,7 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
                 write_step(parts, records, record, timing, batch, details)
                 on_step(record, timing)
             stopping = bool(parts.all_max(int(stop.asked)))
-            due = config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps
-            if due and not stopping:
+            if evaluation_due(config, step) and not stopping:
                 evaluate(parts, records, step)
             if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 position = Position(step, records.offsets(), start.fingerprint)
@@ -101,6 +102,12 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
             if stopping:
                 break
     return position
+
+
+def evaluation_due(config: RunConfig, step: int) -> bool:
+    """Between the first step and the last; those two are the run's own."""
+    every = config.evaluation.every
+    return every > 0 and 0 < step < config.steps and step % every == 0
 
 
 def collect(parts: Parts, step: int, clock: Clock) -> Batch:

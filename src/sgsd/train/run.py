@@ -138,7 +138,7 @@ def restore(parts: Parts, records: Records, fresh: Position, console: Console) -
     root = parts.config.folder / "checkpoints"
     newest = newest_good(root)
     if newest is None:
-        console.print(f"No complete checkpoint in {root}: starting at step 1.", highlight=False)
+        console.print(f"No complete checkpoint in {root}: starting at step 1.", markup=False)
         if parts.accelerator.is_main_process:
             records.truncate(dict.fromkeys(records.offsets(), 0))
         return fresh
@@ -148,7 +148,7 @@ def restore(parts: Parts, records: Records, fresh: Position, console: Console) -
             raise UserError(f"{newest}: the {what} has changed since; put back what the run was started with")
     if parts.accelerator.is_main_process:
         records.truncate(position.offsets)
-    console.print(f"Resuming after step {position.step} from {newest}.", highlight=False)
+    console.print(f"Resuming after step {position.step} from {newest}.", markup=False)
     return position
 
 
