@@ -118,6 +118,7 @@ def quiet_libraries() -> None:
     """Progress bars and chatter of the libraries below us would drown the one view that matters."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -84,10 +84,11 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     method = config.build_method()
-    tokenizer = load_tokenizer(config.model)
+    # What is quick to check comes first: a missing file should not wait for a model.
     problems = load_problems(config.data)
-    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     bank = load_bank_for(config, method)
+    tokenizer = load_tokenizer(config.model)
+    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     provider = make_provider(config, method, maker, bank)
     verifier = load_verifier(config.verifier.name, **config.verifier.options)
     model = load_model(config.model)
