@@ -18,15 +18,15 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def lab_tokenizer() -> Any:
-    from sgsd.train.config import ModelConfig
     from sgsd.train.models import load_tokenizer
+    from sgsd.train.sections import ModelConfig
 
     return load_tokenizer(ModelConfig(path="lab"))
 
 
 @pytest.fixture
 def lab_model() -> Any:
-    from sgsd.train.config import ModelConfig
     from sgsd.train.models import load_model
+    from sgsd.train.sections import ModelConfig
 
     return load_model(ModelConfig(path="lab", dtype="float32"))

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgsd.lab.task import is_held_out
-from sgsd.train.config import DataConfig
 from sgsd.train.data import LAB_TRAINING_PROBLEMS, load_problems, problem_at
+from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 
 ROWS = [

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sgsd.method import build
 from sgsd.method.spec import Evidence, Judgement
-from sgsd.train.config import OptimizerConfig
 from sgsd.train.loop import Clock, learning_rate, listen_for_stop, seed_dropout, throughput
 from sgsd.train.metrics import StepMetrics
+from sgsd.train.sections import OptimizerConfig
 from sgsd.train.view import LiveView
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 

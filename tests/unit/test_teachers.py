@@ -10,8 +10,8 @@ from test_scorer import tiny
 
 from sgsd.method import build
 from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.config import LoraConfig, TeacherConfig
 from sgsd.train.models import make_scorer
+from sgsd.train.sections import LoraConfig, TeacherConfig
 from sgsd.train.teachers import TeacherKeeper, lora_layers, low_rank_sum
 
 LORA = LoraConfig(rank=4, alpha=8, targets=["q_proj", "down_proj"])

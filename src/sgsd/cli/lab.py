@@ -78,8 +78,8 @@ def _pretrain(output: Path, seed: int, steps: int | None, threads: int, console:
 
 def _measure(policy: str, problems: int, console: Console) -> None:
     from sgsd.lab.measure import measure
-    from sgsd.train.config import ModelConfig
     from sgsd.train.models import load_model, load_tokenizer
+    from sgsd.train.sections import ModelConfig
 
     config = ModelConfig(path=policy, dtype="float32")
     table = Table(title=f"{policy}: accuracy on {problems} held-out problems, 95 % intervals", title_justify="left")

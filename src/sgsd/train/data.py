@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsd.train.config import DataConfig
+from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 
 LAB_TRAINING_PROBLEMS = 4096

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from sgsd.train.checkpoint import Position, save_checkpoint
-from sgsd.train.config import OptimizerConfig, RunConfig
+from sgsd.train.config import RunConfig
 from sgsd.train.metrics import StepMetrics, rollout_record
 from sgsd.train.records import Records
+from sgsd.train.sections import OptimizerConfig
 from sgsd.train.setup import Parts
 from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, update, verify
 from sgsd.types import UserError

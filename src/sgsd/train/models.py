@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from sgsd.method import Method
 from sgsd.scorer import TEACHER_ADAPTER, Scorer
-from sgsd.train.config import LoraConfig, ModelConfig
+from sgsd.train.sections import LoraConfig, ModelConfig
 from sgsd.train.teachers import frozen_copy, teacher_rank, teacher_weights
 from sgsd.types import UserError
 

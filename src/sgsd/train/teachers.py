@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgsd.method.spec import TeacherKind
 from sgsd.scorer import TEACHER_ADAPTER, TeacherWeights
-from sgsd.train.config import LoraConfig, TeacherConfig
+from sgsd.train.sections import LoraConfig, TeacherConfig
 
 
 def teacher_weights(kind: TeacherKind, *, lora: bool) -> TeacherWeights:
