@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from sgsd.method import Method, build
 from sgsd.method.spec import SkillPairs
@@ -46,7 +46,7 @@ class RunConfig(Section):
     """Rollouts of one problem in a step; none: the method's own."""
     logged_rollouts: NonNegativeInt = 1
     """Rollouts written to rollouts.jsonl at each step, with every token's numbers."""
-    method: dict[str, Any] = {"name": "sgsd"}
+    method: dict[str, Any] = Field(default={"name": "sgsd"})
     """A method's name and its options."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig | None = LoraConfig()
