@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ _TIMEOUT = 1.0
 _MARGIN = 1.0
 _EASY = (r"2^{n+1}", r"2\cdot 2^n")  # only computer algebra can decide it, and it does so at once
 _BOMB = (r"\int_0^{\infty} e^{-x^{x}}\sin(x^{3})\,dx", r"\log 3")  # passes the guards and would run for minutes
+_OTHER_BOMB = (r"\int_0^{\infty} e^{-x^{x}}\cos(x^{5})\,dx", r"\log 5")
 
 
 def _box(answer: str) -> str:
@@ -64,7 +64,7 @@ class _Rude:
     __str__ = __repr__ = __eq__ = __len__ = __iter__ = __bool__ = __float__ = __int__ = _refuse
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         raise RuntimeError("asked a hostile object for its class")
 
@@ -133,27 +133,58 @@ def test_every_type_is_answered_without_raising(verifier: MathVerifier) -> None:
             assert verdict.status is Status.UNPARSED
 
 
-def test_a_time_out_is_unknown_and_the_warm_spare_takes_over(verifier: MathVerifier) -> None:
-    verifier.grade([_box(_EASY[0])], [_EASY[1]])
+def test_a_time_out_is_unknown_and_a_new_worker_is_there_at_once(verifier: MathVerifier) -> None:
     before = set(verifier.worker_pids)
-    spare = verifier._pool._idle[-1]
-    assert select.select([spare._answers], [], [], 30)[0]  # it has said that it is ready
     start = time.perf_counter()
-    verdicts = verifier.grade([_box(_BOMB[0]), _box(_EASY[0])], [_BOMB[1], _EASY[1]])
+    rows = [_BOMB, _OTHER_BOMB, _EASY]  # the second bomb finds no spare that had time to start
+    verdicts = verifier.grade([_box(answer) for answer, _ in rows], [gold for _, gold in rows])
     taken = time.perf_counter() - start
-    assert [verdict.status for verdict in verdicts] == [Status.TIMEOUT, Status.CORRECT]
+    assert [verdict.status for verdict in verdicts] == [Status.TIMEOUT, Status.TIMEOUT, Status.CORRECT]
     assert verdicts[0].outcome == 0
-    assert _TIMEOUT <= verdicts[0].seconds < _TIMEOUT + _MARGIN
-    assert taken < _TIMEOUT + _MARGIN  # no import was waited for
-    (killed,) = before - set(verifier.worker_pids)
-    assert spare.pid in verifier.worker_pids
-    assert not _alive(killed)
+    assert all(_TIMEOUT <= verdict.seconds < _TIMEOUT + _MARGIN for verdict in verdicts[:2])
+    assert taken < 2 * _TIMEOUT + _MARGIN  # no import was waited for
+    gone = before - set(verifier.worker_pids)
+    assert _wait_until(lambda: not any(map(_alive, gone)))
+
+
+def _zygote(verifier: MathVerifier) -> int:
+    (nursery,) = verifier._pool._nurseries
+    return nursery.pid
 
 
 def test_a_worker_that_died_while_idle_is_replaced(verifier: MathVerifier) -> None:
     verifier.grade([_box(_EASY[0])], [_EASY[1]])
     os.kill(verifier._pool._idle[0].pid, signal.SIGKILL)
     assert verifier.grade([_box(_EASY[0])], [_EASY[1]])[0].status is Status.CORRECT
+
+
+def test_a_worker_that_dies_over_its_question_is_replaced_in_the_time_that_is_left(verifier: MathVerifier) -> None:
+    verifier.grade([_box(_EASY[0])], [_EASY[1]])
+    busy = verifier._pool._idle[0].pid
+    killing = threading.Timer(0.7 * _TIMEOUT, os.kill, [busy, signal.SIGKILL])
+    killing.start()
+    (verdict,) = verifier.grade([_box(_BOMB[0])], [_BOMB[1]])
+    killing.join()
+    assert verdict.status is Status.TIMEOUT
+    assert verdict.seconds < _TIMEOUT + _MARGIN
+
+
+def test_a_zygote_that_died_is_replaced_and_its_busy_worker_ends(verifier: MathVerifier) -> None:
+    verifier.grade([_box(_EASY[0])], [_EASY[1]])
+    zygote, worker = _zygote(verifier), verifier._pool._idle[0].pid
+    killing = threading.Timer(0.2 * _TIMEOUT, os.kill, [zygote, signal.SIGKILL])
+    killing.start()
+    (verdict,) = verifier.grade([_box(_BOMB[0])], [_BOMB[1]])
+    assert verdict.status is Status.TIMEOUT
+    assert verifier.grade([_box(_EASY[0])], [_EASY[1]])[0].status is Status.CORRECT
+    assert _zygote(verifier) != zygote
+    assert _wait_until(lambda: not _alive(worker), seconds=2 * _MARGIN)  # by its own alarm: nobody could kill it
+
+
+def test_the_zygote_has_one_thread_and_never_more_workers_than_questions(verifier: MathVerifier) -> None:
+    verifier.grade([_box(_EASY[0])] * 3, [_EASY[1], r"3\cdot 2^n", r"5\cdot 2^n"])
+    assert len(verifier.worker_pids) == 2
+    assert len(list(Path(f"/proc/{_zygote(verifier)}/task").iterdir())) == 1  # or a fork might copy a held lock
 
 
 def test_threads_share_one_verifier(verifier: MathVerifier) -> None:
@@ -216,6 +247,6 @@ def test_a_script_that_forks_and_is_killed_leaves_no_worker(tmp_path: Path) -> N
     assert told["inherited"] == []
     assert set(told["child"][1:]).isdisjoint(told["parent"][1:])
     assert told["again"][1:] == told["parent"][1:]
-    pids = [int(pid) for words in told.values() for pid in words if pid.isdigit()]
+    pids = [int(pid) for words in told.values() for pid in words if pid.isdigit()]  # zygotes and workers
     assert len(pids) >= 4
     assert _wait_until(lambda: not any(map(_alive, pids)), seconds=_TIMEOUT + 3 * _MARGIN)

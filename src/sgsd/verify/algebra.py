@@ -22,7 +22,7 @@ Sum = dict[Monomial, Fraction]
 _ONE: Monomial = ()
 _UNIT: Sum = {_ONE: Fraction(1)}
 _CONSTANTS = {"pi": math.pi, "e": math.e}
-_MAX_BITS = 30_000
+MAX_BITS = 30_000
 _MAX_ABS_EXPONENT = 5_000
 _WORK = 8_000  # elementary products in one answer: about 30 ms
 
@@ -185,11 +185,23 @@ class Arithmetic:
         return self.multiply(Value(_single(generators, rest), _UNIT), sign)
 
     def absolute(self, value: Value) -> Value:
+        if contains(value, "i"):
+            return self.divide(self._modulus(value.num), self._modulus(value.den))
         q = as_fraction(value)
         size = float(q) if q is not None else approximate(value)
         if q is None and abs(size) < 1e-9:
             raise Undecided("a sign too close to call")
         return self.negate(value) if size < 0 else value
+
+    def _modulus(self, sum_: Sum) -> Value:
+        """√(re² + im²) of a sum without variables."""
+        if variables(sum_):
+            raise Undecided("the modulus of an expression with variables")
+        i = ("i", Fraction(1))
+        real = Value({monomial: q for monomial, q in sum_.items() if i not in monomial}, _UNIT)
+        imaginary = self.divide(Value({m: q for m, q in sum_.items() if i in m}, _UNIT), generator("i"))
+        squares = self.add(self.multiply(real, real), self.multiply(imaginary, imaginary))
+        return self.root(squares, 2)
 
     def order(self, a: Value, b: Value) -> int:
         """−1, 0 or 1; Undecided for values that are not real closed numbers."""
@@ -212,7 +224,7 @@ class Arithmetic:
         if k < 0:
             return self._integer_power(self.divide(rational(1), base), -k)
         bits = max((_bits(q) for sum_ in base for q in sum_.values()), default=1)
-        if bits * k > _MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
+        if bits * k > MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
             raise Undecided("a power beyond the limit")
         result = rational(1)
         while k:
@@ -249,7 +261,7 @@ class Arithmetic:
         return {monomial: q for monomial, q in total.items() if q}
 
     def _spend(self, products: int, bits: int) -> None:
-        if bits > 2 * _MAX_BITS:
+        if bits > 2 * MAX_BITS:
             raise Undecided("numbers beyond the limit")
         self._work -= products * (1 + (bits // 1_000) ** 2)
         if self._work < 0:

@@ -21,6 +21,15 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Huge:
+    """A power too large to write out, as its sign and its prime factors with their exponents."""
+
+    source: Tokens
+    negative: bool
+    factors: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Infinite:
     """±∞."""
 
@@ -56,7 +65,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Group:
-    r"""Several answers. `brackets`: "" a bare list, "{}" a set, "()", "[)", … ordered, ":" a ratio, "[[" a matrix."""
+    r"""Several answers. `brackets`: "" a bare list, "{}" a set, "()", "[)", … ordered, ":" a ratio, "[[" a matrix.
+
+    "cup", "cap" and "setminus" stand between sets that are not known, as in A ∪ B.
+    """
 
     source: Tokens
     items: tuple[Form, ...]
@@ -70,6 +82,15 @@ class Span:
     source: Tokens
     ranges: Ranges
     variable: str = ""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """An inequality that is not solved: `difference operator 0`, the operator one of <, <= and !=."""
+
+    source: Tokens
+    operator: str
+    difference: Value
 
 
 @dataclass(frozen=True)
@@ -95,4 +116,6 @@ class Malformed:
     why: str = field(default="", compare=False)
 
 
-Form = Number | Infinite | Words | Based | Choice | Group | Span | Equation | Opaque | Malformed
+Form = (
+    Number | Huge | Infinite | Words | Based | Choice | Group | Span | Relation | Equation | Opaque | Malformed
+)  # fmt: skip

@@ -1,19 +1,56 @@
-"""Length-prefixed JSON, the language between a verifier and its workers."""
+"""What a verifier and its processes say to each other: length-prefixed JSON, and orders to the zygote."""
 
 from __future__ import annotations
 
 import json
+import socket
 import struct
+import time
 from typing import Any
 
-HEADER = struct.Struct(">I")
+_HEADER = struct.Struct(">I")
+
+# Orders from the owner to the zygote, one byte and a process id: fork (with a socket attached), or kill that process.
+ORDER = struct.Struct(">cI")
+FORK, KILL = b"f", b"k"
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    """A message as its length (4 bytes, big-endian) and its JSON (ASCII, so that any text survives)."""
+class Closed(Exception):
+    """The other end of a connection is gone."""
+
+
+def send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message as its length (4 bytes, big-endian) and its JSON (ASCII, so that any text survives).
+
+    Raises Closed, and TimeoutError where the connection has a time-out.
+    """
     body = json.dumps(message).encode("ascii")
-    return HEADER.pack(len(body)) + body
+    try:
+        connection.sendall(_HEADER.pack(len(body)) + body)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise Closed from error
 
 
-def decode(body: bytes) -> dict[str, Any]:
-    return json.loads(body)
+def receive(connection: socket.socket, deadline: float | None = None) -> dict[str, Any]:
+    """The next message; TimeoutError where it is not complete by `deadline` (of time.monotonic), Closed at its end."""
+    (length,) = _HEADER.unpack(_read(connection, _HEADER.size, deadline))
+    return json.loads(_read(connection, length, deadline))
+
+
+def _read(connection: socket.socket, size: int, deadline: float | None) -> bytes:
+    data = b""
+    while len(data) < size:
+        if deadline is not None:
+            connection.settimeout(max(1e-6, deadline - time.monotonic()))  # 0 would mean: do not wait, do not say so
+        try:
+            chunk = connection.recv(size - len(data))
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise Closed from error
+        if not chunk:
+            raise Closed
+        data += chunk
+    return data

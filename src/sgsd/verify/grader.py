@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,8 +47,8 @@ class MathVerifier:
 
     Args:
         timeout: seconds that math-verify may spend on one answer before its process is killed.
-        workers: questions that math-verify may work on at a time. Its processes (one a question, and one warm
-            spare) start only when an answer needs them: a task of integers never pays for them.
+        workers: questions that math-verify may work on at a time. Its processes (one a question, and one from which
+            these are forked) start only when an answer needs them: a task of integers never pays for them.
 
     Raises UserError for a time-out that is not positive and finite, or fewer than one worker.
     """
@@ -74,11 +75,15 @@ class MathVerifier:
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the living workers; empty until an answer needed one."""
+        """Process ids of the workers and of the process they are forked from; empty until an answer needed one."""
         return self._pool.pids
 
     def grade(self, completions: Sequence[Any], golds: Sequence[Any]) -> list[Verdict]:
-        """One verdict a row, in order; the seconds of a row include its wait for math-verify."""
+        """One verdict a row, in order.
+
+        The seconds of a row are its own: reading it and, where math-verify was asked, from when its turn came to its
+        answer. They leave out the queue behind other rows and math-verify's import, once per verifier.
+        """
         check_lengths(completions, golds)
         rows = [_first_look(completion, gold) for completion, gold in zip(completions, golds)]
         asks = list(dict.fromkeys(row.ask for row in rows if isinstance(row, _Pending)))  # rollouts repeat answers
@@ -92,8 +97,8 @@ class MathVerifier:
             return list(threads.map(self._ask, asks))
 
     def _ask(self, ask: Ask) -> tuple[Status, float]:
-        start = time.perf_counter()
-        return _REPLIES[self._pool.ask(ask.answer, ask.gold)], time.perf_counter() - start
+        reply, seconds = self._pool.ask(ask.answer, ask.gold)
+        return _REPLIES[reply], seconds
 
 
 def _finished(row: Verdict | _Pending, replies: dict[Ask, tuple[Status, float]]) -> Verdict:
@@ -124,11 +129,10 @@ def gold_text(gold: Any) -> str | None:
 
     Types are asked by `type`, never by `isinstance`, which calls into the object and may raise.
     """
+    gold = _without_numpy(gold)
     kind = type(gold)
     if issubclass(kind, str):
         return _reference(str.__str__(gold))
-    if kind.__module__ == "numpy" and hasattr(kind, "item") and getattr(gold, "ndim", 1) == 0:
-        return gold_text(gold.item())
     if kind is bool:
         return str(gold)
     if issubclass(kind, int):
@@ -141,6 +145,18 @@ def gold_text(gold: Any) -> str | None:
     if kind is Decimal:
         return format(gold, "f") if gold.is_finite() and abs(gold.adjusted()) < _MAX_BITS else None
     return None
+
+
+def _without_numpy(gold: Any) -> Any:
+    """A NumPy scalar as Python's; anything else as it is, and where NumPy was never imported, everything."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return gold
+    if issubclass(type(gold), numpy.generic):
+        return numpy.generic.item(gold)
+    if type(gold) is numpy.ndarray and gold.ndim == 0 and not gold.dtype.hasobject:
+        return gold.item()
+    return gold
 
 
 def _reference(text: str) -> str | None:

@@ -55,13 +55,15 @@ _COMMANDS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom
              "varnothing": "emptyset", "infin": "infty", "infinity": "infty", "R": "reals", "Reals": "reals",
              "notin": "notin", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta"}
 _SKIPPED = words("displaystyle textstyle scriptstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
-                     "biggl biggr Biggl Biggr left right middle hspace strut nolimits underline rm bf it")
+                     "biggl biggr Biggl Biggr left right middle hspace strut nolimits underline rm bf it "
+                     "vec hat overrightarrow")
 _SPACES = frozenset({",", ";", ":", "!", " ", "\n", "(", ")", "[", "]", "quad", "qquad"})
 _FUNCTIONS = words("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp lg sqrt pi theta "
                        "infty infinity infin min max gcd lcm det frac binom cup cap emptyset pm")
 # fmt: on
 _CONNECTIVES = frozenset({"or", "and"})
 _SPACED_UNITS = "mgshLNJWK"  # one letter is a unit only after a number and a space: 5 m, but 5m is 5·m
+_LETTERS = re.compile(r"[A-Za-z\s\-'.!]*")
 _VOWEL = re.compile(r"[aeiou]", re.IGNORECASE)
 
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|operatorname\*?|boldsymbol|bm)"
@@ -73,8 +75,10 @@ def _pattern(loose: bool) -> re.Pattern[str]:
     groups = f"{_GROUPED}|{_LOOSE}" if loose else _GROUPED
     return re.compile(
         rf"(?P<words>{_WORDS}\s*\{{(?P<content>[^{{}}]*)\}})"
+        rf"|(?P<styled>{_WORDS}\s+(?P<letter>[A-Za-z])(?![A-Za-z]))"
         r"|(?P<reals>\\math(?:bb|cal|bf)\s*(?:\{\s*R\s*\}|R))"
-        r"|(?P<matrix>\\(?P<edge>begin|end)\s*\{[pbB]?(?:small)?matrix\})"
+        r"|(?P<matrix>\\(?P<edge>begin|end)\s*\{(?:[pbB]?(?:small)?matrix|array)\}(?:\s*\{[lcr|\s]*\})?)"
+        r"|(?P<clock>(?<![A-Za-z])(?P<half>[aApP])\.\s?[mM]\.?(?![A-Za-z]))"
         r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?)"
         r"|(?P<colour>\\(?:text)?color\s*\{[^{}]*\})"
         r"|(?P<fence>\\(?:left|right|middle)\s*\.)"
@@ -124,7 +128,10 @@ def has_loose_number(text: str) -> bool:
 
 def tokenise(text: str, *, loose: bool = True) -> tuple[Token, ...]:
     """Tokens of an answer; `loose` reads 1,234 as one number."""
-    tokens = _tokens(plain(text), _LOOSE_TOKENS if loose else _STRICT_TOKENS, in_words=False)
+    text, pattern = plain(text), _LOOSE_TOKENS if loose else _STRICT_TOKENS
+    tokens = _tokens(text, pattern, in_words=False)
+    if _LETTERS.fullmatch(text) and any(token.kind == "word" for token in tokens):
+        tokens = _tokens(text, pattern, in_words=True)  # one word makes a phrase of it: "does not exist"
     while tokens and tokens[-1].text in {".", ",", ";", "\\\\"}:
         tokens.pop()
     return tuple(tokens)
@@ -141,11 +148,16 @@ def _tokens(text: str, pattern: re.Pattern[str], *, in_words: bool) -> list[Toke
     for match in pattern.finditer(text):
         kind, chunk = match.lastgroup, match.group()
         if kind == "words":
-            tokens += _wrapped(match["content"], pattern)
+            may_be_unit = bool(tokens) and tokens[-1].kind == "num" and not chunk.startswith(r"\operatorname")
+            tokens += _wrapped(match["content"], pattern, may_be_unit=may_be_unit)
         elif kind == "letters":
             tokens += _letters(chunk, spaced=spaced, in_words=in_words, after=tokens[-1] if tokens else None)
         elif kind == "number":
             tokens.append(Token("num", _number(chunk)))
+        elif kind == "styled":
+            tokens.append(Token("var", match["letter"]))
+        elif kind == "clock":
+            tokens.append(Token("word", match["half"].lower() + "m"))
         elif kind == "reals":
             tokens.append(Token("cmd", "reals"))
         elif kind == "matrix":
@@ -172,10 +184,10 @@ def _number(chunk: str) -> str:
     return re.sub(r"[^\d.]", "", mantissa) + mark + exponent
 
 
-def _wrapped(content: str, pattern: re.Pattern[str]) -> list[Token]:
+def _wrapped(content: str, pattern: re.Pattern[str], *, may_be_unit: bool) -> list[Token]:
     r"""What \mathrm{…} and \text{…} hold: a function, one variable, or words, numbers and signs."""
     name = content.strip()
-    if name in _FUNCTIONS:
+    if name in _FUNCTIONS and not (may_be_unit and is_known_word(name)):  # 5\text{ min} is no minimum
         return _command(name)
     if len(name) == 1 and name.isalpha() and not is_known_word(name):
         return [Token("var", name)]

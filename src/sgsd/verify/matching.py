@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sgsd.verify.algebra import Arithmetic, variables, without_poles
+from sgsd.verify.algebra import Arithmetic, Sum, as_fraction, has_variable, variables, without_poles
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.forms import (
     Based,
@@ -15,18 +15,21 @@ from sgsd.verify.forms import (
     Equation,
     Form,
     Group,
+    Huge,
     Infinite,
     Malformed,
     Number,
     Opaque,
+    Relation,
     Span,
     Tokens,
     Words,
 )
 from sgsd.verify.layout import is_label, is_name, is_simple_label
+from sgsd.verify.powers import is_value_of
 from sgsd.verify.quantities import same_quantity
 from sgsd.verify.ranges import equal as equal_ranges
-from sgsd.verify.relations import ranges_of
+from sgsd.verify.sets import ranges_of
 
 _MAX_UNORDERED = 30  # items that are matched each against each
 
@@ -48,6 +51,7 @@ class Unsure:
 
 
 Decision = Ruling | Unsure
+_OPERATIONS = frozenset({"cup", "cap", "setminus"})
 _YES, _NO = Ruling.EQUAL, Ruling.DIFFERENT
 
 
@@ -57,6 +61,7 @@ def decide(answer: Form, gold: Form) -> Decision:
         return _NO
     if isinstance(answer, Choice) or isinstance(gold, Choice):
         return _decide_choice(answer, gold)
+    answer, gold = _without_label(answer, gold), _without_label(gold, answer)
     if isinstance(answer, Equation) or isinstance(gold, Equation):
         return _decide_equation(answer, gold)
     if isinstance(answer, Words) or isinstance(gold, Words):
@@ -71,6 +76,17 @@ def decide(answer: Form, gold: Form) -> Decision:
         return _NO
 
 
+def _without_label(form: Form, other: Form) -> Form:
+    """x: 34 as 34, unless the other side is a ratio too or x is no name."""
+    is_ratio = isinstance(form, Group) and form.brackets == ":" and len(form.items) == 2
+    if not is_ratio or (isinstance(other, Group) and other.brackets == ":"):
+        return form
+    assert isinstance(form, Group)
+    label, value = form.items
+    names_a_ratio = isinstance(value, Number) and has_variable(value.value)  # x:y is x/y
+    return value if is_name(label.source) and not names_a_ratio else form
+
+
 def _truth(value: bool) -> Ruling:
     return _YES if value else _NO
 
@@ -79,12 +95,21 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
     match answer, gold:
         case Number(), Number():
             return _truth(same_quantity(answer, gold) or _same_option(answer, gold))
+        case Huge(), Huge():
+            return _truth((answer.negative, answer.factors) == (gold.negative, gold.factors))
+        case (Huge() as huge, Number(value=value)) | (Number(value=value), Huge() as huge):
+            number = as_fraction(value)
+            return Unsure(answer.source, gold.source) if number is None else _truth(is_value_of(huge, number))
         case Infinite(), Infinite():
             return _truth(answer.sign == gold.sign)
         case Based(), Based():
             return _truth((answer.digits, answer.base) == (gold.digits, gold.base))
         case (Based(digits=digits), Number(source=source)) | (Number(source=source), Based(digits=digits)):
             return _truth([token.text for token in source] == [digits])  # the base is understood
+        case Relation(), Relation():
+            return _decide_relations(answer, gold)
+        case (Relation(), Span()) | (Span(), Relation()):
+            return Unsure(answer.source, gold.source)
         case (Span(), _) | (_, Span()):
             names = {form.variable for form in (answer, gold) if isinstance(form, Span)} - {""}
             a, g = ranges_of(answer), ranges_of(gold)
@@ -106,13 +131,29 @@ def _same_option(answer: Number, gold: Number) -> bool:
     return letter in set("ABCDEFGH") and answer.source[0].text.upper() == letter
 
 
+def _decide_relations(answer: Relation, gold: Relation) -> Decision:
+    """a < b and b > a, x + y ≠ 1 and 2x + 2y ≠ 2: the same up to a factor, which an order needs positive."""
+    a, g = answer.difference.num, gold.difference.num
+    if answer.operator == gold.operator and Arithmetic().proportional(a, g):
+        return _truth(gold.operator == "!=" or _same_sign(a, g))
+    linear = all(sum(exponent for _, exponent in monomial) <= 1 for sum_ in (a, g) for monomial in sum_)
+    return _NO if linear else Unsure(answer.source, gold.source)
+
+
+def _same_sign(a: Sum, g: Sum) -> bool:
+    return not a or (a[min(a)] > 0) == (g[min(g)] > 0)
+
+
 def _decide_lone(group: Group, single: Decision, other: Form) -> Decision:
     r"""A group against one value: {5} is 5, and 3:2 is 3/2."""
     if group.brackets == ":" and len(group.items) == 2 and isinstance(other, Number):
         top, bottom = group.items
         if isinstance(top, Number) and isinstance(bottom, Number):
             exact = Arithmetic()
-            return _truth(exact.equal(top.value, exact.multiply(other.value, bottom.value)))
+            if bottom.unit and not bottom.value.num:
+                return decide(top, other)  # 3:00 pm is 3
+            if exact.equal(top.value, exact.multiply(other.value, bottom.value)):
+                return _YES
     return single
 
 
@@ -128,15 +169,19 @@ def _decide_choice(answer: Form, gold: Form) -> Decision:
 
 
 def _decide_groups(answer: Group, gold: Group) -> Decision:
+    kinds = {answer.brackets, gold.brackets}
+    if len(kinds) == 2 and not _OPERATIONS.isdisjoint(kinds):
+        return _NO
     if len(answer.items) != len(gold.items):
         return _as_vectors(answer, gold)
-    kinds = {answer.brackets, gold.brackets}
+    if kinds == {"cup"} or kinds == {"cap"}:
+        return _unordered(answer, gold)
     if ":" in kinds and kinds == {":"}:
         return _decide_ratios(answer, gold)
     if kinds <= {"", "{}"}:
         labelled = [any(isinstance(item, Equation) for item in group.items) for group in (answer, gold)]
         if labelled[0] != labelled[1] and "{}" not in kinds:
-            return _itemwise(answer, gold)  # x = 1, y = 2 against 1, 2
+            return _decide_labelled(answer, gold)
         return _unordered(answer, gold)
     if "{}" in kinds:
         return _NO
@@ -144,6 +189,14 @@ def _decide_groups(answer: Group, gold: Group) -> Decision:
     if len(kinds) == 1 or kinds == {"", "()"} or long_rows:
         return _itemwise(answer, gold)
     return _as_vectors(answer, gold)
+
+
+def _decide_labelled(answer: Group, gold: Group) -> Decision:
+    """x = 1, y = 2 against 1, 2 in order; x_1 = 1, x_2 = 2 in any, for these are solutions of one unknown."""
+    items = [item for group in (answer, gold) for item in group.items if isinstance(item, Equation)]
+    names = [item.sides[0].source for item in items]
+    roots = all("_" in (token.text for token in name) for name in names) and len({name[0] for name in names}) == 1
+    return (_unordered if roots else _itemwise)(answer, gold)
 
 
 def _as_vectors(answer: Group, gold: Group) -> Decision:
@@ -163,8 +216,9 @@ def _decide_ratios(answer: Group, gold: Group) -> Decision:
     """3:2 and 6:4: each part in the same proportion."""
     a = [item.value for item in answer.items if isinstance(item, Number)]
     g = [item.value for item in gold.items if isinstance(item, Number)]
-    if len(a) < len(answer.items) or len(g) < len(gold.items):
-        return _itemwise(answer, gold)
+    has_units = any(item.unit for item in (*answer.items, *gold.items) if isinstance(item, Number))
+    if has_units or len(a) < len(answer.items) or len(g) < len(gold.items):
+        return _itemwise(answer, gold)  # with units they are times of day
     exact = Arithmetic()
     return _truth(
         all(exact.equal(exact.multiply(a[0], g[k]), exact.multiply(a[k], g[0])) for k in range(1, len(a)))

@@ -1,30 +1,22 @@
-"""Killable workers with a hot spare: a question has a hard time-out, and a kill costs the next one nothing.
+"""Killable workers, and behind them a zygote that replaces one in milliseconds: a question has a hard time-out.
 
-Workers are started as `python -m sgsd.verify.worker`, not by multiprocessing, whose spawn runs the user's script
-again where it lacks a `__main__` guard. The pool may be used from any thread, and after a fork the child starts
-workers of its own. POSIX only: it waits on pipes.
+The pool may be used from any thread, and after a fork the child starts processes of its own. POSIX only.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from enum import Enum
-from pathlib import Path
-from typing import Any
 
 from sgsd.types import UserError
-from sgsd.verify.frames import HEADER, decode, encode
+from sgsd.verify.frames import Closed
+from sgsd.verify.nursery import Nursery, Worker
 
-_START_SECONDS = 120.0  # importing sympy takes 1-2 s, but a loaded machine or a cold network disk takes its time
-_ALARM_MARGIN = 1.0  # the worker's own alarm, should its owner be gone: this much after the time-out
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_ATTEMPTS = 2
 
 
 class Reply(Enum):
@@ -36,223 +28,125 @@ class Reply(Enum):
     STOPPED = "stopped"  # ran out of time, or took two workers down with it
 
 
-class _Died(Exception):
-    """The worker's pipe closed."""
-
-
-class _TooLate(Exception):
-    """The worker did not answer in time."""
-
-
-class Worker:
-    """One grading process and its pipes."""
-
-    def __init__(self) -> None:
-        path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "sgsd.verify.worker",
-            ],  # -P: a json.py in the user's folder is not ours
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._questions, self._answers = self._process.stdin, self._process.stdout
-        self._ready = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def wait_ready(self, seconds: float) -> None:
-        """Wait for the imports; UserError where math-verify is missing."""
-        if self._ready:
-            return
-        first = self._receive(time.monotonic() + seconds)
-        if "failed" in first:
-            raise UserError(
-                f"verify: math-verify could not be loaded ({first['failed']}): reinstall sgsd's requirements"
-            )
-        self._ready = True
-
-    def ask(self, answer: str, gold: str, seconds: float) -> Reply:
-        """Put one question; raises where no answer came, and the worker must then be killed."""
-        deadline = time.monotonic() + seconds
-        question = {"answer": answer, "gold": gold, "seconds": seconds + _ALARM_MARGIN}
-        self._send(encode(question))
-        reply = self._receive(deadline)
-        if not reply["gold"]:
-            return Reply.GOLD_UNREADABLE
-        return Reply.EQUAL if reply["equal"] else Reply.DIFFERENT
-
-    def kill(self) -> None:
-        """End the process and reap it."""
-        self._process.kill()
-        self._process.wait()
-        self._close_pipes()
-
-    def forget(self) -> None:
-        """Let go of a worker that belongs to the process we were forked from."""
-        self._close_pipes()
-        self._process.returncode = 0  # not our child: nothing to poll when this object is collected
-
-    def _close_pipes(self) -> None:
-        self._questions.close()
-        self._answers.close()
-
-    def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._questions.write(view) or 0 :]
-        except (BrokenPipeError, ValueError) as error:  # ValueError: closed by another thread
-            raise _Died from error
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        (length,) = HEADER.unpack(self._read(HEADER.size, deadline))
-        return decode(self._read(length, deadline))
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        data = b""
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._answers, selectors.EVENT_READ)
-                while len(data) < size:
-                    if not selector.select(max(0.0, deadline - time.monotonic())):
-                        raise _TooLate
-                    chunk = os.read(self._answers.fileno(), size - len(data))
-                    if not chunk:
-                        raise _Died
-                    data += chunk
-        except (ValueError, OSError) as error:  # closed by another thread
-            raise _Died from error
-        return data
-
-
 class WorkerPool:
     """Up to `workers` questions at a time, each with `timeout` seconds; processes start when first needed."""
 
     def __init__(self, timeout: float, workers: int) -> None:
         self._timeout, self._limit = timeout, workers
-        self._mine: set[Worker] = set()
+        self._nurseries: set[Nursery] = set()  # at most one that lives
+        self._closed = False
         self._reset()
-        self._finalizer = weakref.finalize(self, _kill_all, self._mine)  # also runs at interpreter exit
+        self._finalizer = weakref.finalize(self, _close_all, self._nurseries)  # also runs at interpreter exit
         _POOLS.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._seats = threading.BoundedSemaphore(self._limit)
         self._idle: deque[Worker] = deque()
-        self._closed = False
+        self._busy: set[Worker] = set()
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of all living workers, the spare included."""
+        """Process ids of the zygote and its workers."""
         with self._lock:
-            return [worker.pid for worker in self._mine]
+            return [nursery.pid for nursery in self._nurseries] + [worker.pid for worker in (*self._idle, *self._busy)]
 
-    def ask(self, answer: str, gold: str) -> Reply:
-        """Compare two LaTeX texts in a worker; one that dies over them is replaced and they are asked once more.
+    def ask(self, answer: str, gold: str) -> tuple[Reply, float]:
+        """Compare two LaTeX texts in a worker: the reply, and the seconds from when a worker was sought.
 
+        They leave out the wait for a seat, while other questions have all of them, and for the zygote's import, once
+        per pool. A worker that dies over its question is replaced and asked once more, in the time that is left.
         Raises UserError where no worker can be started, RuntimeError after `close`.
         """
         with self._seats:
-            for _ in range(2):
-                worker = self._take()
-                answered = False
+            nursery = self._ready_nursery()
+            start = time.monotonic()
+            deadline = start + self._timeout
+            reply = Reply.STOPPED
+            for attempt in range(_ATTEMPTS):
+                if attempt:
+                    nursery = self._ready_nursery()
                 try:
-                    self._make_ready(worker)
-                    reply = worker.ask(answer, gold, self._timeout)
-                    answered = True
-                    return reply
-                except _TooLate:
-                    return Reply.STOPPED
-                except _Died:
+                    reply = self._ask_once(nursery, answer, gold, deadline)
+                except Closed:
                     continue
-                finally:
-                    self._put_back(worker, alive=answered)
-            return Reply.STOPPED
+                break
+            return reply, time.monotonic() - start
 
-    def _make_ready(self, worker: Worker) -> None:
+    def _ask_once(self, nursery: Nursery, answer: str, gold: str, deadline: float) -> Reply:
+        worker = self._take(nursery)
+        answered = False
         try:
-            worker.wait_ready(_START_SECONDS)
-        except _TooLate:
-            raise UserError(
-                f"verify: the grading worker did not start in {_START_SECONDS:.0f} s: free the machine's processors"
-            ) from None
-        except _Died:
+            reply = worker.ask(answer, gold, deadline)
+            answered = True
+        except TimeoutError:
+            return Reply.STOPPED
+        finally:
+            self._put_back(worker, nursery, alive=answered)
+        if not reply["gold"]:
+            return Reply.GOLD_UNREADABLE
+        return Reply.EQUAL if reply["equal"] else Reply.DIFFERENT
+
+    def _ready_nursery(self) -> Nursery:
+        with self._lock:
+            self._refuse_if_closed()
+            nursery = next((nursery for nursery in self._nurseries if nursery.alive), None)
+            if nursery is None:
+                _close_all(self._nurseries)
+                self._nurseries.add(nursery := Nursery())
+        try:
+            nursery.wait_ready()
+        except Closed:
             self._refuse_if_closed()
             raise UserError(
-                "verify: the grading worker ended while starting: see what `python -m sgsd.verify.worker` says"
+                "verify: the grading process ended while starting: see what `python -c 'import math_verify'` says"
             ) from None
-        self._keep_spare()  # only now: two imports at once would delay the first answer
+        return nursery
 
     def close(self) -> None:
-        """End all workers; later questions are refused."""
+        """End all processes; later questions are refused."""
         with self._lock:
             self._closed = True
-            self._idle.clear()
-            _kill_all(self._mine)
-
-    def _take(self) -> Worker:
-        with self._lock:
-            self._refuse_if_closed()
             while self._idle:
-                worker = self._idle.popleft()
-                if worker.alive:
-                    return worker
-                self._end(worker)
-            return self._start()
+                self._idle.pop().close()
+            _close_all(self._nurseries)
 
-    def _start(self) -> Worker:
-        worker = Worker()
-        self._mine.add(worker)
-        return worker
-
-    def _keep_spare(self) -> None:
+    def _take(self, nursery: Nursery) -> Worker:
         with self._lock:
             self._refuse_if_closed()
-            if not self._idle:
-                self._idle.append(self._start())
+            worker = None
+            while worker is None and self._idle:
+                candidate = self._idle.popleft()
+                if candidate.alive:
+                    worker = candidate
+                else:
+                    candidate.close()
+            self._busy.add(worker := worker or nursery.fork())
+            return worker
 
-    def _put_back(self, worker: Worker, *, alive: bool) -> None:
+    def _put_back(self, worker: Worker, nursery: Nursery, *, alive: bool) -> None:
         with self._lock:
-            if alive and worker in self._mine:
-                self._idle.appendleft(worker)  # warm ones are taken before the spare
-            elif worker in self._mine:
-                self._end(worker)
-
-    def _end(self, worker: Worker) -> None:
-        self._mine.discard(worker)
-        worker.kill()
+            self._busy.discard(worker)
+            if alive and not self._closed:
+                self._idle.appendleft(worker)
+            else:
+                nursery.kill(worker)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise RuntimeError("the verifier is closed")
 
     def _after_fork_in_child(self) -> None:
-        for worker in self._mine:
-            worker.forget()
-        self._mine.clear()
-        closed = self._closed
+        for worker in (*self._idle, *self._busy):
+            worker.close()
+        while self._nurseries:
+            self._nurseries.pop().forget()
         self._reset()
-        self._closed = closed
 
 
-def _kill_all(workers: set[Worker]) -> None:
-    while workers:
-        workers.pop().kill()
+def _close_all(nurseries: set[Nursery]) -> None:
+    while nurseries:
+        nurseries.pop().close()
 
 
 _POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()

@@ -1,7 +1,7 @@
 r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
 
-The order of the readers is the grammar: words, options, membership, lists, chains, unions, brackets, ratios, ±,
-numbers.
+The order of the readers is the grammar: options, words, times, membership, compound quantities, lists, chains, unions,
+brackets, scaled matrices, ratios, ±, numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from sgsd.verify.algebra import Arithmetic, rational
+from sgsd.verify.algebra import Arithmetic, Value, rational
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.expressions import evaluate
 from sgsd.verify.forms import (
@@ -24,25 +24,18 @@ from sgsd.verify.forms import (
     Opaque,
     Span,
     Tokens,
-    Words,
 )
 from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
-from sgsd.verify.quantities import split_quantity
-from sgsd.verify.ranges import REALS, complement, intersect, union
-from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, ranges_of, read_relation
+from sgsd.verify.phrases import read_clock, read_words, with_digits
+from sgsd.verify.powers import read_huge
+from sgsd.verify.quantities import read_compound, split_quantity
+from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
+from sgsd.verify.sets import combine, ranges_of, split_sets
 from sgsd.verify.units import HEDGES, words
 
 MAX_DEPTH = 40
 _LEAD_INS = words("the final answer option choice case set interval value solution solutions")
-# fmt: off
-_NO_VALUE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "empty",
-                       "the empty set", "no real roots", "no roots", "null set"})
-_EVERYTHING = frozenset({"all real numbers", "all reals", "all real", "all real values", "real numbers"})
-_UNDEFINED = frozenset({"undefined", "does not exist", "dne", "not defined"})
-_NUMBER_WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
-                 "nine": 9, "ten": 10, "eleven": 11, "twelve": 12}
-# fmt: on
 
 
 @lru_cache(maxsize=2048)
@@ -61,12 +54,23 @@ def readings(text: str) -> tuple[Form, ...]:
 
 def read(tokens: Tokens) -> Form:
     """The form of a token sequence; never raises for what a model may write."""
+    if not tokens:
+        return Malformed(tokens, "empty")
+    option = _read_choice(tokens)  # before brackets are counted: B) 42
+    if option is not None:
+        return option
     depth = depth_of(tokens)
-    if depth is None or not tokens:
-        return Malformed(tokens, "unbalanced or empty")
+    if depth is None:
+        return Malformed(tokens, "unbalanced")
     if depth > MAX_DEPTH:
         return Opaque(tokens)
     tokens = _undressed(tokens)
+    numeric = with_digits(tokens)
+    form = _recognised(numeric)
+    return _recognised(tokens) if isinstance(form, Malformed) and numeric != tokens else form  # one-to-one is no 1
+
+
+def _recognised(tokens: Tokens) -> Form:
     try:
         for reader in _READERS:
             form = reader(tokens)
@@ -86,7 +90,7 @@ def _undressed(tokens: Tokens) -> Tokens:
     while len(tokens) > 1 and tokens[-1].text in {".", ",", ";"}:
         tokens = tokens[:-1]
     lead = 0
-    while lead < len(tokens) and tokens[lead].kind == "word":
+    while lead < len(tokens) and tokens[lead].kind == "word" and len(tokens[lead].text) > 1:
         lead += 1
     lead_in = [token.text.lower() for token in tokens[:lead]]
     if not lead_in or lead == len(tokens) or not HEDGES.isdisjoint(lead_in):
@@ -96,36 +100,19 @@ def _undressed(tokens: Tokens) -> Tokens:
     return tokens[lead:] if lead_in[-1] in {"is", "are"} or _LEAD_INS.issuperset(lead_in) else tokens
 
 
-def _read_words(tokens: Tokens) -> Form | None:
-    if len(tokens) == 1 and tokens[0] == Token("cmd", "emptyset"):
-        return Group(tokens, (), "{}")
-    if len(tokens) == 1 and tokens[0] == Token("cmd", "reals"):
-        return Span(tokens, REALS)
-    if any(token.kind not in {"word", "var"} for token in tokens) or all(token.kind == "var" for token in tokens):
-        return None
-    text = " ".join(token.text.lower() for token in tokens)
-    if len(text) == 1:
-        return Number(tokens, evaluate((Token("var", tokens[0].text),)))
-    if text in _NO_VALUE:
-        return Group(tokens, (), "{}")
-    if text in _EVERYTHING:
-        return Span(tokens, REALS)
-    if text in _NUMBER_WORDS:
-        return Number(tokens, rational(_NUMBER_WORDS[text]))
-    return Words(tokens, "undefined" if text in _UNDEFINED else text)
-
-
 def _read_choice(tokens: Tokens) -> Form | None:
     """(C) 42, C) 42, C. 42 and C: 42."""
     start = 1 if tokens[0].text == "(" else 0
-    if len(tokens) < start + 3:
+    if len(tokens) < start + 2:
         return None
-    letter, mark, after = tokens[start : start + 3]
+    letter, mark = tokens[start : start + 2]
     lettered = letter.kind in {"var", "word"} and letter.text in set("ABCDEFGH")
     if not lettered or mark.text not in ({")"} if start else {")", ".", ":"}):
         return None
     content = tokens[start + 2 :]
-    if (after.kind == "op" and after.text in set("+-*/^=<>,_!")) or depth_of(content) is None:
+    if not content:
+        return read((letter,))
+    if (content[0].kind == "op" and content[0].text in set("+-*/^=<>,_!")) or depth_of(content) is None:
         return None
     return Choice(tokens, letter.text, read(content))
 
@@ -193,19 +180,14 @@ def _read_chain(tokens: Tokens) -> Form | None:
 
 
 def _read_union(tokens: Tokens) -> Form | None:
-    parts, found = split(tokens, {"cup", "cap", "setminus", "backslash"})
-    if not found:
+    parts, operations = split_sets(tokens)
+    if not operations:
         return None
-    sets = [ranges_of(read(part)) for part in parts]
-    known = [ranges for ranges in sets if ranges is not None]
-    if len(known) < len(sets) or len(set(found)) > 1:
-        return Opaque(tokens)
-    if found[0] == "cup":
-        return Span(tokens, union(known))
-    met = known[0]
-    for other in known[1:]:
-        met = intersect(met, other if found[0] == "cap" else complement(other))
-    return Span(tokens, met)
+    forms = [read(part) for part in parts]
+    bad = next((form for form in forms if isinstance(form, Malformed)), None)
+    if bad is not None:
+        raise Unreadable(bad.why)
+    return combine(tokens, forms, operations)
 
 
 def _read_brackets(tokens: Tokens) -> Form | None:
@@ -224,12 +206,20 @@ def _read_brackets(tokens: Tokens) -> Form | None:
     if not inner:
         raise Unreadable("nothing between brackets")
     parts, found = split(inner, {",", ";"})
+    if brackets == "[]" and len(parts) > 1 and all(part and _is_row(part) for part in parts):
+        rows = [Group(part, tuple(_items(split(part[1:-1], {","})[0])), "[[") for part in parts]
+        return Group(tokens, tuple(rows), "[[")
     if not found and brackets in {"()", "[]"}:
         form = read(inner)
         return None if named or isinstance(form, Malformed | Opaque) else form
     if not all(parts) or (len(parts) != 2 and brackets not in {"()", "[]"}) or "\\" in brackets:
         raise Unreadable("brackets that do not belong together")
     return Group(tokens, tuple(_items(parts)), brackets)
+
+
+def _is_row(tokens: Tokens) -> bool:
+    """Whether this is one row of a matrix written as [[1, 2], [3, 4]]."""
+    return tokens[0].text == "[" and tokens[-1].text == "]" and closing(tokens, 0) == len(tokens) - 1
 
 
 def _read_set(tokens: Tokens, inner: Tokens) -> Form:
@@ -242,6 +232,27 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
     if not all(items):
         raise Unreadable("an empty place in a set")
     return Group(tokens, tuple(_items(items)), "{}")
+
+
+def _read_scaled(tokens: Tokens) -> Form | None:
+    """A number times a matrix: every entry times the number."""
+    start = next((at for at, token in enumerate(tokens) if token.text == "[["), 0)
+    if not start or closing(tokens, start) != len(tokens) - 1:
+        return None
+    scale, matrix = tokens[:start], read(tokens[start:])
+    if scale[-1].text in {"+", "-"}:
+        scale = (*scale, Token("num", "1"))
+    if scale[-1].text == "*":
+        scale = scale[:-1]
+    return _scaled(matrix, evaluate(scale))
+
+
+def _scaled(form: Form, factor: Value) -> Form:
+    if isinstance(form, Group):
+        return Group(form.source, tuple(_scaled(item, factor) for item in form.items), form.brackets)
+    if not isinstance(form, Number):
+        raise Undecided("a matrix of more than numbers")
+    return Number(form.source, Arithmetic().multiply(factor, form.value), form.unit)
 
 
 def _read_ratio(tokens: Tokens) -> Form | None:
@@ -271,20 +282,22 @@ def _read_number(tokens: Tokens) -> Form:
         value = evaluate(core)
     except Undecided:
         if unit[:1] != ("°",):
-            return Opaque(core)
+            return read_huge(core)
         core, unit = tokens, ()  # the degrees of sin 30° belong to its argument
         value = evaluate(tokens)
     return Number(core, Arithmetic().multiply(value, rational(scale)), unit)
 
 
 _READERS: tuple[Callable[[Tokens], Form | None], ...] = (
-    _read_words,
-    _read_choice,
+    read_words,
+    read_clock,
     _read_membership,
+    read_compound,
     _read_list,
     _read_chain,
     _read_union,
     _read_brackets,
+    _read_scaled,
     _read_ratio,
     _read_plus_minus,
     _read_number,

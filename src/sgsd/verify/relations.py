@@ -8,9 +8,10 @@ from fractions import Fraction
 from sgsd.verify.algebra import Arithmetic, Value, has_variable, is_variable, rational
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.expressions import evaluate
-from sgsd.verify.forms import Form, Group, Infinite, Number, Span, Tokens
+from sgsd.verify.forms import Form, Group, Relation, Span, Tokens
 from sgsd.verify.layout import is_name, split
-from sgsd.verify.ranges import REALS, Ranges, flipped, intersect, interval, point, relation, union
+from sgsd.verify.lexer import Token
+from sgsd.verify.ranges import REALS, Ranges, flipped, intersect, relation, union
 
 INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
 
@@ -23,15 +24,22 @@ def infinity_sign(tokens: Tokens) -> int | None:
     return -1 if texts == ["-", "infty"] else None
 
 
-def read_relation(tokens: Tokens) -> Span:
-    """x < 2, 2 > x, 1 < 2x + 3 ≤ 7 as a span; raises Undecided for what is not linear in one variable."""
+def read_relation(tokens: Tokens) -> Span | Relation:
+    """x < 2, 2 > x, 1 < 2x + 3 ≤ 7, |x| > 1 as a span; a < b as it is; raises Undecided for other relations."""
     sides, operators = split(tokens, INEQUALITIES | {"="})
     if not operators:
         raise Undecided("relations mixed with other things")
-    solved = [_solve(sides[k], operator, sides[k + 1]) for k, operator in enumerate(operators)]
+    if any(token == _PLUS_MINUS for token in tokens):
+        return _read_both_signs(tokens, operators)
+    try:
+        solved = [_solve(sides[k], operator, sides[k + 1]) for k, operator in enumerate(operators)]
+    except Undecided:
+        if len(operators) > 1:
+            raise
+        return _unsolved(tokens, sides[0], operators[0], sides[1])
     names = {name for name, _ in solved}
     if len(names) > 1:
-        raise Undecided("relations between several variables")
+        raise Undecided("a chain of relations between several variables")
     met: Ranges = REALS
     for _, ranges in solved:
         met = intersect(met, ranges)
@@ -40,8 +48,33 @@ def read_relation(tokens: Tokens) -> Span:
     return Span(tokens, met, names.pop())
 
 
+def _read_both_signs(tokens: Tokens, operators: Sequence[str]) -> Span:
+    """x ≠ ±1 is neither; other relations to ± say nothing clear."""
+    if set(operators) != {"!="}:
+        raise Undecided("an inequality with ±")
+    both = [read_relation(tuple(Token("op", sign) if t == _PLUS_MINUS else t for t in tokens)) for sign in "+-"]
+    if not all(isinstance(relation, Span) for relation in both):
+        raise Undecided("± in several variables")
+    first, second = (relation for relation in both if isinstance(relation, Span))
+    return Span(tokens, intersect(first.ranges, second.ranges), first.variable)
+
+
+def _unsolved(tokens: Tokens, left: Tokens, operator: str, right: Tokens) -> Relation:
+    exact = Arithmetic()
+    difference = exact.subtract(evaluate(left), evaluate(right))
+    if difference.den != rational(1).den:
+        raise Undecided("a relation between quotients")
+    if operator in {">", ">="}:
+        return Relation(tokens, flipped(operator), exact.negate(difference))
+    return Relation(tokens, operator, difference)
+
+
 def _solve(left: Tokens, operator: str, right: Tokens) -> tuple[str, Ranges]:
-    """The variable of a linear relation, and the reals that satisfy it."""
+    """The variable of a linear relation, and the reals that satisfy it; one side may be the size of a linear one."""
+    for side, other, towards in ((left, right, operator), (right, left, flipped(operator))):
+        inner = _inside_bars(side)
+        if inner:
+            return _solve_size(inner, towards, other)
     signs = infinity_sign(left), infinity_sign(right)
     if signs == (None, None):
         exact = Arithmetic()
@@ -52,6 +85,21 @@ def _solve(left: Tokens, operator: str, right: Tokens) -> tuple[str, Ranges]:
     if not is_name(side) or towards not in ({"<", "<="} if sign == 1 else {">", ">="}):
         raise Unreadable("a comparison with infinity that says nothing")
     return _linear(evaluate(side))[0], REALS
+
+
+def _inside_bars(tokens: Tokens) -> Tokens:
+    """What stands between the bars of |…|; empty for anything else."""
+    bars = [at for at, token in enumerate(tokens) if token == _BAR]
+    return tokens[1:-1] if bars == [0, len(tokens) - 1] else ()
+
+
+def _solve_size(inner: Tokens, operator: str, bound: Tokens) -> tuple[str, Ranges]:
+    """|u| < c is −c < u and u < c; |u| > c is u < −c or u > c."""
+    below = (Token("op", "-"), Token("op", "("), *bound, Token("op", ")"))
+    name, high = _solve(inner, operator, bound)
+    _, low = _solve(inner, flipped(operator), below)
+    inside = operator in {"<", "<=", "!="}
+    return name, intersect(high, low) if inside else union([high, low])
 
 
 def _linear(value: Value) -> tuple[str, Fraction, Value]:
@@ -68,12 +116,15 @@ def _linear(value: Value) -> tuple[str, Fraction, Value]:
     return monomial[0][0], slope, rest
 
 
-def join_relations(tokens: Tokens, parts: Sequence[Tokens], separators: Sequence[str]) -> Span:
+def join_relations(tokens: Tokens, parts: Sequence[Tokens], separators: Sequence[str]) -> Form:
     """Relations joined by or (union), and (intersection) or a comma (intersection, unless it is empty)."""
-    spans = [read_relation(part) for part in parts]
+    relations = [read_relation(part) for part in _completed(parts)]
+    spans = [relation for relation in relations if isinstance(relation, Span)]
     names = {span.variable for span in spans}
-    if len(names) > 1:
-        raise Undecided("relations in several variables")
+    if len(names) > 1 or len(spans) < len(relations):
+        if "or" in separators:
+            raise Undecided("a choice between relations in several variables")
+        return Group(tokens, tuple(relations), "")
     ranges = [span.ranges for span in spans]
     met = REALS
     for each in ranges:
@@ -85,25 +136,16 @@ def join_relations(tokens: Tokens, parts: Sequence[Tokens], separators: Sequence
     return Span(tokens, met, names.pop())
 
 
-def ranges_of(form: Form) -> Ranges | None:
-    """A form as a set of reals, where it is one: (1, 2] as an interval, {1, 2} as two points."""
-    if isinstance(form, Span):
-        return form.ranges
-    if not isinstance(form, Group) or form.brackets in {"", ":", "[["}:
-        return None
-    if form.brackets == "{}":
-        values = [item.value for item in form.items if isinstance(item, Number)]
-        return union([point(value) for value in values]) if len(values) == len(form.items) else None
-    if len(form.items) != 2:
-        return None
-    low, high = form.items
-    if not isinstance(low, Number | Infinite) or not isinstance(high, Number | Infinite):
-        return None
-    if (isinstance(low, Infinite) and low.sign > 0) or (isinstance(high, Infinite) and high.sign < 0):
-        return None
-    return interval(
-        low.value if isinstance(low, Number) else None,
-        form.brackets[0] == "[",
-        high.value if isinstance(high, Number) else None,
-        form.brackets[1] == "]",
-    )
+def _completed(parts: Sequence[Tokens]) -> list[Tokens]:
+    """x ≠ 1, 2 says x ≠ 1, x ≠ 2; other relations do not carry over."""
+    whole: list[Tokens] = []
+    for part in parts:
+        if not split(part, INEQUALITIES)[1] and whole:
+            sides, operators = split(whole[-1], INEQUALITIES)
+            if operators == ["!="]:
+                part = (*sides[0], Token("op", "!="), *part)
+        whole.append(part)
+    return whole
+
+
+_BAR, _PLUS_MINUS = Token("op", "|"), Token("cmd", "pm")

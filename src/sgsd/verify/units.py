@@ -59,7 +59,16 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 )
 _UNITS = {name: (dimension, Fraction(size)) for dimension, size, names in _ROWS for name in names.split()}
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
+CLOCK = frozenset({"am", "pm"})
 _PERCENT = frozenset({"%", "percent", "percentage", "pct"})
+_SMALL = """zero one two three four five six seven eight nine ten
+    eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
+_DECADES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
+NUMERALS = {word: value for value, word in enumerate(_SMALL.split())}
+TENS = {word: 10 * k for k, word in enumerate(_DECADES.split(), 2)}
+PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
+PARTS |= {spelling: k for k, word in enumerate(_ORDINALS.split(), 3) for spelling in (word, word + "s")}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # Words beside a number that take the claim back, or make it another claim.
@@ -68,7 +77,9 @@ HEDGES = words(
     "not no neither nor either unless except between least most than more less over under up or and if but "
     "wrong incorrect false dozen half times"
 )
-_OTHER_WORDS = words("yes no true false odd even none both undefined dne the is are per all")
+_OTHER_WORDS = NUMERALS.keys() | words(
+    "yes no not true false odd even none both undefined dne the is are per all and can may does am pm"
+)
 
 
 def is_known_word(word: str) -> bool:

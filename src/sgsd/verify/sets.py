@@ -1,0 +1,83 @@
+"""Forms as sets: what a bracket, a relation or a union of them contains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgsd.verify.errors import Undecided
+from sgsd.verify.forms import Form, Group, Infinite, Number, Opaque, Span, Tokens
+from sgsd.verify.layout import split
+from sgsd.verify.lexer import Token
+from sgsd.verify.ranges import Ranges, complement, intersect, interval, point, union
+
+_OPERATIONS = {"cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"}
+
+
+def split_sets(tokens: Tokens) -> tuple[list[Tokens], list[str]]:
+    r"""Cut at \cup, \cap and \setminus; a minus before a set, as in ℝ − {0}, is the last of these."""
+    marked = tuple(
+        Token("cmd", "setminus") if token == _MINUS and at and tokens[at + 1 : at + 2] == (_SET,) else token
+        for at, token in enumerate(tokens)
+    )
+    parts, found = split(marked, _OPERATIONS)
+    return parts, [_OPERATIONS[operation] for operation in found]
+
+
+def combine(tokens: Tokens, forms: Sequence[Form], operations: Sequence[str]) -> Form:
+    """The set that operations on sets make: as ranges, as a list of elements, or as written where neither is known."""
+    if len(set(operations)) > 1 or (operations[0] == "setminus" and len(forms) > 2):
+        return Opaque(tokens)
+    operation = operations[0]
+    sets = [_ranges_if_known(form) for form in forms]
+    known = [ranges for ranges in sets if ranges is not None]
+    if len(known) == len(sets):
+        return Span(tokens, _combined(known, operation))
+    if operation == "cup" and all(isinstance(form, Group) and form.brackets == "{}" for form in forms):
+        items = {item.source: item for form in forms if isinstance(form, Group) for item in form.items}
+        return Group(tokens, tuple(items.values()), "{}")
+    return Group(tokens, tuple(forms), operation)
+
+
+def _ranges_if_known(form: Form) -> Ranges | None:
+    try:
+        return ranges_of(form)
+    except Undecided:  # {a, b}, or an interval from a to b
+        return None
+
+
+def _combined(sets: Sequence[Ranges], operation: str) -> Ranges:
+    if operation == "cup":
+        return union(sets)
+    met = sets[0]
+    for other in sets[1:]:
+        met = intersect(met, other if operation == "cap" else complement(other))
+    return met
+
+
+def ranges_of(form: Form) -> Ranges | None:
+    """A form as a set of reals, where it is one: (1, 2] as an interval, {1, 2} as two points."""
+    if isinstance(form, Span):
+        return form.ranges
+    if not isinstance(form, Group):
+        return None
+    if form.brackets == "{}":
+        values = [item.value for item in form.items if isinstance(item, Number)]
+        return union([point(value) for value in values]) if len(values) == len(form.items) else None
+    if form.brackets not in _INTERVALS or len(form.items) != 2:
+        return None
+    low, high = form.items
+    if not isinstance(low, Number | Infinite) or not isinstance(high, Number | Infinite):
+        return None
+    if (isinstance(low, Infinite) and low.sign > 0) or (isinstance(high, Infinite) and high.sign < 0):
+        return None
+    return interval(
+        low.value if isinstance(low, Number) else None,
+        form.brackets[0] == "[",
+        high.value if isinstance(high, Number) else None,
+        form.brackets[1] == "]",
+    )
+
+
+_INTERVALS = frozenset({"()", "(]", "[)", "[]"})
+_MINUS = Token("op", "-")
+_SET = Token("op", "\\{")
