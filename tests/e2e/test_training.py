@@ -1,10 +1,9 @@
-"""Whole runs on the lab: they learn, resume to the last bit, stop when asked, and write what they promise."""
+"""Whole runs on the lab: they learn, write what they promise, and are the same however they are cut into passes."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,131 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from resumable import METHODS, lines
 from runs import LORA, quiet, run_small, small_config
 from sgsd.train import loop, run_training
-from sgsd.train.checkpoint import checkpoints, is_good
-from sgsd.train.records import Records
-from sgsd.types import UserError
 
 
-def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    return Records(folder).read(name)
-
-
-def final_state(folder: Path) -> tuple[dict[str, torch.Tensor], Any]:
-    newest = checkpoints(folder / "checkpoints")[-1]
-    return load_file(newest / "weights.safetensors"), torch.load(newest / "optimizer.pt", weights_only=True)
-
-
-def assert_same_bits(left: Path, right: Path) -> None:
-    assert (left / "metrics.jsonl").read_bytes() == (right / "metrics.jsonl").read_bytes()
-    (weights, optimizer), (weights2, optimizer2) = final_state(left), final_state(right)
-    assert weights.keys() == weights2.keys()
-    assert all(torch.equal(weights[name], weights2[name]) for name in weights)
-    for key, state in optimizer["state"].items():
-        assert all(torch.equal(value, optimizer2["state"][key][name]) for name, value in state.items())
-
-
-METHODS: dict[str, dict[str, Any]] = {
-    "sgsd-full-live": {},
-    "sgsd-lora-ema": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
-    "sgsd-lora-frozen": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "frozen"}},
-    "sgsd-full-ema": {"method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
-    "grpo-full": {"method": {"name": "grpo", "group": 4}},
-    "opsd-lora": {"lora": LORA, "method": {"name": "opsd"}, "data": {"solution": "solution"}},
-    "opsd-full": {"method": {"name": "opsd"}, "data": {"solution": "solution"}},
-}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run_small(tmp_path / "whole", **METHODS[name])
-    changed = [not torch.equal(a, b) for a, b in zip(final_state(whole)[0].values(), start_weights(name, tmp_path))]
-    assert any(changed)
-    stop_after(monkeypatch, 2)
-    run_small(tmp_path / "parts", **METHODS[name])
-    assert [record["step"] for record in lines(tmp_path / "parts", "metrics")] == [1, 2]
-    monkeypatch.undo()
-    run_small(tmp_path / "parts", resume=True, **METHODS[name])
-    assert_same_bits(whole, tmp_path / "parts")
-
-
-def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
-    from accelerate import Accelerator
-
-    from sgsd.train.checkpoint import stateful_tensors
-    from sgsd.train.setup import build_parts
-
-    parts = build_parts(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
-    return list(stateful_tensors(parts.bare_scorer).values())
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Send SIGTERM to ourselves while a step is being taken, as a scheduler would."""
-    plain = loop.sample
-
-    def sample(parts: Any, now: int) -> Any:
-        if now == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(parts, now)
-
-    monkeypatch.setattr(loop, "sample", sample)
-
-
-def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
-    whole = run_small(tmp_path / "whole", checkpoint={"every": 2, "keep": 9})
-    run_small(tmp_path / "killed", checkpoint={"every": 2, "keep": 9})
-    # As if the process had died between the checkpoint of step 2 and the one of step 3.
-    last = checkpoints(tmp_path / "killed" / "checkpoints")[-1]
-    (last / "weights.safetensors").write_bytes(b"half written")
-    assert not is_good(last)
-    (tmp_path / "killed" / "summary.json").unlink()
-    run_small(tmp_path / "killed", resume=True, checkpoint={"every": 2, "keep": 9})
-    assert_same_bits(whole, tmp_path / "killed")
-    assert len(lines(tmp_path / "killed", "rollouts")) == 3
-
-
-def test_resuming_a_finished_run_keeps_its_result(tmp_path: Path) -> None:
-    evaluation = {"data": {"path": "lab:held-out"}, "problems": 8, "samples": 1, "sampling": {"max_tokens": 96}}
-    folder = run_small(tmp_path / "run", steps=1, evaluation=evaluation)
-    before = json.loads((folder / "summary.json").read_text())
-    run_small(tmp_path / "run", steps=1, evaluation=evaluation, resume=True)
-    after = json.loads((folder / "summary.json").read_text())
-    assert after["after"] == before["after"] is not None
-    assert [record["step"] for record in lines(folder, "evaluations")] == [0, 1]
-
-
-def test_resume_notices_a_changed_bank(tmp_path: Path) -> None:
-    from sgsd.bank import save_bank
-    from sgsd.lab.bank import demo_bank
-
-    save_bank(demo_bank(0), tmp_path / "bank.json")
-    run_small(tmp_path / "run", steps=1, bank={"path": str(tmp_path / "bank.json")})
-    save_bank(demo_bank(1), tmp_path / "bank.json")
-    with pytest.raises(UserError, match="the bank has changed"):
-        run_small(tmp_path / "run", steps=1, bank={"path": str(tmp_path / "bank.json")}, resume=True)
-
-
-def test_a_mistake_met_in_mid_run_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = loop.verify
-
-    def breaks(parts: Any, rollouts: Any) -> Any:
-        if len(lines(tmp_path / "run", "metrics")) == 2:
-            raise UserError("the grader cannot read this")
-        return plain(parts, rollouts)
-
-    monkeypatch.setattr(loop, "verify", breaks)
-    with pytest.raises(UserError, match="cannot read"):
-        run_small(tmp_path / "run")
-    monkeypatch.undo()
-    assert_same_bits(run_small(tmp_path / "whole"), run_small(tmp_path / "run", resume=True))
-
-
-@pytest.mark.parametrize("name", ["sgsd-full-live", "grpo-full", "opsd-lora"])
+@pytest.mark.parametrize("name", ["sgsd-live-full", "grpo-full", "opsd-frozen-lora"])
 def test_idle_passes_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a process whose peers have more passes to make."""
     from sgsd.train.setup import Parts
@@ -153,19 +34,9 @@ def test_every_layer_checkpoints_and_drops_out_in_training(tmp_path: Path) -> No
 
     from sgsd.train.setup import build_parts
 
-    for name in ("grpo-full", "sgsd-lora-ema"):
+    for name in ("grpo-full", "sgsd-ema-lora"):
         parts = build_parts(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
         assert all(module.training for module in parts.bare_scorer.model.modules())
-
-
-def test_resume_refuses_a_changed_config_and_shows_the_difference(tmp_path: Path) -> None:
-    run_small(tmp_path / "run", steps=1)
-    with pytest.raises(UserError, match=r"optimizer\.lr: the run was started with 0\.0001, now it is 0\.001"):
-        run_small(tmp_path / "run", steps=1, resume=True, optimizer={"lr": 1e-3})
-    with pytest.raises(UserError, match="already holds a run"):
-        run_small(tmp_path / "run", steps=1)
-    with pytest.raises(UserError, match="no run to resume"):
-        run_small(tmp_path / "nothing", steps=1, resume=True)
 
 
 @pytest.mark.slow
@@ -283,4 +154,6 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Report:") == 1
     for a, b in zip(lines(one, "metrics"), lines(tmp_path / "two", "metrics"), strict=True):
+        # The sampler's gap is rounding and nothing else, so it is bounded, not compared.
+        assert max(record.pop(name) for record in (a, b) for name in ("sampler_gap", "sampler_gap_max")) < 1e-4
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)

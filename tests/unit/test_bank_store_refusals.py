@@ -32,7 +32,7 @@ def _foreign(path: Path) -> None:
 def _newer(path: Path) -> None:
     with sqlite3.connect(path) as other:
         other.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        other.execute("PRAGMA user_version = 2")
+        other.execute("PRAGMA user_version = 3")
         other.execute("CREATE TABLE events (id)")
     other.close()
 
@@ -44,7 +44,7 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("torn", lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000), "cannot be used as a bank store"),
     ("folder", lambda path: path.mkdir(), "cannot be read"),
     ("another program's", _foreign, "another program's SQLite file"),
-    ("newer", _newer, "has schema 2, this sgsd reads up to 1; upgrade sgsd"),
+    ("newer", _newer, "has schema 3, this sgsd reads up to 2; upgrade sgsd"),
 ]
 
 

@@ -19,9 +19,9 @@ from sgsd.train.checkpoint import (
     MANIFEST,
     Position,
     checkpoints,
-    is_good,
+    damage,
+    examine,
     load_checkpoint,
-    newest_good,
     save_checkpoint,
     stateful_tensors,
 )
@@ -60,6 +60,14 @@ def toy(seed: int = 0) -> tuple[Toy, torch.optim.Optimizer]:
 def save(root: Path, step: int, keep: int = 9, seed: int = 0) -> Path:
     module, optimizer = toy(seed)
     return save_checkpoint(root, Position(step, {"metrics": 7 * step}, {"data": "d"}), module, optimizer, keep=keep)
+
+
+def newest_good(root: Path) -> Path | None:
+    return examine(root)[0]
+
+
+def is_good(folder: Path) -> bool:
+    return damage(folder) is None
 
 
 def names(root: Path) -> list[str]:
@@ -215,6 +223,60 @@ def test_pruning_takes_the_oldest_only(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
 
 
+def test_pruning_never_takes_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not keep what is written: the older ones stay, and somebody is told."""
+    save(tmp_path, 1, keep=1)
+    plain = checkpoint.os.replace
+
+    def loses_a_bit(temporary: Path, final: Path) -> None:
+        plain(temporary, final)
+        flip(final / "optimizer.pt", 100)
+
+    monkeypatch.setattr(checkpoint.os, "replace", loses_a_bit)
+    with pytest.raises(UserError, match=r"optimizer.pt does not match its hash right after it was written"):
+        save(tmp_path, 2, keep=1)
+    assert newest_good(tmp_path) == tmp_path / "step-000001"
+    monkeypatch.undo()
+    save(tmp_path, 2, keep=1)  # resumed after step 1, the run comes by here again
+    assert names(tmp_path) == ["step-000002"]
+
+
+def test_one_with_rollouts_stands_beside_the_one_without(tmp_path: Path) -> None:
+    module, optimizer = toy()
+    first = save(tmp_path, 1)
+    before = {file: file.read_bytes() for file in first.iterdir()}
+    rollouts = {"pending-00000.json": '{"rollouts": []}'}
+    position = Position(1, {}, {}, pending=True)
+    pending = save_checkpoint(tmp_path, position, module, optimizer, keep=9, beside=rollouts)
+    assert names(tmp_path) == ["step-000001", "step-000001-pending"]
+    assert newest_good(tmp_path) == pending
+    assert before == {file: file.read_bytes() for file in first.iterdir()}
+    flip(pending / "pending-00000.json", 3)
+    assert examine(tmp_path) == (
+        first,
+        {"step-000001-pending": "pending-00000.json does not match its hash"},
+    )
+    save(tmp_path, 2, keep=2)
+    assert names(tmp_path) == ["step-000001-pending", "step-000002"]
+
+
+def test_what_is_wrong_is_said_of_each_that_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step)
+    (tmp_path / "step-000002" / "optimizer.pt").unlink()
+    flip(tmp_path / "step-000003" / "weights.safetensors", -1)
+    (tmp_path / "step-000004" / MANIFEST).unlink()
+    (tmp_path / "step-000005" / MANIFEST).write_text("{}")
+    good, passed = examine(tmp_path)
+    assert good == tmp_path / "step-000001"
+    assert list(passed.items()) == [
+        ("step-000005", "manifest.json does not name weights.safetensors"),
+        ("step-000004", "manifest.json is missing"),
+        ("step-000003", "weights.safetensors does not match its hash"),
+        ("step-000002", "optimizer.pt is missing"),
+    ]
+
+
 def test_pruning_never_takes_the_checkpoint_just_saved(tmp_path: Path) -> None:
     for step in (6, 9):
         save(tmp_path, step)
@@ -233,7 +295,7 @@ from torch import nn
 package = types.ModuleType("sgsd.train")  # its own __init__ loads transformers, which takes seconds
 package.__path__ = [sys.argv[2]]
 sys.modules["sgsd.train"] = package
-from sgsd.train.checkpoint import Position, checkpoints, is_good, load_checkpoint, newest_good, save_checkpoint
+from sgsd.train.checkpoint import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 root, delays, torn, reached = Path(sys.argv[1]), random.Random(0), 0, 0
@@ -256,11 +318,11 @@ for trial in range(12):
     said = first + os.read(reader, 1 << 16)
     os.close(reader)
     promised = int.from_bytes(said[-4:], "big")
-    newest = newest_good(root)
+    newest, _ = examine(root)
     position = load_checkpoint(newest, model, optimizer)
     assert promised <= position.step <= promised + 1, (promised, position)
     assert (model.weight == position.step).all(), "weights of another step"
-    bad = [folder.name for folder in checkpoints(root) if not is_good(folder)]
+    bad = [folder.name for folder in checkpoints(root) if damage(folder)]
     assert all(name < newest.name for name in bad), "a new checkpoint was there before it was whole"
     torn += bool(bad) + any(root.glob(".*"))
     reached = position.step

@@ -11,24 +11,30 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from runs import small_config
 from sgsd.bank import render_pair
 from sgsd.contexts import (
-    AnswerProvider,
+    AnswerBlocks,
+    Block,
+    BlockMaker,
+    BlockProvider,
+    JoinedBlocks,
     NoContextProvider,
     PromptMaker,
     PromptSet,
-    SkillPairProvider,
+    SkillPairBlocks,
     encode_chat,
     load_prompts,
 )
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.method import build
-from sgsd.method.spec import Answer, NoContext, SkillPairs
+from sgsd.lab.bank import demo_bank
+from sgsd.method.spec import Shown
 from sgsd.method.zoo import ZOO
+from sgsd.train.setup import make_provider
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
-SETS = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir())
-FILE_OF = {SkillPairs: "skill_pair", Answer: "answer"}
+SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
+SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")
 TRICKY = "Compute {{ 7*7 }} {% raise %} {# gone #} ${x}$ {% raw %}"
 
 PROBLEM = Problem("p1", "Addition: 38+35", gold="98765", solution="8+5=13, hence the sum. \\boxed{98765}")
@@ -54,24 +60,23 @@ def test_there_are_bundled_sets() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("method", ZOO)
-def test_every_bundled_set_serves_every_method_of_the_zoo(name: str, method: str, lab_tokenizer: Any) -> None:
-    context = build(method).context
-    made = maker(lab_tokenizer, name)
-    if isinstance(context, NoContext):
-        provider: Any = NoContextProvider()
-    elif isinstance(context, SkillPairs):
-        provider = SkillPairProvider(made, lambda texts: [[SkillPair(SKILL, MISTAKE, 1, 1)]], render_pair, False)
-    else:
-        provider = AnswerProvider(made, False)
-    (pool,) = provider.views([PROBLEM])
-    assert len(pool) == min(1, context.teachers)
-    assert [view.source for view in pool] == [FILE_OF[type(context)] for _ in pool]
+@pytest.mark.parametrize(
+    "options", [*({"name": n} for n in ZOO), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
+)
+def test_every_bundled_set_serves_every_method_of_the_zoo(
+    name: str, options: dict[str, Any], lab_tokenizer: Any, tmp_path: Path
+) -> None:
+    config = small_config(tmp_path, method={"k": 2, **options} if options["name"] == "sgsd" else options)
+    method, made = config.build_method(), maker(lab_tokenizer, name)
+    (pool,) = make_provider(config, method, made, demo_bank()).views([PROBLEM])
+    assert len(pool) == method.context.teachers
+    assert sum(view.weight for view in pool) == pytest.approx(min(1, len(pool)))
     assert "Addition: 38+35" in lab_tokenizer.decode(made.student(PROBLEM, thinking=False))
     for view in pool:
         shown = lab_tokenizer.decode(view.prompt_ids)
         assert "Addition: 38+35" in shown
-        assert ("98765" if isinstance(context, Answer) else "Carry the one") in shown
+        assert ("98765" in shown) == (method.context.shown is not None)
+        assert len(view.item_ids) == (2 if options["name"] == "sgsd" else 0)
 
 
 def test_the_mathematical_set_shows_all_that_a_pair_says_and_asks_for_a_box() -> None:
@@ -93,7 +98,7 @@ def test_a_folder_of_one_s_own(tmp_path: Path) -> None:
     assert own.student("1+1") == [system, {"role": "user", "content": "S 1+1"}]
     assert own.teacher("1+1", "") == own.student("1+1")  # although the teacher's wording is another
     assert own.teacher("1+1", "hint") == [system, {"role": "user", "content": "T hint 1+1"}]
-    assert own.render("answer", answer="2", solution=None) == "= 2"
+    assert own.render("answer", answer="2") == "= 2"
     assert own.text("note") == "größer als"
     assert load_prompts("lab").student("1+1") == [{"role": "user", "content": "1+1"}]  # no system.txt, no such message
 
@@ -116,11 +121,31 @@ def test_files_that_must_be_there(missing: tuple[str, ...], tmp_path: Path) -> N
 
 
 def test_a_context_without_its_file_is_refused_by_name(tmp_path: Path, lab_tokenizer: Any) -> None:
-    made = maker(lab_tokenizer, load_prompts(own_folder(tmp_path)))
-    pairs = SkillPairProvider(made, lambda texts: [[SkillPair(SKILL, None, 1.0, 1.0)]], render_pair, False)
-    for provider, file in ((pairs, "skill_pair.txt"), (AnswerProvider(made, False), "answer.txt")):
+    bare = load_prompts(own_folder(tmp_path))
+    one_block = lambda problems: [(Block("b", "text"),) for _ in problems]  # noqa: E731
+    for blocks, file in (
+        (SkillPairBlocks(bare, lambda texts: [[SkillPair(SKILL, None, 1.0, 1.0)]], render_pair), "skill_pair.txt"),
+        (AnswerBlocks(bare, "answer"), "answer.txt"),
+        (AnswerBlocks(bare, "solution"), "solution.txt"),
+        (JoinedBlocks(bare, (one_block, one_block)), "join.txt"),
+    ):
         with pytest.raises(UserError, match=f"{tmp_path}: there is no {file}"):
-            provider.views([PROBLEM])
+            BlockProvider(maker(lab_tokenizer, bare), blocks, False).views([PROBLEM])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "hidden"),
+    [
+        ("student", "Solve it.", "problem"),
+        ("teacher", "{{ problem }} {# context #}", "context"),
+        ("teacher", "{{ context }}", "problem"),
+        ("answer", "The answer is secret.", "answer"),
+        ("join", "{% set blocks = 1 %}", "blocks"),
+    ],
+)
+def test_a_template_that_hides_what_it_is_for_is_refused(file: str, text: str, hidden: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{tmp_path}/{file}\.txt: does not show \{{\{{ {hidden} \}}\}}"):
+        load_prompts(own_folder(tmp_path, **{file: text}))
 
 
 def test_no_such_set_names_the_bundled_ones(tmp_path: Path) -> None:
@@ -180,7 +205,7 @@ def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_what_problems_and_contexts_say_is_never_evaluated(lab_tokenizer: Any) -> None:
     for name in SETS:
         prompts = load_prompts(name)
-        context = prompts.render("answer", answer=TRICKY, solution=None)
+        context = prompts.render("join", blocks=[prompts.render("answer", answer=TRICKY)])
         assert TRICKY in context
         assert TRICKY in prompts.student(TRICKY)[-1]["content"]
         assert prompts.teacher(TRICKY, context)[-1]["content"].count(TRICKY) == 2
@@ -261,6 +286,16 @@ def pools() -> list[list[SkillPair]]:
     ]
 
 
+def shown_by(blocks: BlockMaker, tokenizer: Any, problem: Problem = PROBLEM, **options: Any) -> list[str]:
+    """The texts of the first pool's prompts."""
+    provider = BlockProvider(maker(tokenizer, "math"), blocks, **{"thinking": False, **options})
+    return [tokenizer.decode(view.prompt_ids) for view in provider.views([problem])[0]]
+
+
+def pair_blocks(prompts: PromptSet) -> SkillPairBlocks:
+    return SkillPairBlocks(prompts, lambda texts: pools()[: len(texts)], render_pair)
+
+
 def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_tokenizer: Any) -> None:
     asked: list[str] = []
 
@@ -269,7 +304,8 @@ def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_token
         return pools()
 
     made, second = maker(lab_tokenizer), Problem("p2", "Square: 8^2+32", gold="96")
-    found = SkillPairProvider(made, retrieve, render_pair, True).views([PROBLEM, second])
+    blocks = SkillPairBlocks(made.prompts, retrieve, render_pair)
+    found = BlockProvider(made, blocks, thinking=True).views([PROBLEM, second])
     assert asked == [PROBLEM.text, second.text]
     assert [[(view.weight, view.item_ids) for view in pool] for pool in found] == [
         [(0.7, ("s1", "m1")), (0.3, ("s2",))],
@@ -278,6 +314,7 @@ def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_token
     for problem, pairs, pool in zip((PROBLEM, second), pools(), found):
         for pair, view in zip(pairs, pool):
             context = render_pair(pair, made.prompts.text("skill_pair"))
+            assert view.source == "skill_pair"
             assert view.prompt_ids == made.teacher(problem, context, thinking=True)
             assert view.prompt_ids != made.teacher(problem, context, thinking=False)
 
@@ -285,8 +322,8 @@ def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_token
 @pytest.mark.parametrize("name", SETS)
 def test_a_skill_teacher_never_sees_the_answer(name: str, lab_tokenizer: Any) -> None:
     def shown(text: str) -> str:
-        problem = Problem("p", text, gold=PROBLEM.gold, solution=PROBLEM.solution)
-        provider = SkillPairProvider(maker(lab_tokenizer, name), lambda texts: pools()[:1], render_pair, False)
+        problem, made = Problem("p", text, gold=PROBLEM.gold, solution=PROBLEM.solution), maker(lab_tokenizer, name)
+        provider = BlockProvider(made, pair_blocks(made.prompts), thinking=False)
         return "".join(lab_tokenizer.decode(view.prompt_ids) for view in provider.views([problem])[0])
 
     assert "98765" not in shown("Addition: 38+35")
@@ -295,33 +332,64 @@ def test_a_skill_teacher_never_sees_the_answer(name: str, lab_tokenizer: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("solution", "show_solution", "seen", "unseen"),
+    ("solution", "show", "source"),
     [
-        (PROBLEM.solution, True, "8+5=13, hence the sum.", "The correct final answer"),
-        (PROBLEM.solution, False, "The correct final answer of the problem below is 98765.", "8+5=13"),
-        (None, True, "The correct final answer of the problem below is 98765.", "None"),
+        (PROBLEM.solution, "solution_or_answer", "solution"),
+        (PROBLEM.solution, "solution", "solution"),
+        (PROBLEM.solution, "answer", "answer"),
+        (None, "solution_or_answer", "answer"),
+        (None, "answer", "answer"),
     ],
-    ids=["solution", "answer by choice", "answer for want of a solution"],
 )
 def test_the_answer_teacher_is_shown_a_solution_or_the_bare_answer(
-    solution: str | None, show_solution: bool, seen: str, unseen: str, lab_tokenizer: Any
+    solution: str | None, show: Shown, source: str, lab_tokenizer: Any
 ) -> None:
     problem = Problem("p", "Addition: 38+35", gold="98765", solution=solution)
     made = maker(lab_tokenizer, "math")
-    ((view,),) = AnswerProvider(made, False, show_solution=show_solution).views([problem])
+    ((view,),) = BlockProvider(made, AnswerBlocks(made.prompts, show), thinking=False).views([problem])
     text = lab_tokenizer.decode(view.prompt_ids)
-    assert seen in text
-    assert unseen not in text
-    assert (view.source, view.weight, view.item_ids) == ("answer", 1.0, ())
+    assert ("8+5=13, hence the sum." in text) == (source == "solution")
+    assert ("The correct final answer of the problem below is 98765." in text) == (source == "answer")
+    assert "None" not in text
+    assert (view.source, view.weight, view.item_ids) == (source, 1.0, ())
     assert text.endswith("</think>\n\n")
-    ((thinking,),) = AnswerProvider(made, True, show_solution=show_solution).views([problem])
-    assert lab_tokenizer.decode(thinking.prompt_ids).endswith("<|im_start|>assistant\n")
+    (thinking,) = shown_by(AnswerBlocks(made.prompts, show), lab_tokenizer, problem, thinking=True)
+    assert thinking.endswith("<|im_start|>assistant\n")
 
 
-def test_an_answer_teacher_without_an_answer_is_refused(lab_tokenizer: Any) -> None:
-    bare = Problem("p7", "Addition: 38+35", solution="some words")
-    with pytest.raises(UserError, match="problem p7: it has no answer to show"):
-        AnswerProvider(maker(lab_tokenizer, "math"), False).views([PROBLEM, bare])
+def test_what_is_to_be_shown_and_is_not_there_is_refused_by_name(lab_tokenizer: Any) -> None:
+    math = load_prompts("math")
+    for bare, missing in (
+        (Problem("p7", "1+1", solution="some words"), "answer"),
+        (Problem("p7", "1+1", gold="2"), "solution"),
+    ):
+        for unfit in ("error", "skip"):  # it is a hole in the data, not a prompt that does not fit
+            with pytest.raises(UserError, match=f"problem p7: it has no {missing} to show"):
+                shown_by(AnswerBlocks(math, "solution"), lab_tokenizer, bare, unfit=unfit)
+
+
+def test_each_pair_together_with_the_answer(lab_tokenizer: Any) -> None:
+    made = maker(lab_tokenizer, "lab")
+    blocks = JoinedBlocks(made.prompts, (pair_blocks(made.prompts), AnswerBlocks(made.prompts, "answer")))
+    first, second = BlockProvider(made, blocks, thinking=True).views([PROBLEM])[0]
+    assert lab_tokenizer.decode(first.prompt_ids) == (
+        "<|im_start|>user\nSkill: Carry the one.\nMistake: Forgetting the ten. Write the ten down\nAnswer: 98765\n"
+        "Addition: 38+35<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (first.source, first.weight, first.item_ids) == ("skill_pair+answer", 0.7, ("s1", "m1"))
+    assert (second.source, second.weight, second.item_ids) == ("skill_pair+answer", 0.3, ("s2",))
+
+
+def test_blocks_of_any_kind_join_as_a_product() -> None:
+    prompts = PromptSet("mine", {"join": "{{ blocks | join('|') }}"})
+
+    def twos(problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
+        return [(Block("a", "x", 0.25, ("i",)), Block("a", "y", 0.75, ("j",))) for _ in problems]
+
+    (pool,) = JoinedBlocks(prompts, (twos, JoinedBlocks(prompts, (twos, twos))))([PROBLEM])
+    assert [block.text for block in pool] == [f"{a}|{b}|{c}" for a in "xy" for b in "xy" for c in "xy"]
+    assert sum(block.weight for block in pool) == 1
+    assert (pool[1].weight, pool[1].item_ids, pool[1].source) == (0.25 * 0.25 * 0.75, ("i", "i", "j"), "a+a+a")
 
 
 def test_without_a_context_every_problem_has_an_empty_pool() -> None:

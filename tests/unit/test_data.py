@@ -66,7 +66,7 @@ def test_every_format_gives_the_same_problems(suffix: str, tmp_path: Path) -> No
 def test_a_solution_is_read_only_where_a_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "jsonl", ROWS)
     assert [problem.solution for problem in load_problems(DataConfig(path=path))] == [None] * 3
-    with pytest.raises(UserError, match="there is no column 'proof'; it has problem, answer, solution"):
+    with pytest.raises(UserError, match="row 1 has no column 'proof'; it has problem, answer, solution"):
         load_problems(DataConfig(path=path, solution="proof"))
     gap = write(tmp_path, "jsonl", [ROWS[0], {**ROWS[1], "solution": ""}])
     with pytest.raises(UserError, match="row 2 has no solution"):

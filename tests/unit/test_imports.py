@@ -20,10 +20,11 @@ BELOW: dict[str, set[str]] = {
     "scorer": {"types", "method"},
     "evaluate": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer"},
     "lab": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate"},
-    "train": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab"},
+    "growth": {"types", "bank", "verify", "contexts", "rollout"},
+    "train": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth"},
     "report": {"types"},
-    "cli": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "train", "report"},
 }
+BELOW["cli"] = {*BELOW} - {"cli"}
 
 
 def room(path: Path) -> str:

@@ -104,6 +104,27 @@ def test_a_misspelt_method_or_option_names_the_nearest() -> None:
         build("no_such_module:thing")
 
 
+def test_what_a_context_shows_of_the_reference() -> None:
+    assert build("sgsd").context == S.SkillPairs(8)
+    assert build("sgsd", k=4, also="answer").context == S.SkillPairs(4, also="answer")
+    assert build("sgsd", k=4, also="answer").context.teachers == 4
+    shown = {name: build(name).context.shown for name in ZOO}
+    assert (shown["sgsd"], shown["grpo"], shown["opsd"]) == (None, None, "solution_or_answer")
+
+
+def test_a_solution_that_is_to_be_shown_needs_its_column() -> None:
+    from sgsd.train import make_config
+
+    data = {"path": "problems.jsonl"}
+    for method in ({"name": "opsd", "show": "solution"}, {"name": "sgsd", "also": "solution"}):
+        raw = {"method": method, "bank": {"path": "lab"}, "data": data}
+        with pytest.raises(UserError, match=r"data\.solution: .* shows the reference solution; name its column"):
+            make_config(raw)
+        make_config({**raw, "data": {**data, "solution": "worked"}})
+    with pytest.raises(UserError, match=r"method\.also: input should be 'answer', 'solution' or 'solution_or_answer'"):
+        make_config({"method": {"name": "sgsd", "also": "hint"}, "bank": {"path": "lab"}})
+
+
 def test_a_method_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\nfrom sgsd.method.zoo import sgsd\nfrom sgsd.method.spec import Uniform\n"

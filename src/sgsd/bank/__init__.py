@@ -4,11 +4,33 @@
 `render_pair` turns a pair into prompt text, and nothing else does.
 """
 
+from sgsd.bank.accounts import Account, Sighting, Tally
+from sgsd.bank.beta import Posterior
+from sgsd.bank.choose import Retrieval, check_retrieval, make_retriever
+from sgsd.bank.embed import Embedder, EmbeddingRetriever
+from sgsd.bank.encoder import EmbeddingSettings, Encoder, SentenceEncoder
+from sgsd.bank.evolve import (
+    Proposal,
+    bank_of_proposals,
+    content_id,
+    grown,
+    is_dynamic,
+    joined,
+    named_by_content,
+    without,
+    words_of,
+)
 from sgsd.bank.files import dump_bank, load_bank, parse_bank, save_bank
-from sgsd.bank.history import Change, Content, Event, Kind
+from sgsd.bank.fork import fork_store
+from sgsd.bank.fuse import DiverseRetriever, HybridRetriever
+from sgsd.bank.history import Change, Content, Event, Kind, Origin
+from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
+from sgsd.bank.lexical import Bm25Retriever
+from sgsd.bank.lineage import Difference, Life, at_event, difference, life_of, rolled_back
+from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, objection
 from sgsd.bank.render import render_pair
 from sgsd.bank.retrieve import (
-    Bm25Retriever,
+    ComparingRetriever,
     Hit,
     RandomRetriever,
     Ranker,
@@ -21,32 +43,80 @@ from sgsd.bank.schema import Bank, bank_record, content_hash, item_record
 from sgsd.bank.sqlite import is_store
 from sgsd.bank.store import BankStore, Version, open_bank
 from sgsd.bank.text import terminal_safe
+from sgsd.bank.trusting import LedgerNow, TrustingRetriever, weighed
 
 __all__ = [
+    "Account",
     "Bank",
     "BankStore",
     "Bm25Retriever",
     "Change",
+    "ComparingRetriever",
     "Content",
+    "Difference",
+    "DiverseRetriever",
+    "Embedder",
+    "EmbeddingRetriever",
+    "EmbeddingSettings",
+    "Encoder",
     "Event",
+    "Finding",
+    "Flaw",
     "Hit",
+    "HybridRetriever",
     "Kind",
+    "Ledger",
+    "LedgerNow",
+    "Life",
+    "Origin",
+    "Posterior",
+    "Proposal",
     "RandomRetriever",
     "Ranker",
+    "Retrieval",
     "Retriever",
+    "Row",
+    "SentenceEncoder",
+    "Severity",
+    "Sighting",
+    "Tally",
+    "TrustingRetriever",
     "Version",
+    "at_event",
+    "bank_of_proposals",
     "bank_record",
+    "check_retrieval",
     "content_hash",
+    "content_id",
+    "difference",
     "dump_bank",
+    "fork_store",
+    "grown",
+    "is_dynamic",
     "is_store",
     "item_record",
     "item_text",
+    "joined",
+    "life_of",
+    "lint_bank",
+    "lint_item",
     "load_bank",
+    "make_retriever",
+    "named_by_content",
+    "objection",
     "open_bank",
+    "pair_weights",
     "pairs_for",
     "parse_bank",
+    "quarantined",
     "render_pair",
+    "reranked",
     "retrieve_pairs",
+    "rolled_back",
     "save_bank",
     "terminal_safe",
+    "weighed",
+    "without",
+    "words_of",
+    "worth",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ class Kind(StrEnum):
     """What an event does to its item; `described` replaces the bank's metadata and has no item."""
 
     CREATED = "created"
+    MERGED = "merged"  # created to stand for other items, or, as it is, standing for others from now on
     EDITED = "edited"
     RETIRED = "retired"
     RESTORED = "restored"
@@ -49,6 +50,14 @@ class Event:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an event's item comes from: memories, and items it stands for; both by id, sorted."""
+
+    memories: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+
+
 @dataclass
 class State:
     """What a run of events adds up to: item id → content hash, in the bank's order, and the ids that are retired."""
@@ -78,6 +87,7 @@ class State:
         known = item_id in self.skills or item_id in self.mistakes
         possible = {
             Kind.CREATED: not known and item_id not in self.retired,
+            Kind.MERGED: item_id in section or (not known and item_id not in self.retired),
             Kind.RESTORED: item_id in self.retired,
             Kind.EDITED: item_id in section,
             Kind.RETIRED: item_id in section,
@@ -109,8 +119,10 @@ def state_of(bank: Bank) -> State:
     )
 
 
-def changes_between(before: State, after: State) -> list[Change]:
+def changes_between(before: State, after: State, merged: Collection[str] = ()) -> list[Change]:
     """The events that make a bank in state `before` equal to `after`, order included; none if it is equal already.
+
+    Ids in `merged` stand for other items: new ones are merged instead of created, and unchanged ones say so too.
 
     Items only ever move to the end, so one that stands behind an item placed after it is retired and restored.
     Retirements come first: an id that turns from a skill into a mistake must be free before it is taken.
@@ -128,10 +140,13 @@ def changes_between(before: State, after: State) -> list[Change]:
         kept = _kept(old, new)
         for item_id, digest in new.items():
             if item_id not in kept:
-                kind = Kind.RESTORED if item_id in gone else Kind.CREATED
+                new_kind = Kind.MERGED if item_id in merged else Kind.CREATED
+                kind = Kind.RESTORED if item_id in gone else new_kind
                 rest.append(Change(kind, content, item_id, digest))
             elif old[item_id] != digest:
                 rest.append(Change(Kind.EDITED, content, item_id, digest))
+            elif item_id in merged:
+                rest.append(Change(Kind.MERGED, content, item_id, digest))
     if before.metadata != after.metadata:
         rest.append(Change(Kind.DESCRIBED, Content.METADATA, "", after.metadata))
     return retirements + rest

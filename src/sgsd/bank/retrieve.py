@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Generic, Protocol, TypeVar
 
-import bm25s
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 
 from sgsd.bank.schema import Bank, canonical_json
 from sgsd.types import BankItem, Mistake, Skill, SkillPair, UserError
 
 ItemT = TypeVar("ItemT", bound=BankItem)
 ItemT_co = TypeVar("ItemT_co", bound=BankItem, covariant=True)
-
-# Words, numbers and operators. A minus sign is one where it does not join two letters: "x - 1", not "non-empty".
-_TOKEN = re.compile(
-    r"[^\W\d_]+|\d+|[+*/^=<>%|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff]|(?<![^\W\d_])[-\u2212]|[-\u2212](?![^\W\d_])"
-)
-_STOPWORDS = frozenset(STOPWORDS_EN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +30,7 @@ class Ranker(Protocol[ItemT_co]):
     """Ranks the items of one kind."""
 
     def rank(self, queries: Sequence[str], k: int) -> Sequence[Sequence[Hit[ItemT_co]]]:
-        """The min(k, number of items) best items for each query, best first; scores in [0, 1].
+        """The min(k, number of items) best items for each query, best first; scores in [-1, 1], as cosines are.
 
         A query's ranking depends on that query and the bank alone, never on the rest of the batch.
         """
@@ -56,41 +46,19 @@ class Retriever(Protocol):
     def mistakes(self) -> Ranker[Mistake]: ...
 
 
+class ComparingRetriever(Retriever, Protocol):
+    """A retriever that can also say how alike two items are."""
+
+    def vectors(self, items: Sequence[BankItem]) -> np.ndarray:
+        """Rows [N, D] of length 1 (0 for an item without a word): the product of two rows is their likeness."""
+        ...
+
+
 def item_text(item: BankItem) -> str:
     """The text by which an item is found: all that it says, one field a line."""
     if isinstance(item, Skill):
         return f"{item.title}\n{item.principle}\n{item.when_to_apply}"
     return f"{item.description}\n{item.why_it_happens}\n{item.how_to_avoid}"
-
-
-def tokenize(text: str) -> list[str]:
-    """Lower-cased words, numbers and mathematical operators; compatibility forms folded (x₂ is x 2), stop words out."""
-    tokens = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
-    return [token for token in tokens if token not in _STOPWORDS]
-
-
-class Bm25Retriever:
-    """Lexical retrieval (BM25, Lucene's variant, k1 = 1.5, b = 0.75); no model, no download, ties by item order.
-
-    score(q, i) = bm25(q, i) / max_j bm25(q, j), j over all skills and mistakes of the bank; 0 where nothing matches.
-
-    Why the division: a pair's weight is the softmax, at temperature 1, of its mean score, a rule made for cosines.
-    BM25 has no upper bound and grows with the length of the query, so raw scores (10 to 40 for a competition problem)
-    would give nearly all the weight to the first pair. On a scale of [0, 1] no pair of a pool weighs more than e times
-    another, as with cosines. One index over both kinds makes a skill's score and a mistake's comparable.
-
-    A term counts once in a query however often the problem repeats it. Raises `UserError` for an empty bank.
-    """
-
-    skills: Ranker[Skill]
-    mistakes: Ranker[Mistake]
-
-    def __init__(self, bank: Bank) -> None:
-        _require_items(bank)
-        scores = _bm25_scores([item_text(item) for item in bank.items])
-        split = len(bank.skills)
-        self.skills = _ByScore(bank.skills, lambda query: scores(query)[:split])
-        self.mistakes = _ByScore(bank.mistakes, lambda query: scores(query)[split:])
 
 
 class RandomRetriever:
@@ -104,7 +72,7 @@ class RandomRetriever:
     mistakes: Ranker[Mistake]
 
     def __init__(self, bank: Bank, seed: int) -> None:
-        _require_items(bank)
+        require_items(bank)
         self.skills = _Shuffled(bank.skills, seed)
         self.mistakes = _Shuffled(bank.mistakes, seed)
 
@@ -122,8 +90,11 @@ def pairs_for(
         raise UserError(f"k is {k}; retrieve at least one pair")
     if not temperature > 0.0:
         raise UserError(f"the retrieval temperature is {temperature}; give a positive number")
-    skills, mistakes = retriever.skills.rank(queries, k), retriever.mistakes.rank(queries, k)
-    return [_pool(*hits, temperature) for hits in zip(skills, mistakes, strict=True)]
+    unique = list(dict.fromkeys(queries))  # rollouts of one problem ask the same
+    skills, mistakes = retriever.skills.rank(unique, k), retriever.mistakes.rank(unique, k)
+    pools = (_pool(*hits, temperature) for hits in zip(skills, mistakes, strict=True))
+    pool_of = dict(zip(unique, pools, strict=True))
+    return [pool_of[query] for query in queries]
 
 
 def retrieve_pairs(retriever: Retriever, query: str, k: int, temperature: float = 1.0) -> tuple[SkillPair, ...]:
@@ -151,19 +122,6 @@ def _pool(skills: Sequence[Hit[Skill]], mistakes: Sequence[Hit[Mistake]], temper
 
 
 @dataclass(frozen=True, slots=True)
-class _ByScore(Generic[ItemT]):
-    items: tuple[ItemT, ...]
-    scores: Callable[[str], np.ndarray]  # query → one score an item, in the items' order
-
-    def rank(self, queries: Sequence[str], k: int) -> list[list[Hit[ItemT]]]:
-        return [self._best(self.scores(query), k) for query in queries]
-
-    def _best(self, scores: np.ndarray, k: int) -> list[Hit[ItemT]]:
-        order = np.argsort(-scores, kind="stable")[:k]
-        return [Hit(self.items[i], float(scores[i])) for i in order]
-
-
-@dataclass(frozen=True, slots=True)
 class _Shuffled(Generic[ItemT]):
     items: tuple[ItemT, ...]
     seed: int
@@ -182,24 +140,16 @@ class _Shuffled(Generic[ItemT]):
         return sorted(self.items, key=key)
 
 
-def _bm25_scores(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
-    """A function from a query to the score of each text, the best of them 1 (all 0 where no term occurs)."""
-    vocabulary: dict[str, int] = {}
-    ids = [[vocabulary.setdefault(token, len(vocabulary)) for token in tokenize(text)] for text in texts]
-    if not vocabulary:
-        return lambda query: np.zeros(len(texts))
-    model = bm25s.BM25(method="lucene", k1=1.5, b=0.75, dtype="float64", backend="numpy")
-    model.index((ids, vocabulary), show_progress=False)
-
-    def scores(query: str) -> np.ndarray:
-        terms = [token for token in dict.fromkeys(tokenize(query)) if token in vocabulary]
-        raw = model.get_scores(terms) if terms else np.zeros(len(texts))
-        top = raw.max()
-        return raw / top if top > 0.0 else raw
-
-    return scores
+def best(scores: np.ndarray, k: int) -> np.ndarray:
+    """The places of the k highest scores, highest first, ties in their order; the whole is never sorted."""
+    k = min(k, len(scores))
+    if k < 1:
+        return np.empty(0, dtype=np.intp)
+    enough = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+    return enough[np.argsort(-scores[enough], kind="stable")[:k]]
 
 
-def _require_items(bank: Bank) -> None:
+def require_items(bank: Bank) -> None:
+    """Raises UserError for an empty bank."""
     if not len(bank):
         raise UserError("the bank is empty: nothing can be retrieved; give a bank that holds some items")

@@ -10,7 +10,7 @@ systems lack. One process should own the file and send snapshots to the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,36 +18,63 @@ from types import TracebackType
 from typing import Any, Self
 
 from sgsd.bank.files import load_bank, save_bank
-from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, State, changes_between, state_of
+from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, Origin, State, changes_between, state_of
 from sgsd.bank.schema import Bank, bank_of, canonical_json, hash_of, item_record
 from sgsd.bank.sqlite import connect, is_store, reported, transaction
 from sgsd.bank.text import check_line, quoted
 from sgsd.types import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = int.from_bytes(b"sgsd", "big")  # in the file's header, so that another program's file is recognised
 MAX_NOTE_CHARS = 500
 
-_TABLES = (
-    """CREATE TABLE contents (
+_CONTENTS = """CREATE TABLE contents (
         hash TEXT PRIMARY KEY NOT NULL,
         kind TEXT NOT NULL CHECK (kind IN ('skill', 'mistake', 'metadata')),
         json TEXT NOT NULL
-    ) WITHOUT ROWID""",
-    """CREATE TABLE events (
+    ) WITHOUT ROWID"""
+_EVENTS = """CREATE TABLE events (
         seq INTEGER PRIMARY KEY NOT NULL,
         batch INTEGER NOT NULL,
-        kind TEXT NOT NULL CHECK (kind IN ('created', 'edited', 'retired', 'restored', 'described')),
+        kind TEXT NOT NULL CHECK (kind IN ('created', 'merged', 'edited', 'retired', 'restored', 'described')),
         item_id TEXT NOT NULL,
         content_hash TEXT NOT NULL REFERENCES contents (hash),
         note TEXT NOT NULL
-    )""",
-    *(
+    )"""
+_ORIGINS = """CREATE TABLE origins (
+        seq INTEGER NOT NULL REFERENCES events (seq),
+        source TEXT NOT NULL CHECK (source IN ('memory', 'item')),
+        ref TEXT NOT NULL,
+        PRIMARY KEY (seq, source, ref)
+    ) WITHOUT ROWID"""
+_MEMORIES = """CREATE TABLE memories (
+        id TEXT PRIMARY KEY NOT NULL,
+        json TEXT NOT NULL
+    ) WITHOUT ROWID"""
+
+
+def _guards(*tables: str) -> tuple[str, ...]:
+    return tuple(
         f"""CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}
         BEGIN SELECT RAISE(ABORT, 'the history of a bank is never rewritten'); END"""
-        for table in ("contents", "events")
+        for table in tables
         for verb in ("UPDATE", "DELETE")
-    ),
+    )
+
+
+TABLES = ("contents", "events", "origins", "memories")
+_SCHEMA = (_CONTENTS, _EVENTS, _ORIGINS, _MEMORIES, *_guards(*TABLES))
+# Schema 1 knew neither origins nor merged items; its events move into a table that does.
+_FROM_1_TO_2 = (
+    "DROP TRIGGER events_no_update",
+    "DROP TRIGGER events_no_delete",
+    "ALTER TABLE events RENAME TO events_1",
+    _EVENTS,
+    "INSERT INTO events SELECT * FROM events_1",
+    "DROP TABLE events_1",
+    _ORIGINS,
+    _MEMORIES,
+    *_guards("events", "origins", "memories"),
 )
 
 
@@ -110,11 +137,12 @@ class BankStore:
             raise self._damaged("its event numbers have gaps")
         return [self._event(*row) for row in rows]
 
-    def import_bank(self, bank: Bank, note: str = "") -> list[Event]:
+    def import_bank(self, bank: Bank, note: str = "", origins: Mapping[str, Origin] | None = None) -> list[Event]:
         """Make the store's bank equal to `bank` and return the events that took: none if it was equal already.
 
-        Items that `bank` lacks are retired, not lost: every earlier event can still be read. It is all one
-        transaction: a process killed in the middle leaves the bank as it was.
+        Items that `bank` lacks are retired, not lost: every earlier event can still be read. `origins` says, by item
+        id, what items come from; an item that was there already, and now stands for others too, gets an event that
+        says so. It is all one transaction: a process killed in the middle leaves the bank as it was.
         """
         if self.read_only:
             raise UserError(f"{self.path}: is open for reading only; open it for writing to import a bank")
@@ -124,8 +152,45 @@ class BankStore:
             raise UserError(f"{self.path}: the note of an import {error}") from None
         with reported(self.path), transaction(self._connection, "IMMEDIATE"):
             past = self.events()
-            changes = changes_between(self._fold(past), state_of(bank))
-            return self._append(past[-1:], changes, _contents(bank), note)
+            parents = self._parents() if origins else {}
+            merged = {
+                name for name, origin in (origins or {}).items() if not parents.get(name, set()) >= {*origin.items}
+            }
+            changes = changes_between(self._fold(past), state_of(bank), merged)
+            events = self._append(past[-1:], changes, _contents(bank), note)
+            self._append_origins(events, origins or {})
+            return events
+
+    def remember(self, memories: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep memories, by id, so that an item's origins can be read back to them; known ids are left as they are."""
+        if self.read_only:
+            raise UserError(f"{self.path}: is open for reading only; open it for writing to keep memories")
+        with reported(self.path), transaction(self._connection, "IMMEDIATE"):
+            # In ASCII: a memory may hold half a character, which JSON can spell and UTF-8 cannot.
+            rows = [(name, json.dumps(dict(memory), sort_keys=True)) for name, memory in memories.items()]
+            self._connection.executemany("INSERT OR IGNORE INTO memories (id, json) VALUES (?, ?)", rows)
+
+    def memory(self, memory_id: str) -> dict[str, Any] | None:
+        """A memory by its id; None where the store has not kept it."""
+        if self._schema < 2:
+            return None
+        with reported(self.path):
+            row = self._connection.execute("SELECT json FROM memories WHERE id = ?", (memory_id,)).fetchone()
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError:
+            raise self._damaged(f"memory {quoted(memory_id)} is not JSON") from None
+
+    def origins(self) -> dict[int, Origin]:
+        """What the items of events come from, by event number; events without an entry are nobody's heirs."""
+        if self._schema < 2:
+            return {}
+        with reported(self.path):
+            rows = self._connection.execute("SELECT seq, source, ref FROM origins ORDER BY seq, source, ref").fetchall()
+        found: dict[int, dict[str, list[str]]] = {}
+        for seq, source, ref in rows:
+            found.setdefault(seq, {"memory": [], "item": []})[source].append(ref)
+        return {seq: Origin(tuple(refs["memory"]), tuple(refs["item"])) for seq, refs in found.items()}
 
     def snapshot(self, event: int | None = None) -> Bank:
         """The bank after event number `event` (the latest by default); 0 is the empty bank before all events."""
@@ -175,15 +240,21 @@ class BankStore:
             # Costs less than a snapshot, and finds rows that are lost, which neither the log nor the hashes would miss.
             elif (found := self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise self._damaged(ascii(found))
+            elif schema < SCHEMA_VERSION and not self.read_only:
+                self._run(_FROM_1_TO_2)
+            self._schema = self._number("PRAGMA user_version")
         if not self.read_only:  # a mode that the file keeps, so it is set only once the file is known to be ours
             self._connection.execute("PRAGMA journal_mode = DELETE")
 
     def _create(self) -> None:
         if self.read_only:
             raise UserError(f"{self.path}: holds no bank yet; import one first")
-        for statement in _TABLES:
-            self._connection.execute(statement)
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._run(_SCHEMA)
+
+    def _run(self, statements: Sequence[str]) -> None:
+        for statement in statements:
+            self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _number(self, query: str) -> int:
@@ -217,6 +288,23 @@ class BankStore:
             [(e.seq, e.batch, e.change.kind, e.change.item_id, e.change.content_hash, e.note) for e in events],
         )
         return events
+
+    def _parents(self) -> dict[str, set[str]]:
+        """Item id → the items it is known to stand for."""
+        found: dict[str, set[str]] = {}
+        query = "SELECT item_id, ref FROM origins JOIN events USING (seq) WHERE source = 'item'"
+        for item_id, ref in self._connection.execute(query):
+            found.setdefault(item_id, set()).add(ref)
+        return found
+
+    def _append_origins(self, events: Sequence[Event], origins: Mapping[str, Origin]) -> None:
+        rows = []
+        for event in events:
+            origin = origins.get(event.change.item_id)
+            if origin is not None and event.change.kind is not Kind.RETIRED:
+                rows += [(event.seq, "memory", ref) for ref in origin.memories]
+                rows += [(event.seq, "item", ref) for ref in origin.items]
+        self._connection.executemany("INSERT OR IGNORE INTO origins (seq, source, ref) VALUES (?, ?, ?)", rows)
 
     def _fold(self, events: list[Event]) -> State:
         state = State()

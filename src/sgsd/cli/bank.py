@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,11 +17,11 @@ from rich.text import Text
 from sgsd.bank import (
     Bank,
     BankStore,
-    Bm25Retriever,
-    RandomRetriever,
-    Retriever,
+    EmbeddingSettings,
+    Retrieval,
     is_store,
     item_record,
+    make_retriever,
     open_bank,
     retrieve_pairs,
     terminal_safe,
@@ -79,7 +78,15 @@ def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType
 
 
 def search(
-    path: Path, query: str, k: int = 8, retriever: Literal["bm25", "random"] = "bm25", seed: int = 0
+    path: Path,
+    query: str,
+    k: int = 8,
+    retriever: Retrieval = "bm25",
+    model: str | None = None,
+    revision: str | None = None,
+    instruction: str | None = None,
+    diversity: float = 0.0,
+    seed: int = 0,
 ) -> RenderableType:
     """Show the pairs of skill and mistake that a problem would be given, with their weights.
 
@@ -87,11 +94,18 @@ def search(
         path: A JSON file or a store.
         query: The text of a problem.
         k: How many pairs.
-        retriever: How to choose them; "random" is the control.
+        retriever: How to choose them: by words, by meaning, by both, or at random as a control.
+        model: The embedding model, for "embedding" and "hybrid": a folder or a hub name.
+        revision: Its commit on the hub.
+        instruction: Put before the query to the letter; the model's own query prompt where nothing is said.
+        diversity: How much unlike one another the items must be, from 0 (not at all) to 1.
         seed: Of the random retriever.
     """
-    bank = open_bank(path)
-    pairs = retrieve_pairs(_retriever(bank, retriever, seed), query, k)
+    if model is None and (revision is not None or instruction is not None):
+        raise UserError("--revision and --instruction are the embedding model's; name it with --model")
+    embedding = None if model is None else EmbeddingSettings(model, revision, instruction)
+    chosen = make_retriever(retriever, open_bank(path), seed=seed, diversity=diversity, embedding=embedding)
+    pairs = retrieve_pairs(chosen, query, k)
     table = Table("weight", "score", "skill", "mistake", box=None, pad_edge=False)
     for pair in pairs:
         sides = (_one_line(item) if item else Text("–") for item in (pair.skill, pair.mistake))
@@ -114,10 +128,6 @@ def export(store: Path, output: Path, force: bool = False) -> RenderableType:
     with BankStore(store, read_only=True) as source:
         bank = source.export(output)
     return _plain(f"{output}: written; {_summary(bank)}")
-
-
-def _retriever(bank: Bank, name: Literal["bm25", "random"], seed: int) -> Retriever:
-    return Bm25Retriever(bank) if name == "bm25" else RandomRetriever(bank, seed)
 
 
 def _summary(bank: Bank) -> str:

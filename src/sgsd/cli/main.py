@@ -21,7 +21,9 @@ COMMANDS = {
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
     "report": "write one offline HTML page about a run folder",
-    "bank": "import, validate, show, search, export a skill bank",
+    "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
+    "push": "upload a finished run to the hub: sgsd push RUN OWNER/NAME [--private] [--dry-run]",
+    "bank": "build, import, validate, show, search, export, log, diff, rollback, why, stats, lint",
     "lab": "the bundled policy: pretrain it again, measure it, write its bank",
     "doctor": "what this machine has, and what is missing",
 }
@@ -69,6 +71,10 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
         return {"train": training.train, "preview": training.preview, "demo": training.demo}[name]
     if name == "report":
         return _report
+    if name in ("push", "track"):
+        from sgsd.cli import push
+
+        return {"push": push.push, "track": push.track}[name]
     if name == "bank":
         return _bank
     if name == "lab":
@@ -83,14 +89,25 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
 def _bank(args: list[str], console: Console) -> None:
     import tyro
 
-    from sgsd.cli import bank
+    from sgsd.cli import bank, bank_history
 
+    if args[:1] == ["build"]:
+        from sgsd.cli.bank_build import build
+
+        build(args[1:], console)
+        return
     commands: dict[str, Callable[..., Any]] = {
         "import": bank.import_,
         "validate": bank.validate,
         "show": bank.show,
         "search": bank.search,
         "export": bank.export,
+        "log": bank_history.log,
+        "diff": bank_history.diff,
+        "rollback": bank_history.rollback,
+        "why": bank_history.why,
+        "stats": bank_history.stats,
+        "lint": bank_history.lint,
     }
     markers = (tyro.conf.PositionalRequiredArgs,)
     console.print(tyro.extras.subcommand_cli_from_dict(commands, prog="sgsd bank", args=args, config=markers))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ from sgsd.train.config import parse_yaml
 from sgsd.train.config import read_config as read_file
 from sgsd.types import UserError
 
-USAGE = """sgsd train CONFIG [--resume] [--print-config] [--key.part value …]
+USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
 
 Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
-with the file's own values."""
+with the file's own values. --dry-run loads and checks everything, trains nothing and writes nothing."""
 
 WHAT_HAPPENS = """A Qwen3 of 0.3 M parameters works out small sums, half of them by a faulty procedure.
 It now learns from its own answers: a verifier says right or wrong, and the model itself, shown skills and
@@ -39,13 +41,39 @@ def train(args: list[str], console: Console) -> None:
     path, rest = _config_and_rest(args, console)
     if path is None:
         return
-    resume, show = _take(rest, "--resume"), _take(rest, "--print-config")
+    resume, show, dry = (_take(rest, flag) for flag in ("--resume", "--print-config", "--dry-run"))
     config = read_config(path, rest, "sgsd train CONFIG")
     if show:
         console.print(config.to_yaml(), markup=False, soft_wrap=True)
         return
-    folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+    with notes_shown(console):
+        if dry:
+            from sgsd.cli.dry_run import dry_run
+
+            dry_run(config, console, resume=resume)
+            return
+        folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
     finish(folder, console)
+
+
+@contextmanager
+def notes_shown(console: Console) -> Iterator[None]:
+    """Show what the library tells its log: notes on the console, warnings on stderr."""
+
+    class Show(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            where = Console(stderr=True) if record.levelno >= logging.WARNING else console
+            where.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+    log, handler = logging.getLogger("sgsd"), Show(logging.INFO)
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def finish(folder: Path, console: Console) -> None:

@@ -1,21 +1,36 @@
 """Contexts: what the teachers are shown, and the wording of every prompt."""
 
-from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts
+from sgsd.contexts.blocks import AnswerBlocks, Block, BlockMaker, JoinedBlocks, SkillPairBlocks
+from sgsd.contexts.controls import IrrelevantBlocks, NullTeacherBlocks, OffTopic, ShuffledBlocks, no_context
+from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts, thinking_mode
 from sgsd.contexts.providers import (
-    AnswerProvider,
+    BlockProvider,
     ContextProvider,
     NoContextProvider,
     PromptMaker,
-    SkillPairProvider,
+    UnfitPrompt,
+    fitting,
 )
 
 __all__ = [
-    "AnswerProvider",
+    "AnswerBlocks",
+    "Block",
+    "BlockMaker",
+    "BlockProvider",
     "ContextProvider",
+    "IrrelevantBlocks",
+    "JoinedBlocks",
     "NoContextProvider",
+    "NullTeacherBlocks",
+    "OffTopic",
     "PromptMaker",
     "PromptSet",
-    "SkillPairProvider",
+    "ShuffledBlocks",
+    "SkillPairBlocks",
+    "UnfitPrompt",
     "encode_chat",
+    "fitting",
     "load_prompts",
+    "no_context",
+    "thinking_mode",
 ]

@@ -1,8 +1,9 @@
 """Prompts: plain template files in a folder, and the chat template of the model's own tokenizer.
 
 A prompt set is a folder with `student.txt` (variable: problem), `teacher.txt` (problem, context), and one file for
-each kind of context, `skill_pair.txt` (skill, mistake) and `answer.txt` (answer, solution); `system.txt` is optional.
-A user replaces the wording for another domain by naming a folder of their own.
+each kind of context: `skill_pair.txt` (skill, mistake), `answer.txt` (answer), `solution.txt` (answer, solution), and
+`join.txt` (blocks, a list) for teachers that are shown several. `system.txt` is optional. A user replaces the wording
+for another domain by naming a folder of their own.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from sgsd.types import UserError
 
 BUNDLED = Path(__file__).parent.parent / "prompts"
 REQUIRED = ("student", "teacher")
+
+#: What a template must show, lest a teacher be silently shown nothing.
+PURPOSE = {"student": ("problem",), "teacher": ("problem", "context"), "answer": ("answer",), "join": ("blocks",)}
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
 
@@ -76,15 +82,16 @@ class PromptSet:
         return [*system, {"role": "user", "content": user}]
 
 
-def load_prompts(name: str | Path) -> PromptSet:
+def load_prompts(name: str | Path, required: Sequence[str] = REQUIRED) -> PromptSet:
     """A bundled prompt set by name ("math", "lab"), or a user's folder.
 
     Raises:
-        UserError: no such folder, or it lacks `student.txt` or `teacher.txt`.
+        UserError: no such folder, it lacks one of the `required` templates, or one does not show what it is for.
     """
     folder = BUNDLED / name if (BUNDLED / name).is_dir() else Path(name)
     if not folder.is_dir():
-        bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir() if path.is_dir()))
+        serving = {path.parent.name for path in BUNDLED.glob(f"*/{required[0]}.txt")}
+        bundled = ", ".join(sorted(serving))
         raise UserError(f"prompts: {name} is neither a bundled set ({bundled}) nor a folder")
     try:
         texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
@@ -92,24 +99,60 @@ def load_prompts(name: str | Path) -> PromptSet:
         raise UserError(
             f"prompts {folder}: a template is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
-    if missing := [f"{required}.txt" for required in REQUIRED if required not in texts]:
+    if missing := [f"{template}.txt" for template in required if template not in texts]:
         raise UserError(
             f"prompts {folder}: {' and '.join(missing)} missing; copy the bundled set and change the wording"
         )
+    for template, variables in PURPOSE.items():
+        if hidden := [name for name in variables if template in texts and name not in _variables(texts[template])]:
+            raise UserError(f"prompts {folder}/{template}.txt: does not show {{{{ {hidden[0]} }}}}; put it in")
     return PromptSet(str(name), texts)
+
+
+def _variables(text: str) -> set[str]:
+    try:
+        return jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    except jinja2.TemplateSyntaxError:
+        return set(chain.from_iterable(PURPOSE.values()))  # its own complaint comes when it is filled in
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, thinking: bool) -> tuple[int, ...]:
     """The ids of a chat up to the point where the model answers.
 
-    `thinking` is handed to the chat template as `enable_thinking`. A base model without a chat template gets the
-    plain text of its messages, one after the other.
+    `thinking` is handed to the chat template as `enable_thinking`; see `thinking_mode` for templates without such a
+    switch. A base model without a chat template gets the plain text of its messages, one after the other.
+
+    Raises:
+        UserError: the template refuses these messages, as some refuse a system message.
     """
     if tokenizer.chat_template is None:
-        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        return tuple(tokenizer(text)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-    )
+        return _encode_plain(tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n")
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
+    except jinja2.TemplateError as error:
+        roles = " and ".join(message["role"] for message in messages)
+        raise UserError(f"the model's chat template refuses a {roles} message: {error}; change the prompts") from error
     # The template has written every special token itself, so the tokenizer must not add its own.
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """With the start token, if the tokenizer writes one, and without its end token: the answer has yet to come."""
+    ids = list(tokenizer(text)["input_ids"])
+    while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        ids.pop()
+    return tuple(ids)
+
+
+def thinking_mode(tokenizer: Any) -> Literal["switch", "never", "always"]:
+    """What `enable_thinking` does in this tokenizer's template: it decides, or the model never or always thinks first.
+
+    "never" is also said of a template that leaves it to the model. "always": the prompt ends in an open think tag.
+    """
+    probe = [{"role": "user", "content": "1+1"}]
+    on, off = (encode_chat(tokenizer, probe, thinking=thinking) for thinking in (True, False))
+    if on != off:
+        return "switch"
+    return "always" if tokenizer.decode(list(on)).rstrip().endswith("<think>") else "never"

@@ -1,19 +1,28 @@
-"""Contexts: from a problem to the prompts of its teachers. A provider never sees the rollout's outcome."""
+"""From blocks to the prompts of the teachers, and what happens to a prompt that does not fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
+from sgsd.contexts.blocks import Block, BlockMaker
 from sgsd.contexts.prompts import PromptSet, encode_chat
-from sgsd.types import Problem, SkillPair, TeacherView, UserError
+from sgsd.types import Problem, TeacherView, UserError
 
-PairRetrieval = Callable[[Sequence[str]], Sequence[Sequence[SkillPair]]]
+Unfit = Literal["error", "skip"]
+
+
+class UnfitPrompt(UserError):
+    """A prompt that is too long, or a teacher's with nothing in it: refused or left out, never cut."""
 
 
 class ContextProvider(Protocol):
-    """Makes the pool of teachers for each problem; the weights of a pool sum to 1."""
+    """Makes the pool of teachers for each problem; the weights of a pool sum to 1.
+
+    A view with an empty prompt is a teacher that was left out: its weight is 0 and nothing scores it.
+    """
 
     def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]: ...
 
@@ -27,27 +36,31 @@ class PromptMaker:
     max_tokens: int
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
-        self._refuse_control_tokens(problem, problem.text)
-        return self._encode(problem, self.prompts.student(problem.text), thinking)
+        """Raises UnfitPrompt, and UserError for text that holds a control token."""
+        return self._encode(f"problem {problem.id}", problem.text, self.prompts.student(problem.text), thinking)
 
-    def teacher(self, problem: Problem, context: str, *, thinking: bool) -> tuple[int, ...]:
+    def teacher(self, problem: Problem, context: str, *, thinking: bool, name: str = "") -> tuple[int, ...]:
+        """Raises UnfitPrompt that names the problem and the teacher, and UserError for a control token."""
+        where = f"problem {problem.id}" + (f", teacher {name}" if name else "")
         if not context.strip():
-            raise UserError(f"problem {problem.id}: its teacher's context is empty")
-        self._refuse_control_tokens(problem, problem.text + context)
-        return self._encode(problem, self.prompts.teacher(problem.text, context), thinking)
+            raise UnfitPrompt(f"{where}: its teacher's context is empty")
+        messages = self.prompts.teacher(problem.text, context)
+        return self._encode(where, problem.text + context, messages, thinking)
 
-    def _refuse_control_tokens(self, problem: Problem, text: str) -> None:
-        """Words that the tokenizer reads as control tokens could end the user's turn and speak for the model."""
-        found = next((token for token in self.tokenizer.get_added_vocab() if token.strip() and token in text), None)
+    @cached_property
+    def _control_tokens(self) -> tuple[str, ...]:
+        return tuple(token for token in self.tokenizer.get_added_vocab() if token.strip())
+
+    def _encode(self, where: str, text: str, messages: list[dict[str, str]], thinking: bool) -> tuple[int, ...]:
+        # Words that the tokenizer reads as control tokens could end the user's turn and speak for the model.
+        found = next((token for token in self._control_tokens if token in text), None)
         if found is not None:
-            raise UserError(f"problem {problem.id}: its text holds the control token {found}; take it out")
-
-    def _encode(self, problem: Problem, messages: list[dict[str, str]], thinking: bool) -> tuple[int, ...]:
+            raise UserError(f"{where}: its text holds the control token {found}; take it out")
         ids = encode_chat(self.tokenizer, messages, thinking=thinking)
         if len(ids) > self.max_tokens:
-            raise UserError(
-                f"problem {problem.id}: its prompt has {len(ids)} tokens, more than prompts.max_tokens"
-                f" {self.max_tokens}; raise the limit or leave the problem out (nothing is ever cut)"
+            raise UnfitPrompt(
+                f"{where}: its prompt has {len(ids)} tokens, more than prompts.max_tokens {self.max_tokens};"
+                " raise the limit or take it out (nothing is ever cut)"
             )
         return ids
 
@@ -61,39 +74,59 @@ class NoContextProvider:
 
 
 @dataclass(frozen=True)
-class SkillPairProvider:
-    """One teacher for each retrieved (skill, mistake) pair."""
+class BlockProvider:
+    """One teacher for each block; where `unfit` is "skip", those that fit share the weight of those that do not."""
 
     maker: PromptMaker
-    retrieve: PairRetrieval
-    render: Callable[[SkillPair, str], str]  # the bank's own: the one way its text becomes prompt text
+    blocks: BlockMaker
     thinking: bool
+    unfit: Unfit = "error"
 
     def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-        pools = self.retrieve([problem.text for problem in problems])
-        return [tuple(self._view(problem, pair) for pair in pairs) for problem, pairs in zip(problems, pools)]
+        """Raises UserError, naming problem and teacher, for what cannot be shown."""
+        pools = self.blocks(problems)
+        return [self._pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
 
-    def _view(self, problem: Problem, pair: SkillPair) -> TeacherView:
-        context = self.render(pair, self.maker.prompts.text("skill_pair"))
-        ids = self.maker.teacher(problem, context, thinking=self.thinking)
-        return TeacherView("skill_pair", ids, pair.weight, pair.item_ids)
+    def _pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
+        views = [self._view(problem, block) for block in blocks]
+        kept = sum(view.weight for view in views if view.prompt_ids)
+        if kept == 0 or all(view.prompt_ids for view in views):
+            return tuple(views)
+        return tuple(replace(view, weight=view.weight / kept) for view in views)
+
+    def _view(self, problem: Problem, block: Block) -> TeacherView:
+        name = " + ".join(block.item_ids) or block.source
+        try:
+            if block.text is None:
+                ids = self.maker.student(problem, thinking=self.thinking)
+            else:
+                ids = self.maker.teacher(problem, block.text, thinking=self.thinking, name=name)
+        except UnfitPrompt as error:
+            if self.unfit == "error":
+                raise UnfitPrompt(f"{error}; or leave such teachers out by prompts.unfit: skip") from error
+            return TeacherView(block.source, (), 0.0, block.item_ids)
+        return TeacherView(block.source, ids, block.weight, block.item_ids)
 
 
-@dataclass(frozen=True)
-class AnswerProvider:
-    """One teacher that is shown the reference solution, or the bare answer where that is asked for or all there is."""
+def fitting(
+    problems: Sequence[Problem], maker: PromptMaker, *, thinking: bool, unfit: Unfit
+) -> tuple[list[Problem], list[str]]:
+    """The problems whose student's prompt fits, and why each of the others does not.
 
-    maker: PromptMaker
-    thinking: bool
-    show_solution: bool = True
-
-    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-        return [(self._view(problem),) for problem in problems]
-
-    def _view(self, problem: Problem) -> TeacherView:
-        if problem.gold is None:
-            raise UserError(f"problem {problem.id}: it has no answer to show to its teacher")
-        solution = problem.solution if self.show_solution else None
-        context = self.maker.prompts.render("answer", answer=problem.gold, solution=solution)
-        ids = self.maker.teacher(problem, context, thinking=self.thinking)
-        return TeacherView("answer", ids, 1.0)
+    Raises:
+        UnfitPrompt: one does not, and `unfit` is "error"; or none does.
+    """
+    kept: list[Problem] = []
+    reasons: list[str] = []
+    for problem in problems:
+        try:
+            maker.student(problem, thinking=thinking)
+        except UnfitPrompt as error:
+            if unfit == "error":
+                raise UnfitPrompt(f"{error}; or leave such problems out by prompts.unfit: skip") from error
+            reasons.append(str(error))
+        else:
+            kept.append(problem)
+    if not kept:
+        raise UnfitPrompt(f"prompts.max_tokens: not one of {len(problems)} problems fits; {reasons[0]}")
+    return kept, reasons

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 Z95 = 1.959963984540054
+RESAMPLES = 2000
+CHUNK = 64  # resamples at a time; bounds the memory
+RESAMPLES = 2000
+CHUNK = 64  # resamples at a time; bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,118 @@ def avg_at_k(correct_PK: Sequence[Sequence[bool]], *, resamples: int = 4000, see
     counts_SP = rng.multinomial(len(means_P), np.full(len(means_P), 1 / len(means_P)), size=resamples)
     low, high = np.quantile(counts_SP @ means_P / len(means_P), (0.025, 0.975))
     return Estimate(float(means_P.mean()), float(low), float(high))
+
+
+# ── How well a score tells right from wrong ────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """N scores of things that turned out right or wrong.
+
+    Args:
+        scores: the higher, the likelier right; only their order counts.
+        right: how it turned out.
+        clusters: what each belongs to, such as a problem; those of one cluster are not independent. None: all are.
+        weights: positive; None: all weigh the same.
+
+    Raises:
+        ValueError: lengths that do not fit, a score that is not finite, a weight that is not positive, or outcomes that
+            are all alike, which leave nothing to tell apart.
+    """
+
+    scores: Sequence[float]
+    right: Sequence[bool]
+    clusters: Sequence[Hashable] | None = None
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        beside = [given for given in (self.right, self.clusters, self.weights) if given is not None]
+        if any(len(given) != len(self.scores) for given in beside):
+            raise ValueError(f"{len(self.scores)} scores, but outcomes, clusters or weights of another number")
+        if len(set(map(bool, self.right))) < 2:
+            raise ValueError("an AUC needs both outcomes; these are all alike")
+        if not np.isfinite(self.scores).all():
+            raise ValueError("a score is not finite")
+        if self.weights is not None and not (np.asarray(self.weights) > 0).all():
+            raise ValueError("a weight is not positive")
+
+    @property
+    def cluster_ids(self) -> Sequence[Hashable]:
+        return range(len(self.scores)) if self.clusters is None else self.clusters
+
+    @property
+    def rarer(self) -> int:
+        """The number of clusters that hold a right one, or of those that hold a wrong one: the smaller."""
+        return min(len({c for c, r in zip(self.cluster_ids, self.right) if bool(r) == side}) for side in (True, False))
+
+    def resampled(self, counts_SC: np.ndarray, columns: Mapping[Hashable, int]) -> np.ndarray:
+        """AUC of S resamples, cluster c standing counts[s, columns[c]] times in each; NaN without both outcomes."""
+        order = np.argsort(self.scores, kind="stable")
+        column_N = np.array([columns[cluster] for cluster in self.cluster_ids])[order]
+        right_N = np.asarray(self.right, dtype=bool)[order]
+        weights_N = np.ones(len(order)) if self.weights is None else np.asarray(self.weights, dtype=float)[order]
+        ranked_N = np.asarray(self.scores, dtype=float)[order]
+        ties = np.flatnonzero(np.r_[True, ranked_N[1:] != ranked_N[:-1]])  # where each group of equal scores begins
+        found = []
+        for start in range(0, len(counts_SC), CHUNK):
+            each_SN = counts_SC[start : start + CHUNK, column_N] * weights_N
+            won_SG = np.add.reduceat(each_SN * right_N, ties, axis=1)
+            lost_SG = np.add.reduceat(each_SN * ~right_N, ties, axis=1)
+            beaten_S = (won_SG * (lost_SG.cumsum(1) - lost_SG / 2)).sum(1)
+            pairs_S = won_SG.sum(1) * lost_SG.sum(1)
+            found.append(np.divide(beaten_S, pairs_S, out=np.full(len(pairs_S), np.nan), where=pairs_S > 0))
+        return np.concatenate(found)
+
+
+def auc(sample: Scored, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The share of (right, wrong) pairs in which the right one scores higher; ties count half.
+
+        AUC = Σ_i Σ_j w_i w_j ([s_i > s_j] + ½ [s_i = s_j]) / Σ_i Σ_j w_i w_j,    i over the right, j over the wrong
+
+    Percentile bootstrap that draws clusters whole; resamples without both outcomes are left out. Where right and wrong
+    are apart altogether, and resampling would report a width of zero, it is widened to Wilson's interval over the
+    clusters of the rarer outcome.
+    """
+    value, values_S = _bootstrap((sample,), resamples, seed)
+    low, high = np.nanquantile(values_S, (0.025, 0.975))
+    if value in (0.0, 1.0):
+        bounds = wilson(value * sample.rarer, sample.rarer)
+        low, high = min(low, bounds.low), max(high, bounds.high)
+    return Interval(value, float(low), float(high))
+
+
+def auc_difference(sample: Scored, other: Scored, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """AUC of one less AUC of the other, paired: both are resampled by the same draws of their common clusters.
+
+    Raises:
+        ValueError: the two are not of the same clusters.
+    """
+    if set(sample.cluster_ids) != set(other.cluster_ids):
+        raise ValueError("a paired difference needs the same clusters on both sides")
+    value, values_S = _bootstrap((sample, other), resamples, seed)
+    low, high = np.nanquantile(values_S, (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
+def _bootstrap(samples: Sequence[Scored], resamples: int, seed: int) -> tuple[float, np.ndarray]:
+    """AUC of the first less that of the others: as it is, and of every resample."""
+    columns = {cluster: i for i, cluster in enumerate(dict.fromkeys(samples[0].cluster_ids))}
+    C = len(columns)
+    drawn_SC = np.random.default_rng(seed).multinomial(C, np.full(C, 1 / C), size=resamples)
+    counts_SC = np.vstack([np.ones((1, C), dtype=int), drawn_SC])  # the first row is the sample as it is
+    first, *others = (sample.resampled(counts_SC, columns) for sample in samples)
+    values_S = first - sum(others)
+    return float(values_S[0]), values_S[1:]

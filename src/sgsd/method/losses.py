@@ -3,7 +3,9 @@
 Shapes: B rollouts, K teachers a rollout, T completion positions, V vocabulary. All log-probabilities are natural.
 
     Δ_t^k = stopgrad(log p_T^k(y_t)) − log p_S(y_t)             gap of teacher k at token t
-    a_k   = mean_m clip(Δ^k, ±c)                                 support of teacher k for the rollout
+    a_k   = mean_m clip(Δ^k, ±c)                                 support of teacher k for the rollout: raw
+            mean_m exp(clip(Δ^k, ±c)) − 1                          or as a ratio
+            mean_m clip(Δ^k − Δ^null, ±c)                          or in contrast to a teacher with an irrelevant skill
     s_k   = sign(a_k) if |a_k| > ε else 0                        stance
     ρ_k   = r · s_k,  r ∈ {+1, −1, 0}                            polarity: validated, reversed, silent
     ℓ(Δ)  = log 2 − log(1 + exp(−Δ²/2τ))                         bounded gate
@@ -50,6 +52,24 @@ def gaps(student_logps_BT: Tensor, teacher_logps_BKT: Tensor, mask_BT: Tensor) -
 def support(delta_BKT: Tensor, mask_BT: Tensor, *, clip: float) -> Tensor:
     """a_k = mean over the mask of clip(Δ^k, ±clip). Returns [B, K], nats; no gradient."""
     return masked_mean(delta_BKT.detach().clamp(-clip, clip), mask_BT[:, None, :])
+
+
+def ratio_support(delta_BKT: Tensor, mask_BT: Tensor, *, clip: float) -> Tensor:
+    """a_k = mean over the mask of exp(clip(Δ^k, ±clip)) − 1. Returns [B, K], a relative change; no gradient.
+
+    On the student's own untruncated samples E[exp(Δ)] = 1, where E[Δ] = −KL(S ‖ T) ≤ 0: a teacher that knows nothing
+    reads as 0 and not as "suppress". Clipping the ratio instead of Δ would bring that bias back.
+    """
+    return masked_mean(torch.expm1(delta_BKT.detach().clamp(-clip, clip)), mask_BT[:, None, :])
+
+
+def contrast_support(delta_BKT: Tensor, null_delta_BT: Tensor, mask_BT: Tensor, *, clip: float) -> Tensor:
+    """a_k = mean over the mask of clip(Δ^k − Δ^null, ±clip). Returns [B, K], nats; no gradient.
+
+    Δ^null [B, T] is the gap of a teacher with the same template, mode and length but an irrelevant skill: what it and
+    teacher k share, the bias −KL and the template included, cancels as far as both move the model alike.
+    """
+    return support(delta_BKT - null_delta_BT[:, None, :], mask_BT, clip=clip)
 
 
 def stance(support_BK: Tensor, *, confidence: float) -> Tensor:

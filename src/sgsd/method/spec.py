@@ -13,40 +13,13 @@ import torch
 from torch import Tensor
 
 from sgsd.method import losses as L
+from sgsd.method.evidence import Evidence, Judgement
 
 TeacherKind = Literal["live", "frozen", "ema", "periodic"]
 Reduce = Literal["rollout", "token", "fixed"]
-
-
-# ── What a method is shown, and what it answers ────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One micro-batch of scored rollouts. B rollouts, K teachers, T positions; natural logarithms."""
-
-    mask_BT: Tensor
-    student_logps_BT: Tensor  # the gradient flows here
-    old_logps_BT: Tensor  # under the policy that began this step
-    outcome_B: Tensor  # +1, −1, 0
-    advantages_B: Tensor  # of the outcome within its group
-    weights_BK: Tensor
-    teacher_logps_BKT: Tensor | None = None  # for methods on sampled tokens
-    divergence_BKT: Tensor | None = None  # for methods on distributions; the gradient flows here
-    entropy_BT: Tensor | None = None  # of the student; no gradient
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a method makes of the evidence: a loss for every token, and why."""
-
-    losses_BT: Tensor
-    advantages_BT: Tensor | None = None  # −∂loss/∂log p_S(y_t), where it is one number a token
-    support_BK: Tensor | None = None
-    stance_BK: Tensor | None = None
-    polarity_BK: Tensor | None = None
-    delta_BKT: Tensor | None = None
-    slope_BKT: Tensor | None = None  # what the gate lets through, in (0, ½]
+StanceKind = Literal["raw", "contrast", "ratio"]
+Shown = Literal["answer", "solution", "solution_or_answer"]  # the last: the answer where a problem has no solution
+MAX_RATIO_CLIP = 10.0  # nats; beyond it the support of a rollout is that of its one most surprising token
 
 
 # ── Contexts: what the teacher is shown ────────────────────────────────────────────────────────────────────────────
@@ -58,12 +31,17 @@ class NoContext:
 
     teachers: int = 0
 
+    @property
+    def shown(self) -> Shown | None:
+        return None
+
 
 @dataclass(frozen=True)
 class SkillPairs:
-    """K teachers, each shown one retrieved (skill, common mistake) pair."""
+    """K teachers, each shown one retrieved (skill, common mistake) pair; `also`: and the reference beside it."""
 
     k: int = 8
+    also: Shown | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -73,13 +51,21 @@ class SkillPairs:
     def teachers(self) -> int:
         return self.k
 
+    @property
+    def shown(self) -> Shown | None:
+        return self.also
+
 
 @dataclass(frozen=True)
 class Answer:
-    """One teacher, shown the reference solution, or the bare answer where there is none."""
+    """One teacher, shown the reference: the bare answer, the solution, or the solution where there is one."""
 
-    show: Literal["solution", "answer"] = "solution"
+    show: Shown = "solution_or_answer"
     teachers: int = 1
+
+    @property
+    def shown(self) -> Shown | None:
+        return self.show
 
 
 # ── Stances: what a teacher's support means ────────────────────────────────────────────────────────────────────────
@@ -87,20 +73,43 @@ class Answer:
 
 @dataclass(frozen=True)
 class VerifiedSupport:
-    """s = sign(a) if |a| > ε; polarity = outcome × s: what the verifier confirms is followed, the rest reversed."""
+    """s = sign(a) if |a| > ε; polarity = outcome × s: what the verifier confirms is followed, the rest reversed.
+
+    `kind` says what the support a is: "raw" the mean clipped gap, "ratio" the mean of exp(clipped gap) − 1, "contrast"
+    the mean clipped difference to the gap of a null teacher. It changes the stance alone; the gate keeps the gap.
+    """
 
     clip: float = 3.0
     confidence: float = 0.05
+    kind: StanceKind = "raw"
 
     def __post_init__(self) -> None:
         if self.clip <= 0 or self.confidence < 0:
             raise ValueError(f"clip must be positive and confidence not negative: {self.clip}, {self.confidence}")
+        if self.kind not in ("raw", "contrast", "ratio"):
+            raise ValueError(f"the stance is raw, contrast or ratio, not {self.kind!r}")
+        if self.kind == "ratio" and self.clip > MAX_RATIO_CLIP:
+            raise ValueError(f"in a ratio one token would weigh e^{self.clip:g}; use clip ≤ {MAX_RATIO_CLIP:g}")
 
-    def judge(self, delta_BKT: Tensor, mask_BT: Tensor, outcome_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Support, stance and polarity, each [B, K]."""
-        support_BK = L.support(delta_BKT, mask_BT, clip=self.clip)
+    def support(self, delta_BKT: Tensor, mask_BT: Tensor, null_delta_BT: Tensor | None = None) -> Tensor:
+        """a [B, K], by the equation of its kind."""
+        if self.kind == "raw":
+            return L.support(delta_BKT, mask_BT, clip=self.clip)
+        if self.kind == "ratio":
+            return L.ratio_support(delta_BKT, mask_BT, clip=self.clip)
+        assert null_delta_BT is not None, "a contrast needs the null teacher's gap"
+        return L.contrast_support(delta_BKT, null_delta_BT, mask_BT, clip=self.clip)
+
+    def judge(self, delta_BKT: Tensor, e: Evidence) -> tuple[Tensor, Tensor, Tensor]:
+        """Support, stance and polarity, each [B, K]; a teacher that was left out has none."""
+        null_delta_BT = None
+        if e.null_logps_BT is not None:
+            null_delta_BT = L.gaps(e.student_logps_BT, e.null_logps_BT[:, None], e.mask_BT)[:, 0]
+        support_BK = self.support(delta_BKT, e.mask_BT, null_delta_BT)
+        if e.present_BK is not None:
+            support_BK = torch.where(e.present_BK, support_BK, 0.0)
         stance_BK = L.stance(support_BK, confidence=self.confidence)
-        return support_BK, stance_BK, outcome_B[:, None] * stance_BK
+        return support_BK, stance_BK, e.outcome_B[:, None] * stance_BK
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,10 @@ class Method:
                 "without teachers there is no support to verify; use always()",
             ),
             (
+                self.contrasts and not isinstance(self.context, SkillPairs),
+                "a contrast is with an irrelevant skill in a pair's place; this context shows none, use raw or ratio",
+            ),
+            (
                 not self.has_teachers and self.teacher != "live",
                 f"there is no teacher to be {self.teacher}; leave it live",
             ),
@@ -268,6 +281,11 @@ class Method:
     @property
     def has_teachers(self) -> bool:
         return self.context.teachers > 0
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether it needs the null teacher's log-probs."""
+        return isinstance(self.stance, VerifiedSupport) and self.stance.kind == "contrast"
 
     @property
     def follows_outcome(self) -> bool:
@@ -310,7 +328,7 @@ class Method:
         stance_BK: Tensor | None = None
         polarity_BK = torch.ones_like(e.weights_BK)
         if isinstance(self.stance, VerifiedSupport):
-            support_BK, stance_BK, polarity_BK = self.stance.judge(delta_BKT, e.mask_BT, e.outcome_B)
+            support_BK, stance_BK, polarity_BK = self.stance.judge(delta_BKT, e)
         return Judgement(
             losses_BT=L.gated_token_losses(delta_BKT, polarity_BK, e.weights_BK, tau=self.gate.tau),
             advantages_BT=L.gated_advantages(delta_BKT, polarity_BK, e.weights_BK, tau=self.gate.tau),

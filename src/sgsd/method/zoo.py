@@ -24,7 +24,9 @@ from sgsd.method.spec import (
     NoGate,
     Reduce,
     RetrievalSoftmax,
+    Shown,
     SkillPairs,
+    StanceKind,
     TeacherKind,
     Uniform,
     VerifiedSupport,
@@ -33,13 +35,19 @@ from sgsd.types import UserError
 
 
 def sgsd(
-    k: int = 8, tau: float = 1.0, clip: float = 3.0, confidence: float = 0.05, teacher: TeacherKind = "live"
+    k: int = 8,
+    tau: float = 1.0,
+    clip: float = 3.0,
+    confidence: float = 0.05,
+    teacher: TeacherKind = "live",
+    also: Shown | None = None,
+    stance: StanceKind = "raw",
 ) -> Method:
     """Skill-conditioned gated self-distillation, arXiv 2605.28791."""
     return Method(
         name="sgsd",
-        context=SkillPairs(k),
-        stance=VerifiedSupport(clip=clip, confidence=confidence),
+        context=SkillPairs(k, also),
+        stance=VerifiedSupport(clip=clip, confidence=confidence, kind=stance),
         gate=Bounded(tau),
         direction=MatchSampledToken(),
         weights=RetrievalSoftmax(),
@@ -71,7 +79,7 @@ def grpo(
 
 
 def opsd(
-    show: Literal["solution", "answer"] = "solution",
+    show: Shown = "solution_or_answer",
     beta: float = 0.0,
     clip: float | None = 0.05,
     clip_level: ClipLevel = "token",

@@ -1,7 +1,8 @@
 """Checkpoints: a folder that is complete or absent, with a SHA-256 of every file.
 
-Everything random in a run is a function of the seed and an index, so weights, optimizer, teacher, the step and the
-lengths of the run's files are all there is to remember.
+Everything random in a run is a function of the seed and an index, and so are the learning rate and the order of the
+problems: weights, optimizer, teacher, the step, the bank's event and the lengths of the run's files are all there is
+to remember.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +24,7 @@ from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"
-CONTENT = {"weights.safetensors", "optimizer.pt", "position.json"}
+WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.pt", "position.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,16 @@ class Position:
 
     step: int
     offsets: dict[str, int]
-    fingerprint: dict[str, str]  # hashes of what the run was started with: configuration, data, bank, model
+    fingerprint: dict[str, str]  # hashes of the files that the run was started with: data, prompts, bank, model
+    config: dict[str, Any] = field(default_factory=dict)
+    bank_event: int = 0  # of the run's own bank; 0: the method needs none
+    bank_version: str = ""
+    pending: bool = False  # whether the next step's rollouts are kept with it
+
+    @property
+    def name(self) -> str:
+        """With rollouts it is another folder, later in order: a checkpoint that is good is never written over."""
+        return f"step-{self.step:06d}" + ("-pending" if self.pending else "")
 
 
 def stateful_tensors(scorer: nn.Module) -> dict[str, Tensor]:
@@ -43,21 +55,25 @@ def stateful_tensors(scorer: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    root: Path, position: Position, scorer: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+    root: Path,
+    position: Position,
+    scorer: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `root/step-NNNNNN` and prune older ones down to `keep`."""
+    """Write `root/step-NNNNNN`, with the texts of `beside` as further files, and prune older ones down to `keep`."""
     root.mkdir(parents=True, exist_ok=True)
-    final = root / f"step-{position.step:06d}"
+    final = root / position.name
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     # Tied weights are one tensor under two names; safetensors wants each its own memory.
-    save_file(
-        {k: v.contiguous().cpu().clone() for k, v in stateful_tensors(scorer).items()},
-        temporary / "weights.safetensors",
-    )
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    (temporary / "position.json").write_text(json.dumps(asdict(position)))
+    save_file({k: v.contiguous().cpu().clone() for k, v in stateful_tensors(scorer).items()}, temporary / WEIGHTS)
+    torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+    for name, text in {POSITION: json.dumps(asdict(position)), **(beside or {})}.items():
+        (temporary / name).write_text(text, encoding="utf-8")
     hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
     (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
     for file in temporary.iterdir():
@@ -65,17 +81,38 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     _fsync(root)
-    saved = checkpoints(root)
-    place = saved.index(final)
-    # Whatever lies behind this step belongs to a past that a resumed run has left.
-    for old in [*saved[: max(0, place + 1 - keep)], *saved[place + 1 :]]:
-        shutil.rmtree(old)
+    prune(root, final, keep)
     return final
 
 
+def prune(root: Path, newest: Path, keep: int) -> None:
+    """Remove all but the `keep` latest checkpoints up to `newest`, once that one has been read back.
+
+    Whatever lies behind it belongs to a past that a resumed run has left, and goes too.
+
+    Raises:
+        UserError: `newest` is not what was written; then nothing is removed.
+    """
+    saved = checkpoints(root)
+    place = saved.index(newest)
+    superfluous = [*saved[: max(0, place + 1 - keep)], *saved[place + 1 :]]
+    if superfluous and (wrong := damage(newest)):
+        raise UserError(f"{newest}: {wrong} right after it was written; older ones are kept; check the disk")
+    for old in superfluous:
+        shutil.rmtree(old)
+
+
+def read_position(folder: Path) -> Position:
+    return Position(**json.loads((folder / POSITION).read_text(encoding="utf-8")))
+
+
 def load_checkpoint(folder: Path, scorer: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put weights and optimizer back as they were; returns where the run stood."""
-    saved = load_file(folder / "weights.safetensors")
+    """Put weights and optimizer back as they were; returns where the run stood.
+
+    Raises:
+        UserError: the checkpoint is another model's.
+    """
+    saved = load_file(folder / WEIGHTS)
     current = stateful_tensors(scorer)
     if saved.keys() != current.keys():
         odd = sorted(saved.keys() ^ current.keys())[0]
@@ -84,30 +121,46 @@ def load_checkpoint(folder: Path, scorer: nn.Module, optimizer: torch.optim.Opti
         )
     for name, tensor in current.items():
         tensor.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    return Position(**json.loads((folder / "position.json").read_text()))
+    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+    return read_position(folder)
 
 
-def newest_good(root: Path) -> Path | None:
-    """The latest checkpoint whose every file has the hash it was written with."""
-    return next((folder for folder in reversed(checkpoints(root)) if is_good(folder)), None)
+def examine(root: Path) -> tuple[Path | None, dict[str, str]]:
+    """The latest good checkpoint, and what is wrong with each later one, latest first."""
+    passed: dict[str, str] = {}
+    for folder in reversed(checkpoints(root)):
+        wrong = damage(folder)
+        if wrong is None:
+            return folder, passed
+        passed[folder.name] = wrong
+    return None, passed
 
 
 def checkpoints(root: Path) -> list[Path]:
+    """All of them, good or not, in the order of their steps."""
     return sorted(root.glob("step-*")) if root.is_dir() else []
 
 
-def is_good(folder: Path) -> bool:
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every file is there with the hash it was written with."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        return False
+        return f"{MANIFEST} is missing"
     try:
         hashes = json.loads(manifest.read_text())
     except ValueError:  # torn by a crash
-        return False
-    if not isinstance(hashes, dict) or not hashes.keys() >= CONTENT:
-        return False
-    return all((folder / name).is_file() and _sha256(folder / name) == digest for name, digest in hashes.items())
+        return f"{MANIFEST} cannot be read"
+    if not isinstance(hashes, dict):
+        return f"{MANIFEST} cannot be read"
+    for name in (WEIGHTS, OPTIMIZER, POSITION):
+        if name not in hashes:
+            return f"{MANIFEST} does not name {name}"
+    for name, digest in hashes.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != digest:
+            return f"{name} does not match its hash"
+    return None
 
 
 def text_hash(text: str) -> str:

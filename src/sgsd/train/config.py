@@ -20,6 +20,7 @@ from sgsd.train.sections import (
     ComputeConfig,
     DataConfig,
     EvaluationConfig,
+    GrowthConfig,
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
@@ -27,7 +28,9 @@ from sgsd.train.sections import (
     SamplingConfig,
     Section,
     TeacherConfig,
+    TrackConfig,
     VerifierConfig,
+    WriterConfig,
 )
 from sgsd.types import UserError
 
@@ -60,6 +63,9 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
+    track: TrackConfig = TrackConfig()
+    writer: WriterConfig = WriterConfig()
+    growth: GrowthConfig = GrowthConfig()
 
     @property
     def folder(self) -> Path:
@@ -210,6 +216,22 @@ def check_together(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: group: {method.name} compares rollouts of one problem and needs at least 2")
     if isinstance(method.context, SkillPairs) and config.bank.path is None:
         raise UserError(f"{where}: bank.path: {method.name} retrieves skills; name a bank file")
+    if config.track.entity is not None and config.track.to != "wandb":
+        raise UserError(f"{where}: track.entity: only wandb has teams; leave it out, or set track.to to wandb")
+    plain = config.data.layout in ("auto", "plain") and not config.data.path.startswith("lab:")
+    if method.context.shown == "solution" and plain and not config.data.solution:
+        raise UserError(
+            f"{where}: data.solution: {method.name} shows the reference solution; name its column,"
+            " or by data.layout a layout that brings one"
+        )
+    for key, data in (("data", config.data), ("evaluation.data", config.evaluation.data)):
+        of_gym, by_gym = data is not None and data.path.startswith("gym:"), config.verifier.name == "gym"
+        if data is not None and of_gym != by_gym and config.verifier.name in ("gym", "math"):
+            raise UserError(f"{where}: verifier.name: gym grades gym tasks and nothing else, and {key} is {data.path}")
+    if config.writer.kind != "policy" and config.writer.model is None:
+        raise UserError(f"{where}: writer.model: a writer of kind {config.writer.kind} needs the name of its model")
+    if config.writer.kind != "server" and (config.writer.base_url or config.writer.azure_version):
+        raise UserError(f"{where}: writer.base_url: only a writer of kind server has an address")
     if config.model.attention == "flash_attention_2" and config.model.dtype == "float32":
         raise UserError(f"{where}: model.attention: flash_attention_2 needs dtype bfloat16")
     if config.lora is None and config.model.dtype == "bfloat16":

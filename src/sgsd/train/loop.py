@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -17,10 +17,15 @@ import torch
 from sgsd.train.checkpoint import Position, save_checkpoint
 from sgsd.train.config import RunConfig
 from sgsd.train.metrics import StepMetrics, rollout_record
+from sgsd.train.pending import Pending, shard_files
+from sgsd.train.processes import from_first
+from sgsd.train.proof import CANARY, prove_sampler, take_canary
 from sgsd.train.records import Records
+from sgsd.train.resume import Start
 from sgsd.train.sections import OptimizerConfig
 from sgsd.train.setup import Parts
-from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, update, verify
+from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, sightings, update, verify
+from sgsd.train.upkeep import Upkeep
 from sgsd.types import UserError
 
 OnStep = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -41,7 +46,7 @@ class Clock:
 
 @dataclass
 class StopRequest:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop, before the step's update or after it; a second Ctrl-C stops at once."""
 
     asked: bool = False
 
@@ -62,23 +67,43 @@ def listen_for_stop() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> Position:
-    """Run from `start` to the last step, or to where a stop is asked for; the position reached is saved."""
+def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Position:
+    """Steps to the end, or to where a stop is asked for; the position reached is saved."""
     config, main = parts.config, parts.accelerator.is_main_process
-    position = start
+    position, pending, proven = start.position, start.pending, False
+
+    def where(step: int) -> Position:
+        event, version = (parts.bank.event, parts.bank.current.version) if parts.bank else (0, "")
+        here = Position(step, records.offsets(), start.position.fingerprint, start.position.config)
+        return replace(here, bank_event=event, bank_version=version)
+
+    parts.books.open()
+    upkeep = Upkeep(parts, records)
     with listen_for_stop() as stop:
-        if evaluation_due(config, start.step) and start.step not in {e["step"] for e in records.read("evaluations")}:
-            evaluate(parts, records, start.step)  # the stop that ended the last session did not wait for it
-        for step in range(start.step + 1, config.steps + 1):
-            clock, metrics = Clock(), StepMetrics()
+
+        def stop_asked() -> bool:
+            return bool(parts.all_max(int(stop.asked)))
+
+        if evaluation_due(config, position.step) and position.step not in evaluated(parts, records):
+            evaluate(parts, records, position.step)  # the stop that ended the last session did not wait for it
+        for step in range(position.step + 1, config.steps + 1):
+            clock, metrics = Clock(dict(pending.seconds) if pending else {}), StepMetrics()
             seed_dropout(config.seed, step, parts.accelerator.process_index)
-            parts.engine.sync()
             try:
-                batch = collect(parts, step, clock)
+                batch = collect(parts, step, pending, clock)
             except UserError:
-                if parts.accelerator.num_processes == 1 and step > start.step + 1:
-                    save(parts, Position(step - 1, records.offsets(), start.fingerprint))
+                if parts.accelerator.num_processes == 1 and position.step < step - 1:
+                    save(parts, where(step - 1), batch)
                 raise
+            if not proven:
+                prove_sampler(parts, batch)
+                proven = pending is None  # what another session sampled says nothing of this one's engine
+            if stop_asked():
+                if pending is None:
+                    position = replace(where(step - 1), pending=True)
+                    save(parts, position, batch, shard_files(batch.rollouts, batch.verdicts, clock.seconds))
+                break
+            pending = None
             with clock.phase("score"):
                 taught = score_teachers(parts, batch)
             with clock.phase("update"):
@@ -88,18 +113,21 @@ def train(parts: Parts, records: Records, start: Position, on_step: OnStep) -> P
                 except NonFiniteError as error:
                     raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
                 parts.keeper.after_step(step)
+            with clock.phase("bank"):
+                parts.books.after_step(step, sightings(batch, details))
+                upkeep.after_step(step, batch.rollouts, batch.verdicts)
             metrics.add_rollouts(batch.rollouts, batch.verdicts)
-            record = {"step": step, "lr": lr, **metrics.finish(parts.all_sum)}
+            record = {"step": step, "lr": lr, **metrics.finish(parts.all_sum, parts.largest)}
             timing = {"step": step, **clock.seconds, **throughput(record, clock)}
             if main:
                 write_step(parts, records, record, timing, batch, details)
                 on_step(record, timing)
-            stopping = bool(parts.all_max(int(stop.asked)))
-            if evaluation_due(config, step) and not stopping:
+            if evaluation_due(config, step) and not stop_asked():
                 evaluate(parts, records, step)
+            stopping = stop_asked()
             if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                position = Position(step, records.offsets(), start.fingerprint)
-                save(parts, position)
+                position = where(step)
+                save(parts, position, batch)
             if stopping:
                 break
     return position
@@ -111,15 +139,18 @@ def evaluation_due(config: RunConfig, step: int) -> bool:
     return every > 0 and 0 < step < config.steps and step % every == 0
 
 
-def collect(parts: Parts, step: int, clock: Clock) -> Batch:
-    """Rollouts, what the verifier says of them, and the prompts of their teachers."""
-    with clock.phase("sample"):
-        rollouts = sample(parts, step)
-    with clock.phase("verify"):
-        verdicts = verify(parts, rollouts)
+def collect(parts: Parts, step: int, pending: Pending | None, clock: Clock) -> Batch:
+    """Rollouts, what the verifier says of them (both may have been kept), and the prompts of their teachers."""
+    if pending is not None:
+        rollouts, verdicts = pending.take(parts, step)
+    else:
+        with clock.phase("sample"):
+            parts.engine.sync()
+            rollouts = sample(parts, step)
+        with clock.phase("verify"):
+            verdicts = verify(parts, rollouts)
     with clock.phase("contexts"):
-        views = parts.provider.views([rollout.problem for rollout in rollouts])
-    return Batch(rollouts, verdicts, views)
+        return with_contexts(parts, rollouts, verdicts)
 
 
 def seed_dropout(seed: int, step: int, process: int) -> None:
@@ -146,7 +177,7 @@ def write_step(
 ) -> None:
     records.write("metrics", record)
     records.write("timings", timing)
-    for detail in details:
+    for detail in details[: parts.config.logged_rollouts]:
         rollout, verdict = batch.rollouts[detail.position], batch.verdicts[detail.position]
         tokens = [parts.tokenizer.decode([token]) for token in rollout.completion.token_ids]
         pool = batch.views[detail.position]
@@ -164,9 +195,15 @@ def evaluate(parts: Parts, records: Records, step: int) -> dict[str, Any] | None
     return record
 
 
-def save(parts: Parts, position: Position) -> None:
-    """A checkpoint by the first process; the others wait for it."""
+def evaluated(parts: Parts, records: Records) -> set[int]:
+    """The steps whose evaluation has been written."""
+    return from_first(parts.accelerator, lambda: {record["step"] for record in records.read("evaluations")})
+
+
+def save(parts: Parts, position: Position, batch: Batch, shards: Mapping[str, str] | None = None) -> None:
+    """A checkpoint by the first process, with a rollout to try it on; the others wait for it."""
     if parts.accelerator.is_main_process:
-        root = parts.config.folder / "checkpoints"
-        save_checkpoint(root, position, parts.bare_scorer, parts.optimizer, keep=parts.config.checkpoint.keep)
+        root, keep = parts.config.folder / "checkpoints", parts.config.checkpoint.keep
+        beside = {CANARY: take_canary(parts, batch), **(shards or {})}
+        save_checkpoint(root, position, parts.bare_scorer, parts.optimizer, keep=keep, beside=beside)
     parts.accelerator.wait_for_everyone()

@@ -1,8 +1,15 @@
-"""Models and tokenizers from a folder, the hub or the lab, with or without an adapter."""
+"""Models and tokenizers from a folder, the hub or the lab, with or without an adapter.
+
+Nothing that is loaded may run: weights are safetensors, never pickles, and a model's own code runs only when asked for.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +17,28 @@ import peft
 import torch
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from sgsd.method import Method
 from sgsd.scorer import TEACHER_ADAPTER, Scorer
 from sgsd.train.sections import LoraConfig, ModelConfig
-from sgsd.train.teachers import frozen_copy, teacher_rank, teacher_weights
+from sgsd.train.teachers import blend_lora, frozen_copy, lora_layers, teacher_rank, teacher_weights
 from sgsd.types import UserError
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+#: What of a saved adapter must be what the configuration says, and where it says so.
+MUST_FIT = {"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lora.targets"}
+
+#: What these settings cannot describe; with any of it, the same weights would mean something else.
+MUST_BE_PLAIN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
+
+
+def warn(message: str) -> None:
+    """One line that is seen whether or not logging is set up, and once however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("sgsd").warning("WARNING %s", message)
 
 
 def resolve_path(path: str) -> str:
@@ -30,6 +53,12 @@ def resolve_path(path: str) -> str:
         return str(POLICY_FOLDER)
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if (folder / ADAPTER_CONFIG).is_file():
+            base = _read_json(folder / ADAPTER_CONFIG, "model.path").get("base_model_name_or_path")
+            raise UserError(
+                f"model.path: {path} is an adapter, not a model; set model.path to its base ({base})"
+                f" and lora.start to {path}"
+            )
         if not (folder / "config.json").is_file():
             raise UserError(f"model.path: {path} holds no config.json, so it is not a saved model")
         return str(folder)
@@ -40,6 +69,7 @@ def resolve_path(path: str) -> str:
 
 def load_tokenizer(config: ModelConfig) -> Any:
     """Raises UserError when there is none at that place."""
+    announce(config)
     try:
         return transformers.AutoTokenizer.from_pretrained(
             resolve_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -52,8 +82,10 @@ def load_model(config: ModelConfig) -> Any:
     """The causal language model, on the CPU, in the configured precision.
 
     Raises:
-        UserError: nothing there, or nothing that can be trained here.
+        UserError: nothing there, nothing that can be trained here, or something that would run code unasked.
     """
+    announce(config)
+    check_weights(config)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             resolve_path(config.path),
@@ -61,9 +93,12 @@ def load_model(config: ModelConfig) -> Any:
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
             trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unloadable(config, error) from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers lays a hub adapter over its base unasked
+        raise UserError(f"model.path: {config.path} is an adapter; set model.path to its base, lora.start to a copy")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -72,8 +107,63 @@ def load_model(config: ModelConfig) -> Any:
 def _unloadable(config: ModelConfig, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
+    if "trust_remote_code" in str(error):
+        folder = Path(resolve_path(config.path))
+        files = ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "its .py files"
+        return UserError(
+            f"model.path: {config.path} needs code of its own, which is not run unasked; read {files},"
+            " then set model.trust_remote_code: true"
+        )
     first = " ".join(str(error).split())[:240]
     return UserError(f"model.path: {config.path} cannot be loaded as a causal language model: {first}")
+
+
+def announce(config: ModelConfig) -> None:
+    """Say aloud that foreign code will run; refuse a revision where there are none. Raises UserError."""
+    resolved = resolve_path(config.path)
+    if config.revision is not None and Path(resolved).is_dir():
+        raise UserError(f"model.revision: {config.path} is a folder and has no revisions; leave it out")
+    if config.trust_remote_code:
+        _warn_of_code(resolved, config.revision or ("as it is" if Path(resolved).is_dir() else "the newest"))
+
+
+@cache
+def _warn_of_code(place: str, revision: str) -> None:
+    warn(f"model.trust_remote_code: code from {place} (revision: {revision}) runs with all your rights")
+
+
+def check_weights(config: ModelConfig) -> None:
+    """Raises UserError for a local folder without safetensors."""
+    folder = Path(resolve_path(config.path))
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    if pickles := _pickles(folder):
+        raise UserError(
+            f"model.path: {config.path} holds pickled weights only ({pickles[0]}), and reading a pickle can run any"
+            " code; where that does no harm, load it with transformers and save it with save_pretrained"
+        )
+    raise UserError(f"model.path: {config.path} holds no weights (*.safetensors)")
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raises UserError for a tokenizer with tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise UserError(f"model.path: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not match")
+
+
+def _pickles(folder: Path) -> list[str]:
+    return sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+
+
+def _read_json(file: Path, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{key}: {file} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{key}: {file} is not an object with named values")
+    return found
 
 
 def make_scorer(
@@ -84,6 +174,8 @@ def make_scorer(
         where, copied = teacher_weights("live", lora=lora is not None), None
     else:
         where = teacher_weights(method.teacher, lora=lora is not None)
+        if where == "base" and lora is not None and lora.start is not None:
+            where = "adapter"  # with the adapter off the teacher would be older than the student's first state
         copied = frozen_copy(model) if where == "copy" else None
     if lora is not None:
         torch.manual_seed(seed)
@@ -94,6 +186,10 @@ def make_scorer(
             for name, parameter in model.named_parameters():
                 if f".{TEACHER_ADAPTER}." in name:
                     parameter.requires_grad_(False)
+            if lora.start is not None:
+                with torch.no_grad():
+                    for layer in lora_layers(model):
+                        blend_lora(layer, decay=0.0)  # the teacher begins where the student does
         if gradient_checkpointing:
             model.enable_input_require_grads()
     model.train()  # dropout, and gradient checkpointing, which transformers leaves out in eval mode
@@ -102,9 +198,42 @@ def make_scorer(
 
 def _with_adapter(model: Any, lora: LoraConfig) -> Any:
     try:
-        return peft.get_peft_model(model, _peft_config(lora, lora.rank))
+        adapted = peft.get_peft_model(model, _peft_config(lora, lora.rank))
     except ValueError as error:
         raise UserError(f"lora.targets: {' '.join(str(error).split())[:240]}") from error
+    if lora.start is not None:
+        _start_from(adapted, lora.start)
+    return adapted
+
+
+def _start_from(adapted: Any, start: str) -> None:
+    """Put a saved adapter's weights in place. Raises UserError unless it is the adapter that was configured."""
+    folder = Path(start).expanduser()
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"lora.start: {start} holds no {ADAPTER_CONFIG}, so it is not a saved adapter")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        found = f"pickled weights only ({pickles[0]})" if (pickles := _pickles(folder)) else "no weights"
+        raise UserError(f"lora.start: {start} holds {found}; save it again with PEFT, as {ADAPTER_WEIGHTS}")
+    saved, ours = _read_json(folder / ADAPTER_CONFIG, "lora.start"), adapted.peft_config["default"].to_dict()
+    odd = [name for name in MUST_BE_PLAIN if saved.get(name)]
+    if odd or saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none":
+        what = odd[0] if odd else f"{saved.get('peft_type')}, bias {saved.get('bias')}"
+        raise UserError(f"lora.start: {start} is no plain LoRA adapter ({what}); it cannot be continued here")
+    for name, key in MUST_FIT.items():
+        there, here = _in_order(saved.get(name)), _in_order(ours[name])
+        if there != here:
+            raise UserError(f"{key}: the adapter {start} has {there}, the configuration {here}; make them the same")
+    try:
+        result = peft.set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"lora.start: {start} does not fit: {' '.join(str(error).split())[:240]}") from error
+    strange = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
+    if strange:
+        raise UserError(f"lora.start: {start} does not fit this model, for instance in {strange[0]}")
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list | set) else value
 
 
 def _peft_config(lora: LoraConfig, rank: int) -> peft.LoraConfig:
@@ -121,7 +250,9 @@ def weights_hash(config: ModelConfig) -> str:
     """SHA-256 over a local folder's weight files, or the hub's own name for the version loaded."""
     folder = Path(resolve_path(config.path))
     if not folder.is_dir():
-        loaded = transformers.AutoConfig.from_pretrained(config.path, revision=config.revision)
+        loaded = transformers.AutoConfig.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
         return f"hub:{config.path}@{loaded._commit_hash}"
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,8 @@
-"""The files a run writes, one JSON object a line: metrics (no clock in them), timings, evaluations, rollouts."""
+"""The files a run writes, one JSON object a line.
+
+metrics (no clock in them), timings, evaluations, rollouts (some, with every token's numbers), sightings (what every
+teacher said of every rollout), and, where the bank is kept up, memories and the bank's changes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILES = ("metrics", "timings", "evaluations", "rollouts")
+from sgsd.types import UserError
+
+FILES = ("metrics", "timings", "evaluations", "rollouts", "sightings", "memories", "bank")
 
 
 class Records:
@@ -37,6 +43,16 @@ class Records:
                 with self.path(name).open("rb") as file:
                     os.fsync(file.fileno())
         return {name: self.path(name).stat().st_size if self.path(name).exists() else 0 for name in FILES}
+
+    def check_lengths(self, offsets: Mapping[str, int]) -> None:
+        """Raises UserError where a file is shorter than it was at a checkpoint."""
+        for name, offset in offsets.items():
+            found = self.path(name).stat().st_size if self.path(name).exists() else 0
+            if found < offset:
+                raise UserError(
+                    f"{self.path(name)}: has {found} bytes, {offset} when the checkpoint was saved;"
+                    " restore it from a copy, or go on from an older checkpoint"
+                )
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
         """Forget what was written after a checkpoint."""

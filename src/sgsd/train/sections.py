@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from sgsd.bank import EmbeddingSettings, Retrieval, check_retrieval
 from sgsd.rollout import Sampling
+from sgsd.types import UserError
 
 
 class Section(BaseModel):
@@ -21,7 +33,7 @@ class ModelConfig(Section):
     path: str = "lab"
     """Hub name, local folder, or "lab" for the bundled policy."""
     revision: str | None = None
-    """Commit, tag or branch on the hub."""
+    """Commit, tag or branch on the hub, of model and tokenizer alike."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
@@ -36,22 +48,39 @@ class LoraConfig(Section):
     alpha: PositiveInt = 128
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    start: str | None = None
+    """Folder of a saved PEFT adapter to start from, of this rank, alpha and targets; none: a fresh one."""
 
 
 class DataConfig(Section):
     """Where problems come from."""
 
     path: str = "lab:train"
-    """JSONL, JSON, Parquet or CSV file, hub data set, or lab:train, lab:held-out."""
+    """JSONL, JSON, Parquet or CSV file, folder or hub data set; lab:train, lab:held-out; gym:TASK or gym:TASK,TASK."""
+    subset: str | None = None
+    """Which part of a hub data set that comes in several."""
     split: str = "train"
+    """Of a hub data set or a folder; train or held-out of gym tasks."""
     revision: str | None = None
+    """Commit on the hub; a branch or a tag may move."""
+    layout: Literal["auto", "plain", "dapo", "conversational", "openthoughts"] = "auto"
+    """What a row looks like (docs/data.md); auto goes by the columns of the first row."""
     problem: str = "problem"
-    """Column of the problem's text."""
+    """Column of the problem's text, where rows are plain."""
     answer: str = "answer"
-    """Column of the reference answer."""
+    """Column of the reference answer, where rows are plain."""
     solution: str | None = None
-    """Column of a reference solution, for methods that show one."""
+    """Column of a reference solution, where rows are plain, for methods that show one."""
+    domain: str | None = None
+    """Keep only rows whose column "domain" says this."""
+    strip_instruction: bool = True
+    """Take off the instruction that DAPO and OpenThoughts write round each problem, where it is there to the letter."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """What happens to a row that repeats problem, answer and solution of an earlier one."""
+    unusable: Literal["error", "skip"] = "error"
+    """What a row without a problem or an answer is: an error, or left out and counted."""
     limit: PositiveInt | None = None
+    """Take the first so many problems."""
 
 
 class PromptConfig(Section):
@@ -63,7 +92,9 @@ class PromptConfig(Section):
     teacher_thinking: bool = True
     evaluation_thinking: bool = True
     max_tokens: PositiveInt = 4096
-    """Longest prompt allowed; a longer one is an error, never cut."""
+    """Longest prompt allowed; nothing is ever cut."""
+    unfit: Literal["error", "skip"] = "error"
+    """What a longer prompt, or an empty context, is: an error, or a problem or teacher left out and counted."""
 
 
 class SamplingConfig(Section):
@@ -85,9 +116,29 @@ class VerifierConfig(Section):
     """Who says right or wrong."""
 
     name: str = "math"
-    """math, or module:callable of your own."""
+    """math, gym (for gym tasks), or module:callable of your own."""
     options: dict[str, Any] = {}
-    """Handed to it by name; math knows timeout (seconds an answer) and workers."""
+    """Handed to it by name; math knows timeout (seconds an answer) and workers, gym knows timeout."""
+
+
+class EmbeddingConfig(Section):
+    """The model that embeds problems and items, by sentence-transformers."""
+
+    model: str
+    """Hub name, for instance Qwen/Qwen3-Embedding-0.6B, or local folder; safetensors only, never code of its own."""
+    revision: str | None = None
+    """Commit on the hub; without one the model may change, and a warning says so."""
+    instruction: str | None = None
+    """Put before each problem to the letter; none: the model's own query prompt. Items get none of it."""
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch: PositiveInt = 1
+    """Items (of equal length) embedded at a time; above 1 their last bits may depend on the batch on a GPU."""
+    cache: str | None = None
+    """Folder of the vectors; none: ~/.cache/sgsd/embeddings."""
+
+    def to_settings(self) -> EmbeddingSettings:
+        return EmbeddingSettings(**self.model_dump())
 
 
 class BankConfig(Section):
@@ -95,7 +146,86 @@ class BankConfig(Section):
 
     path: str | None = None
     """JSON file or store, or "lab" for the bundled bank."""
-    retrieval: Literal["bm25", "random"] = "bm25"
+    retrieval: Retrieval = "bm25"
+    """By words, by meaning, by both (hybrid), or at random as a control."""
+    embedding: EmbeddingConfig | None = None
+    """The model of retrieval by embedding or hybrid."""
+    diversity: float = Field(default=0.0, ge=0, le=1)
+    """How much unlike one another the items of a pool must be; 0: not at all."""
+    rerank: NonNegativeFloat = 0.0
+    """How far trust, as the run's ledger has it, moves an item's score; 0: not at all."""
+    reweigh: NonNegativeFloat = 0.0
+    """How far trust moves a pair's weight: by a factor of e to this power at most; 0: not at all."""
+
+    @model_validator(mode="after")
+    def _together(self) -> BankConfig:
+        embedding = None if self.embedding is None else self.embedding.to_settings()
+        try:
+            check_retrieval(self.retrieval, self.diversity, embedding)
+        except UserError as error:
+            raise PydanticCustomError("retrieval", "{reason}", {"reason": str(error)}) from error
+        return self
+
+
+class WriterConfig(Section):
+    """Who writes skills: a server, a model in this process, or the policy itself."""
+
+    kind: Literal["policy", "transformers", "vllm", "server"] = "policy"
+    model: str | None = None
+    """Model folder or hub name, or the name under which the server knows it; the policy needs none."""
+    revision: str | None = None
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server; none: the client's own."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the server's key; the key itself is never stored."""
+    azure_version: str | None = None
+    """API version, which makes the server an Azure one."""
+    json_schema: bool = True
+    """Ask the server to decode by schema."""
+    temperature: NonNegativeFloat = 0.0
+    thinking: bool = False
+    context: PositiveInt = 32768
+    """Tokens that a prompt and its answer may have together, for a model in this process."""
+    batch: PositiveInt = 8
+    """Requests at a time: in a batch, or under way to the server."""
+    timeout: PositiveFloat = 120.0
+    """Seconds a call to the server may take."""
+    retries: NonNegativeInt = 5
+    """With growing pauses, for a busy or broken server."""
+    failure_budget: float = Field(default=0.2, ge=0, le=1)
+    """Share of requests that may fail before a build stops."""
+    prompts: str = "growth"
+    """Folder of the templates it is asked with; "growth" is the bundled one."""
+
+
+class GrowthConfig(Section):
+    """How skills are made from experience."""
+
+    rollouts: PositiveInt = 256
+    """Rollouts of a cold start, one a problem."""
+    items: PositiveInt = 3
+    """Items that one rollout may bring."""
+    solution_chars: PositiveInt = 12_000
+    """Of a solution in a prompt; a longer one loses its middle, which is said and counted."""
+    extract_tokens: PositiveInt = 1024
+    """Of an answer about one rollout."""
+    merge_tokens: PositiveInt = 8192
+    """Of an answer that merges a group."""
+    merge_group: int = Field(default=32, ge=2)
+    merge_patience: PositiveInt = 3
+    """Layers that do not shrink before merging ends."""
+    every: NonNegativeInt = 0
+    """Steps between updates of the bank during training (25 as published); 0: the bank stays as it is."""
+    threshold: float = Field(default=0.8, ge=0, le=1)
+    """Success of the window from which no update is needed."""
+    add: PositiveInt = 5
+    """New items an update may bring."""
+    capacity: PositiveInt = 30
+    """Items learned during training that are kept."""
+    prune: Literal["paper", "evidence"] = "paper"
+    """Which of them goes first: the oldest (as published), or the one with the least evidence."""
+    quarantine: bool = False
+    """Take out, at an update, learned items that keep being reversed."""
 
 
 class OptimizerConfig(Section):
@@ -148,3 +278,17 @@ class ComputeConfig(Section):
     """Rows × (prompt + completion) of a generation batch."""
     threads: PositiveInt | None = None
     """CPU threads; none: torch decides."""
+
+
+class TrackConfig(Section):
+    """Where the run's numbers are shown besides its own files; `track: wandb` is short for `track: {to: wandb}`."""
+
+    to: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
+    project: str = Field(default="sgsd", min_length=1)
+    entity: str | None = None
+    """Team, which only wandb has."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"to": value} if isinstance(value, str) else value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,48 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
-from sgsd.bank import Bank, Bm25Retriever, RandomRetriever, open_bank, pairs_for, render_pair
+from sgsd.bank import (
+    Bank,
+    Ledger,
+    LedgerNow,
+    Retriever,
+    TrustingRetriever,
+    make_retriever,
+    open_bank,
+    pairs_for,
+    render_pair,
+    weighed,
+)
 from sgsd.contexts import (
-    AnswerProvider,
+    AnswerBlocks,
+    BlockMaker,
+    BlockProvider,
     ContextProvider,
+    JoinedBlocks,
     NoContextProvider,
     PromptMaker,
-    SkillPairProvider,
+    PromptSet,
+    SkillPairBlocks,
+    fitting,
     load_prompts,
+    thinking_mode,
 )
 from sgsd.evaluate import Evaluator
 from sgsd.method import Method
-from sgsd.method.spec import Answer, FollowOutcome, RetrievalSoftmax, SkillPairs
+from sgsd.method.spec import FollowOutcome, RetrievalSoftmax, SkillPairs
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
+from sgsd.train.books import Books
 from sgsd.train.config import RunConfig
+from sgsd.train.controls import make_nulls
 from sgsd.train.data import load_problems
-from sgsd.train.models import load_model, load_tokenizer, make_scorer
+from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
+from sgsd.train.processes import from_first
+from sgsd.train.public import is_hub_name
+from sgsd.train.records import Records
+from sgsd.train.run_bank import RunBank
 from sgsd.train.teachers import TeacherKeeper
-from sgsd.types import Problem, UserError
+from sgsd.types import Problem, SkillPair, UserError
 from sgsd.verify import Verifier, load_verifier
 
 
@@ -51,8 +74,11 @@ class Parts:
     problems: Sequence[Problem]
     keeper: TeacherKeeper
     evaluator: Evaluator | None
-    bank: Bank | None
+    bank: RunBank | None
+    books: Books
     silent_ids: frozenset[int]
+    nulls: ContextProvider | None = None  # of the null teacher, where the stance is a contrast to one
+    skipped_problems: int = 0  # left out because the student's prompt does not fit
 
     @property
     def pad_id(self) -> int:
@@ -71,8 +97,18 @@ class Parts:
         return self.accelerator.reduce(tensor, "sum").cpu()
 
     def all_max(self, value: int) -> int:
-        gathered = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device))
-        return int(gathered.max())
+        return int(self.largest(value))
+
+    def largest(self, value: float) -> float:
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.gather(tensor).max())
+
+    def follow_bank(self) -> None:
+        """Make contexts from what the bank holds now."""
+        if self.bank is not None:
+            bank, ledger = self.bank.current, lambda: self.books.ledger
+            self.provider = make_provider(self.config, self.method, self.maker, bank, ledger)
+            self.nulls = make_nulls(self.method, self.provider, self.config.prompts.folder)
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
@@ -84,14 +120,19 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     method = config.build_method()
+    warn_of_moving_names(config)
     # What is quick to check comes first: a missing file should not wait for a model.
     problems = load_problems(config.data)
-    bank = load_bank_for(config, method)
+    bank = from_first(accelerator, lambda: load_bank_for(config, method))
     tokenizer = load_tokenizer(config.model)
     maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
-    provider = make_provider(config, method, maker, bank)
-    verifier = load_verifier(config.verifier.name, **config.verifier.options)
+    warn_of_template(config, method, tokenizer)
+    usable = usable_problems(config, maker, problems)
+    books = Books(accelerator, Records(config.folder))
+    provider = make_provider(config, method, maker, bank, lambda: books.ledger)
+    verifier = make_verifier(config)
     model = load_model(config.model)
+    check_vocabulary(model, tokenizer)
     checkpointing = config.model.gradient_checkpointing
     scorer = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     trained = [p for p in scorer.parameters() if p.requires_grad]
@@ -113,12 +154,44 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         verifier=verifier,
         maker=maker,
         provider=provider,
-        problems=problems,
+        nulls=make_nulls(method, provider, config.prompts.folder),
+        problems=usable,
         keeper=keeper,
         evaluator=make_evaluator(config, engine, verifier, maker),
-        bank=bank,
-        silent_ids=silent_token_ids(tokenizer),
+        books=books,
+        bank=None if bank is None else RunBank.configured(bank, config.folder / "bank.sqlite"),
+        silent_ids=silent_token_ids(tokenizer) | engine.end_ids,
+        skipped_problems=len(problems) - len(usable),
     )
+
+
+def usable_problems(config: RunConfig, maker: PromptMaker, problems: Sequence[Problem]) -> list[Problem]:
+    """All of them, or those that fit where the others are to be left out. Raises UserError for one that does not."""
+    p = config.prompts
+    kept, reasons = fitting(problems, maker, thinking=p.student_thinking, unfit=p.unfit)
+    if reasons:
+        warn(f"prompts.unfit: {len(reasons)} of {len(problems)} problems are left out; the first: {reasons[0]}")
+    return kept
+
+
+def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
+    """Say which thinking settings the model's template does not heed, and what else it does that nobody asked for."""
+    p = config.prompts
+    if "strftime_now" in str(tokenizer.chat_template):
+        warn(f"the chat template of {config.model.path} writes today's date into every prompt: each day is another run")
+    mode = thinking_mode(tokenizer)
+    if mode == "switch":
+        return
+    always = mode == "always"
+    roles = {"student": p.student_thinking}
+    if method.has_teachers:
+        roles["teacher"] = p.teacher_thinking
+    if config.evaluation.data is not None:
+        roles["evaluation"] = p.evaluation_thinking
+    if ignored := [f"prompts.{role}_thinking" for role, on in roles.items() if on != always]:
+        why = "always opens a think block" if always else "knows no switch for thinking"
+        names, value = " and ".join(ignored), str(always).lower()
+        warn(f"{names}: ignored, the chat template of {config.model.path} {why}; set {value} to say so")
 
 
 def check_launch(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
@@ -144,17 +217,58 @@ def load_bank_for(config: RunConfig, method: Method) -> Bank | None:
     return open_bank(Path(config.bank.path))
 
 
-def make_provider(config: RunConfig, method: Method, maker: PromptMaker, bank: Bank | None) -> ContextProvider:
-    """The provider of the method's context."""
-    thinking = config.prompts.teacher_thinking
-    if isinstance(method.context, Answer):
-        return AnswerProvider(maker, thinking, show_solution=method.context.show == "solution")
-    if not isinstance(method.context, SkillPairs) or bank is None:
+def make_provider(
+    config: RunConfig, method: Method, maker: PromptMaker, bank: Bank | None, ledger: LedgerNow = Ledger
+) -> ContextProvider:
+    """The provider of the method's context; `ledger` is asked anew at every use."""
+    if not method.has_teachers:
         return NoContextProvider()
-    retriever = Bm25Retriever(bank) if config.bank.retrieval == "bm25" else RandomRetriever(bank, config.seed)
-    k, weights = method.context.k, method.weights
+    blocks = make_blocks(config, method, maker.prompts, bank, ledger)
+    return BlockProvider(maker, blocks, config.prompts.teacher_thinking, config.prompts.unfit)
+
+
+def make_blocks(
+    config: RunConfig, method: Method, prompts: PromptSet, bank: Bank | None, ledger: LedgerNow
+) -> BlockMaker:
+    """What the method's teachers are shown."""
+    context, weights = method.context, method.weights
+    answer = None if context.shown is None else AnswerBlocks(prompts, context.shown)
+    if not isinstance(context, SkillPairs):
+        assert answer is not None, "a context without pairs shows the reference"
+        return answer
+    assert bank is not None, "the configuration has been checked for this"
+    chosen = config.bank
+    embedding = chosen.embedding.to_settings() if chosen.embedding else None
+    retriever: Retriever = make_retriever(
+        chosen.retrieval, bank, seed=config.seed, diversity=chosen.diversity, embedding=embedding
+    )
+    if chosen.rerank:
+        retriever = TrustingRetriever(retriever, ledger, chosen.rerank)
     temperature = weights.temperature if isinstance(weights, RetrievalSoftmax) else float("inf")
-    return SkillPairProvider(maker, partial(pairs_for, retriever, k=k, temperature=temperature), render_pair, thinking)
+
+    def retrieve(queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
+        pools = pairs_for(retriever, queries, k=context.k, temperature=temperature)
+        return [weighed(pool, ledger(), chosen.reweigh, temperature) for pool in pools] if chosen.reweigh else pools
+
+    pairs = SkillPairBlocks(prompts, retrieve, render_pair)
+    return pairs if answer is None else JoinedBlocks(prompts, (pairs, answer))
+
+
+def make_verifier(config: RunConfig) -> Verifier:
+    """The verifier by its name; "gym" is the one that asks the puzzles themselves. Raises UserError."""
+    name = "sgsd.train.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
+    return load_verifier(name, **config.verifier.options)
+
+
+def warn_of_moving_names(config: RunConfig) -> None:
+    """Say which of the things that come from the hub may be another one tomorrow."""
+    named = {"model": config.model, "data": config.data, "evaluation.data": config.evaluation.data}
+    for key, section in named.items():
+        if section is None or not is_hub_name(section.path):
+            continue
+        if not re.fullmatch("[0-9a-f]{40}", section.revision or ""):
+            what = f"{section.revision} can move" if section.revision else "not pinned"
+            warn(f"{key} {section.path}: {what}: results may change; add {key}.revision: <commit>")
 
 
 def make_evaluator(config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptMaker) -> Evaluator | None:
@@ -181,7 +295,9 @@ def make_evaluator(config: RunConfig, engine: Engine, verifier: Verifier, maker:
 
 def silent_token_ids(tokenizer: Any) -> frozenset[int]:
     """Tokens that never teach: special ones, think tags, and runs of two newlines or more."""
-    special = set(tokenizer.all_special_ids)
+    # A tokenizer lists only those with a name among its special ones; the flag marks the others.
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special |= set(tokenizer.all_special_ids)
     tags = {tokenizer.convert_tokens_to_ids(tag) for tag in ("<think>", "</think>")} - {None, tokenizer.unk_token_id}
     runs = {
         token for token in range(len(tokenizer)) if set(text := tokenizer.decode([token])) == {"\n"} and len(text) > 1

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from sgsd.bank import Sighting
 from sgsd.method.spec import Evidence, Judgement, token_weights
 from sgsd.scorer import Pack, Row, Scores, collate, plan_passes
 from sgsd.train.data import problem_at
 from sgsd.train.metrics import StepMetrics
 from sgsd.train.setup import Parts
-from sgsd.types import Rollout, TeacherView, Verdict
+from sgsd.types import Completion, Problem, Rollout, TeacherView, Verdict
 
 
 class NonFiniteError(RuntimeError):
@@ -27,30 +29,61 @@ class Batch:
 
     rollouts: list[Rollout]
     verdicts: list[Verdict]
-    views: list[tuple[TeacherView, ...]]
+    views: list[tuple[TeacherView, ...]]  # one with an empty prompt is a teacher that was left out
+    nulls: Sequence[TeacherView] = ()  # the null teacher of each rollout, where the stance is a contrast to one
 
     def student_rows(self) -> list[Row]:
         return [Row(r.prompt_ids, r.completion.token_ids) for r in self.rollouts]
 
     def teacher_rows(self) -> list[Row]:
-        return [Row(v.prompt_ids, r.completion.token_ids) for r, pool in zip(self.rollouts, self.views) for v in pool]
+        """Of the teachers that were not left out; rows run over rollouts, then teachers."""
+        pools = zip(self.rollouts, self.views)
+        return [Row(v.prompt_ids, r.completion.token_ids) for r, pool in pools for v in pool if v.prompt_ids]
+
+    def null_rows(self) -> list[Row]:
+        """Of the null teachers that were not left out."""
+        nulls = zip(self.rollouts, self.nulls)
+        return [Row(null.prompt_ids, r.completion.token_ids) for r, null in nulls if null.prompt_ids]
+
+    def sampled_logps(self) -> list[Tensor] | None:
+        """What the sampler said of its own tokens, [T] a rollout; None where an engine does not say."""
+        if not all(rollout.completion.logps for rollout in self.rollouts):
+            return None
+        return [torch.tensor(rollout.completion.logps) for rollout in self.rollouts]
 
     @property
     def teachers(self) -> int:
-        return len(self.views[0])
+        return max(map(len, self.views))
+
+    def weights(self, rollout: int) -> list[float]:
+        """Of its K teachers; 0 where a pool has fewer."""
+        weights = [view.weight for view in self.views[rollout]]
+        return weights + [0.0] * (self.teachers - len(weights))
+
+    def rows_of_teachers(self) -> list[list[int | None]]:
+        """[K][B]: where among `teacher_rows` each rollout's teacher k stands; none where there is no such row."""
+        numbers = count()
+        rows_BK = [[next(numbers) if view.prompt_ids else None for view in pool] for pool in self.views]
+        return [[pool[k] if k < len(pool) else None for pool in rows_BK] for k in range(self.teachers)]
+
+    def rows_of_nulls(self) -> list[int | None]:
+        """[B]: where among `null_rows` each rollout's null teacher stands."""
+        numbers = count()
+        return [next(numbers) if null.prompt_ids else None for null in self.nulls]
 
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What the teachers say of every rollout; rows run over rollouts, then teachers."""
+    """What the teachers say of every rollout, in the order of `Batch.teacher_rows`."""
 
     logps: list[Tensor] = field(default_factory=list)  # each [T of that rollout]
     hidden: list[Tensor] = field(default_factory=list)  # each [T, D]
+    nulls: list[Tensor] = field(default_factory=list)  # log-probs in the order of `Batch.null_rows`
 
 
 @dataclass
 class Detail:
-    """The judged tokens of one rollout, for the log."""
+    """What was judged of one rollout, for the ledger and the log."""
 
     position: int  # in the batch
     judgement: Judgement
@@ -58,49 +91,83 @@ class Detail:
     mask_T: Tensor
 
 
-def step_positions(parts: Parts, step: int) -> list[tuple[int, int]]:
-    """(group, global index) of this process's rollouts; whole groups stay together."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt that waits for its rollout."""
+
+    index: int  # the rollout's, in the run
+    group: int
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+
+    def answered(self, completion: Completion) -> Rollout:
+        return Rollout(self.problem, self.prompt_ids, completion, self.group)
+
+
+def questions(parts: Parts, step: int) -> list[Question]:
+    """This process's share of a step; whole groups stay together."""
     size = parts.config.group_size
     groups = parts.config.rollouts // size
     mine = range(parts.accelerator.process_index, groups, parts.accelerator.num_processes)
-    first = (step - 1) * groups
-    return [(first + j, (first + j) * size + i) for j in mine for i in range(size)]
+    thinking = parts.config.prompts.student_thinking
+    asked: list[Question] = []
+    for group in ((step - 1) * groups + j for j in mine):
+        problem = problem_at(parts.problems, group, parts.config.seed)
+        prompt_ids = parts.maker.student(problem, thinking=thinking)
+        asked += [Question(group * size + i, group, problem, prompt_ids) for i in range(size)]
+    return asked
 
 
 def sample(parts: Parts, step: int) -> list[Rollout]:
-    positions = step_positions(parts, step)
-    problems = [problem_at(parts.problems, group, parts.config.seed) for group, _ in positions]
-    thinking = parts.config.prompts.student_thinking
-    prompts = [parts.maker.student(problem, thinking=thinking) for problem in problems]
-    sampling = parts.config.sampling.to_sampling()
-    done = parts.engine.sample(prompts, [index for _, index in positions], sampling, seed=parts.config.seed)
-    return [Rollout(p, ids, c, group) for p, ids, c, (group, _) in zip(problems, prompts, done, positions)]
+    asked = questions(parts, step)
+    sampling, seed = parts.config.sampling.to_sampling(), parts.config.seed
+    done = parts.engine.sample([q.prompt_ids for q in asked], [q.index for q in asked], sampling, seed=seed)
+    return [question.answered(completion) for question, completion in zip(asked, done, strict=True)]
 
 
 def verify(parts: Parts, rollouts: Sequence[Rollout]) -> list[Verdict]:
     return parts.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
 
 
+def with_contexts(parts: Parts, rollouts: list[Rollout], verdicts: list[Verdict]) -> Batch:
+    """The rollouts together with the prompts of their teachers."""
+    problems = [rollout.problem for rollout in rollouts]
+    views = parts.provider.views(problems)
+    if parts.nulls is None:
+        return Batch(rollouts, verdicts, views)
+    nulls = [null for (null,) in parts.nulls.views(problems)]
+    # Without a null teacher nothing can be said of a pool: where that one does not fit, all of it is left out.
+    views = [pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, nulls, strict=True)]
+    return Batch(rollouts, verdicts, views, nulls)
+
+
+def left_out(view: TeacherView) -> TeacherView:
+    return replace(view, prompt_ids=(), weight=0.0)
+
+
 def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
-    """All teachers of all rollouts, in passes of a token budget; no gradient."""
-    rows, whole = batch.teacher_rows(), parts.method.matches_distribution
+    """All teachers of all rollouts, the null ones among them, in passes of a token budget; no gradient."""
+    taught, whole = batch.teacher_rows(), parts.method.matches_distribution
+    rows = [*taught, *batch.null_rows()]
     found: dict[int, Tensor] = {}
-    for indices, pack in passes(parts, rows, parts.config.compute.teacher_tokens):
+    for indices, pack in passes(parts, rows, parts.config.compute.teacher_tokens, idle=batch.student_rows()[0]):
         scores: Scores = parts.scorer(pack, role="teacher", hidden_only=whole)
         values = scores.hidden_ND if whole else scores.logps_N
         assert values is not None
         if indices:  # an idle pass has been made for the others' sake
             found.update(zip(indices, values.split([len(rows[i].completion_ids) for i in indices])))
     in_order = [found[i] for i in range(len(rows))]
-    return TeacherScores(hidden=in_order) if whole else TeacherScores(logps=in_order)
+    if whole:
+        return TeacherScores(hidden=in_order)
+    return TeacherScores(logps=in_order[: len(taught)], nulls=in_order[len(taught) :])
 
 
-def passes(parts: Parts, rows: Sequence[Row], token_budget: int) -> Iterator[tuple[list[int], Pack]]:
+def passes(parts: Parts, rows: Sequence[Row], token_budget: int, *, idle: Row) -> Iterator[tuple[list[int], Pack]]:
     """Rows in passes; every process makes the same number, since FSDP's collectives would wait for ever otherwise."""
     plan = plan_passes([len(row) for row in rows], token_budget)
     most = int(parts.all_max(len(plan)))
     for indices in [*plan, *[[] for _ in range(most - len(plan))]]:
-        pack = collate([rows[i] for i in indices or [0]], pad_id=parts.pad_id, device=parts.accelerator.device)
+        pack = collate([rows[i] for i in indices] or [idle], pad_id=parts.pad_id, device=parts.accelerator.device)
         yield indices, pack
 
 
@@ -115,7 +182,8 @@ def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetri
     details: list[Detail] = []
     for iteration in range(parts.method.iterations):
         losses: list[tuple[list[int], Tensor]] = []
-        for indices, pack in passes(parts, batch.student_rows(), parts.config.compute.student_tokens):
+        rows = batch.student_rows()
+        for indices, pack in passes(parts, rows, parts.config.compute.student_tokens, idle=rows[0]):
             used = indices or [0]
             mask_BT = pad_rows([masks[i] for i in used]).to(pack.targets_N.device)
             evidence = gather_evidence(parts, batch, taught, pack, used, mask_BT, outcome_B, advantages_B, old_logps)
@@ -133,10 +201,27 @@ def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetri
             losses.append((indices, loss.detach()))
             if indices and iteration == 0:
                 metrics.add(judgement, evidence, loss.detach())
-                wanted = [i for i in indices if i < parts.config.logged_rollouts]
-                details += [Detail(i, judgement, indices.index(i), masks[i]) for i in wanted]
+                details += [Detail(i, judgement, row, masks[i]) for row, i in enumerate(indices)]
+        if iteration == 0 and (said := batch.sampled_logps()) is not None:
+            metrics.add_sampler(said, [old_logps[i] for i in range(len(said))], masks)
         metrics.grad_norm = apply_gradient(parts, lr, batch, losses)
     return sorted(details, key=lambda detail: detail.position)
+
+
+def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighting]]:
+    """Every teacher of a bank that was judged, with the index of the rollout."""
+    found = []
+    for detail in details:
+        judgement, rollout = detail.judgement, batch.rollouts[detail.position]
+        if judgement.support_BK is None or judgement.polarity_BK is None:
+            continue
+        outcome = batch.verdicts[detail.position].outcome
+        supports, polarities = judgement.support_BK[detail.row].tolist(), judgement.polarity_BK[detail.row].tolist()
+        for view, support, polarity in zip(batch.views[detail.position], supports, polarities):
+            if view.item_ids and view.prompt_ids:
+                seen = Sighting(view.item_ids, outcome, support, int(polarity))
+                found.append((rollout.completion.index, seen))
+    return found
 
 
 def gather_evidence(
@@ -152,35 +237,52 @@ def gather_evidence(
 ) -> Evidence:
     """Score one student pass and lay the teachers beside it."""
     device, K = pack.targets_N.device, batch.teachers
-    of_teacher = [[i * K + k for i in used] for k in range(K)]  # rows of the teachers' scores, teacher by teacher
-    teacher_logps_BKT = divergence_BKT = None
-    if parts.method.matches_distribution:
-        states_KND = [torch.cat([taught.hidden[row] for row in rows]) for rows in of_teacher]
+    lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
+    places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
+    present = [[place is not None for place in places] for places in zip(*places_KB)]
+    teacher_logps_BKT = divergence_BKT = null_logps_BT = None
+    if parts.method.matches_distribution and any(map(any, present)):
+        blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
+        states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
         divergence = parts.method.direction
         scores: Scores = parts.scorer(pack, entropy=True, teacher_hidden_KND=states_KND, divergence=divergence)
         assert scores.divergence_KN is not None
         divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in scores.divergence_KN], dim=1)
     else:
         scores = parts.scorer(pack, entropy=True)
-        if taught.logps:
-            by_teacher = [pad_rows([taught.logps[row] for row in rows]) for rows in of_teacher]
-            teacher_logps_BKT = torch.stack(by_teacher, dim=1)
     assert scores.logps_N is not None
     assert scores.entropy_N is not None
     student_logps_BT = pack.to_rows(scores.logps_N)
-    for place, i in enumerate(used):
-        old_logps.setdefault(i, student_logps_BT[place, : len(batch.rollouts[i].completion.token_ids)].detach())
+    own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
+    if parts.method.matches_distribution and divergence_BKT is None:
+        divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
+    elif K and divergence_BKT is None:
+        # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
+        by_teacher = [pad_rows(choose(taught.logps, places, own.__getitem__)) for places in places_KB]
+        teacher_logps_BKT = torch.stack(by_teacher, dim=1)
+    if batch.nulls:
+        nulls = [batch.rows_of_nulls()[i] for i in used]
+        null_logps_BT = pad_rows(choose(taught.nulls, nulls, own.__getitem__))
+    for i, logps_T in zip(used, own):
+        old_logps.setdefault(i, logps_T)
     return Evidence(
         mask_BT=mask_BT,
         student_logps_BT=student_logps_BT,
         old_logps_BT=pad_rows([old_logps[i] for i in used]),
         outcome_B=outcome_B[list(used)].to(device),
         advantages_B=advantages_B[list(used)].to(device),
-        weights_BK=torch.tensor([[view.weight for view in batch.views[i]] for i in used], device=device),
+        weights_BK=torch.tensor([batch.weights(i) for i in used], device=device),
         teacher_logps_BKT=teacher_logps_BKT,
+        null_logps_BT=null_logps_BT,
         divergence_BKT=divergence_BKT,
         entropy_BT=pack.to_rows(scores.entropy_N),
+        present_BK=torch.tensor(present, device=device) if K and parts.config.prompts.unfit == "skip" else None,
     )
+
+
+def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Callable[[int], Tensor]) -> list[Tensor]:
+    """The values at `places`, and `absent(b)` where row b has none."""
+    return [absent(b) if place is None else values[place] for b, place in enumerate(places)]
 
 
 def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:

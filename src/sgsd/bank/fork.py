@@ -1,0 +1,67 @@
+"""Going back to an event of a bank's history, or branching off from it. What came later is set aside, never lost."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+from sgsd.bank.schema import Bank
+from sgsd.bank.sqlite import connect, reported, transaction
+from sgsd.bank.store import BankStore
+from sgsd.types import UserError
+
+# Table → the rows that a fork takes along, in the order in which rows refer to each other. Memories are not numbered
+# by events, and one too many does no harm.
+_KEPT = {
+    "contents": "hash IN (SELECT content_hash FROM past.events WHERE seq <= :event)",
+    "events": "seq <= :event",
+    "origins": "seq <= :event",
+    "memories": "true",
+}
+
+
+def fork_store(source: Path | str, target: Path | str, event: int) -> Bank:
+    """Make `target` a store whose history is `source`'s up to and with `event`; returns the bank at that event.
+
+    With target = source the store goes back to the event: a copy of it as it was is first put beside it, as
+    NAME.abandoned-1.sqlite, -2, … Nothing is written where there is nothing to forget. Each file appears whole or
+    not at all, also after kill -9. Event numbers, batches and notes stay what they were.
+
+    Raises `UserError` where `source` is no store or has no such event, and where `target` is another file.
+    """
+    source, target = Path(source), Path(target)
+    with BankStore(source, read_only=True) as store:
+        latest, bank = store.event, store.snapshot(event)
+    if target.exists():
+        if not target.samefile(source):
+            raise UserError(f"{target}: there is a file already; a bank is forked into a new one, or back into itself")
+        if event == latest:
+            return bank
+        names = (target.with_name(f"{target.stem}.abandoned-{n}{target.suffix}") for n in count(1))
+        _copy(source, next(name for name in names if not name.exists()), latest)
+    _copy(source, target, event)
+    return bank
+
+
+def _copy(source: Path, target: Path, event: int) -> None:
+    draft = target.with_name(f".{target.name}.tmp")
+    for left in (draft, draft.with_name(f"{draft.name}-journal")):
+        left.unlink(missing_ok=True)
+    BankStore(draft).close()  # writes the tables
+    with reported(draft), closing(connect(draft, read_only=False)) as connection:
+        connection.execute("ATTACH ? AS past", (f"{source.absolute().as_uri()}?mode=ro",))
+        with transaction(connection, "IMMEDIATE"):
+            # An older schema lacks some tables.
+            known = {name for (name,) in connection.execute("SELECT name FROM past.sqlite_master WHERE type = 'table'")}
+            for table, rows in _KEPT.items():
+                if table in known:
+                    chosen = f"SELECT * FROM past.{table} WHERE {rows}"
+                    connection.execute(f"INSERT INTO main.{table} {chosen}", {"event": event} if ":" in rows else {})
+    os.replace(draft, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

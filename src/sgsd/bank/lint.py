@@ -1,0 +1,196 @@
+"""Hygiene of a bank: items that give an answer away, speak to the model, remember one problem, or repeat each other.
+
+The checks are rules over words and numbers, not a judge. They find what is written plainly and in English; a leak in a
+paraphrase, an attack in another language or spelt with gaps goes through. Only what an item says is read, not its
+`meta`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sgsd.bank.evolve import words_of
+from sgsd.bank.leaks import leak, remembered_numbers
+from sgsd.bank.near import near_duplicates
+from sgsd.bank.retrieve import item_text
+from sgsd.bank.schema import Bank
+from sgsd.bank.text import check_prose, quoted
+from sgsd.types import BankItem, Problem, Skill
+
+
+class Severity(StrEnum):
+    """Whether an item may stand in a bank with such a finding."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+
+
+class Flaw(StrEnum):
+    """What is wrong; each value completes the sentence "the item …"."""
+
+    ANSWER = "gives away the reference answer"
+    STATED = "states an answer"
+    INJECTION = "speaks to the model"
+    CONTROL = "holds characters that are no prose"
+    NUMBERS = "remembers the numbers of its problem"
+    NAME = "remembers a name of its problem"
+    LONG_NUMBER = "holds a long number"
+    POINTING = "points to one problem or its reference"
+    REPETITION = "repeats another item"
+
+    @property
+    def severity(self) -> Severity:
+        refused = self in (Flaw.ANSWER, Flaw.STATED, Flaw.INJECTION, Flaw.CONTROL)
+        return Severity.REFUSE if refused else Severity.WARN
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One flaw of one item: the field it is in (all of them: "item") and the words that show it."""
+
+    item: str
+    field: str
+    kind: Flaw
+    excerpt: str
+
+    @property
+    def severity(self) -> Severity:
+        return self.kind.severity
+
+
+_INJECTION = re.compile(
+    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.;!?\n]{0,40}?\b(?:instruction|prompt|guideline)s?\b"
+    r"|\b(?:ignore|disregard|forget|override)\b[^.;!?\n]{0,20}?\b(?:previous|prior|preceding|system|your)"
+    r" (?:rule|direction|message|command|context)s?\b"
+    r"|\bforget (?:everything|all) (?:you|above|before)\b"
+    r"|\byou are now (?:an? (?!step|few|little)|no longer\b|called\b|the (?:user|assistant|system|model)\b)"
+    r"|\bfrom now on,? you (?:must|will|shall|are|always|only)\b"
+    r"|\b(?:as|you are) an? (?:ai|artificial intelligence|large language model|language model|chatbot|assistant)\b"
+    r"|\bpretend (?:that )?you(?:'re| are)\b|\bact as (?:if you|an? (?:ai|assistant|expert))\b"
+    r"|\b(?:system|developer|hidden|initial|your) (?:prompt|instructions|guidelines)\b|\bsystem message\b"
+    r"|\b(?:developer|debug|god) mode\b|\bjailbreak\b"
+    r"|\b(?:output|respond|reply|print|say)(?: with)? (?:only|nothing but)(?: with)? (?:the|a|one|\"|')(?! values?)"
+    r"|\banswer only with\b|\balways (?:respond|reply)\b|\balways (?:answer|output|print|say) (?:with\b|\d|[\"'(])"
+    r"|(?<!to )\breveal (?:the |your |all |any )*(?:hidden |secret |reference |gold )*"
+    r"(?:prompt|instructions?|answers?|password|api key|credentials)\b"
+    r"|\b(?:do not|don't) (?:show|give|write|include) (?:any|your) (?:reasoning|work|steps|explanation)\b"
+    r"|^[\s#*>-]*(?:system|user|assistant|developer)\s*\**:"
+    r"|^\s*#+\s*(?:instruction|response|system|human|assistant|user)s?\b"
+    r"|https?://|\bwww\.\w|\b(?:mailto|javascript):\w|\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b",
+    re.MULTILINE,
+)
+_STATED = re.compile(
+    r"\b(?:answer|final (?:result|value|number)|correct (?:option|choice|value))\s*(?:here |is|was|=|:|equals|must be"
+    r"|should be|will be|comes to)\s*(?:simply |just |exactly |always |therefore )?\$?"
+    r"(?:\\?\(?[a-e]\)|(?:-?\d+(?:[.,/]\d+)*|\\d?frac\{\d+\}\{\d+\})(?=\s*(?:[.,;:!?)$\n]|$)))"
+    r"|\\boxed\s*\{[^{}]*\d"
+)
+_CONDITION = re.compile(r"\b(?:if|whether|when|unless)\b[^.;,\n]*$")
+_POINTING = re.compile(
+    r"\b(?:reference|gold|ground[- ]truth|official|model) (?:answer|solution)s?\b|\banswer key\b"
+    r"|\b(?:in|for|of) this (?:problem|question|exercise)\b"
+    r"|\bthis (?:problem|question|exercise) (?:asks|wants|gives|is|was)\b"
+)
+_LONG_NUMBER = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,])|\d{5,}")
+_POWER_OF_TEN = re.compile(r"10*")
+_CAPITALISED = re.compile(r"(?<![\w\\])[A-Z][a-z]{2,}(?![\w\\])")
+_NAMED_AFTER = re.compile(
+    r"(?:'s|’s|s'|-[A-Z][a-z]+)?(?: [\w-]+)? (?:theorem|lemma|formulas?|inequalit|law|identit|criteri|sequence|numbers?"
+    r"|triangle|method|rule|principle|circle|line|algorithm|function|equation|polynomial|series|sum|product|point)",
+    re.IGNORECASE,
+)
+
+
+def lint_item(item: BankItem, *, problem: str | None = None, gold: str | None = None) -> list[Finding]:
+    """What is wrong with one item, the gravest first; `problem` and `gold` are those it was learned from, if known.
+
+    Without them leaks of the answer and memories of the problem cannot be seen, and the other checks are made.
+    """
+    found: list[Finding] = []
+    for number, (field, text) in enumerate(_fields(item)):
+        found += [Finding(item.id, field, kind, _cut(excerpt)) for kind, excerpt in _flaws(text, gold)]
+        if problem:
+            if numbers := remembered_numbers(text, problem):
+                found.append(Finding(item.id, field, Flaw.NUMBERS, ", ".join(numbers)))
+            names = _names(problem, text, titled=number == 0)
+            found += [Finding(item.id, field, Flaw.NAME, name) for name in names]
+    return sorted(found, key=lambda finding: finding.severity is Severity.WARN)
+
+
+def lint_bank(bank: Bank, problems: Mapping[str, Sequence[Problem]] | None = None) -> list[Finding]:
+    """What is wrong with the items of a bank, in their order, and which of them repeat an earlier one.
+
+    Args:
+        problems: item id → the problems it was learned from, as far as they are known.
+    """
+    repeats = dict(near_duplicates([item_text(item) for item in bank.items]))
+    found: list[Finding] = []
+    for position, item in enumerate(bank.items):
+        known = (problems or {}).get(item.id, ())
+        each = [f for p in known for f in lint_item(item, problem=p.text, gold=p.gold)] or lint_item(item)
+        found += dict.fromkeys(each)
+        if position in repeats:
+            found.append(Finding(item.id, "item", Flaw.REPETITION, bank.items[repeats[position]].id))
+    return found
+
+
+def objection(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
+    """Why an item may not be proposed: its first refusing finding as a line that can be counted; None where it may."""
+    first = next((f for f in lint_item(item, problem=problem, gold=gold) if f.severity is Severity.REFUSE), None)
+    return f"{first.kind}, in its {first.field}" if first else None
+
+
+def _fields(item: BankItem) -> Iterator[tuple[str, str]]:
+    skill = ("title", "principle", "when_to_apply")
+    names = skill if isinstance(item, Skill) else ("description", "why_it_happens", "how_to_avoid")
+    return zip(names, words_of(item))
+
+
+def _flaws(text: str, gold: str | None) -> Iterator[tuple[Flaw, str]]:
+    """The flaws that one field shows by itself, or against the answer."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    try:
+        check_prose(text, len(text))
+    except ValueError as error:
+        yield Flaw.CONTROL, str(error)
+    if gold and gold.strip() and (place := leak(text, gold)):
+        yield Flaw.ANSWER, place
+    for match in _INJECTION.finditer(folded):
+        yield Flaw.INJECTION, match[0]
+    for match in _STATED.finditer(folded):
+        if not _CONDITION.search(folded[: match.start()]):
+            yield Flaw.STATED, match[0]
+    for match in _POINTING.finditer(folded):
+        yield Flaw.POINTING, match[0]
+    for match in _LONG_NUMBER.finditer(folded):
+        digits = match[0].replace(",", "")
+        if len(digits) > 4 and not _POWER_OF_TEN.fullmatch(digits):
+            yield Flaw.LONG_NUMBER, match[0]
+
+
+def _names(problem: str, text: str, *, titled: bool) -> list[str]:
+    """Proper names of the problem in a field: capitalised wherever they stand, in one of the two within a sentence.
+
+    Words of a title are all capitalised, so there the problem alone must show that it is a name. Names that name a
+    theorem, a line, a sequence are knowledge and no memory.
+    """
+    inner, outer = _within_sentences(problem), set(_CAPITALISED.findall(problem))
+    here = {match[0]: text[match.end() :] for match in _CAPITALISED.finditer(text)}
+    lower = set(re.findall(r"\b[a-z]+\b", f"{problem} {text}"))
+    proper = inner if titled else inner | (outer & _within_sentences(text))
+    kept = [name for name in here if name in proper and name in outer and name.lower() not in lower]
+    return [name for name in kept if not _NAMED_AFTER.match(here[name])]
+
+
+def _within_sentences(text: str) -> set[str]:
+    """Capitalised words that do not begin a sentence: a word, a comma, a bracket or a formula stands before them."""
+    before = ((match[0], text[: match.start()].rstrip()[-1:]) for match in _CAPITALISED.finditer(text))
+    return {word for word, last in before if last.isalnum() or last in {",", ")", "$", "_"}}
+
+
+def _cut(excerpt: str) -> str:
+    return quoted(" ".join(excerpt.split()))

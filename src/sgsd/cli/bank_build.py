@@ -1,0 +1,26 @@
+"""`sgsd bank build`: a cold start by the config of the run that will train with the bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from sgsd.cli.training import read_config
+from sgsd.train.bank_build import build_from_config
+
+USAGE = """sgsd bank build CONFIG [--dry-run] [--key.part value …]
+
+Make a bank from the model's own rollouts and write it to the config's bank.path. The sections model, data, prompts,
+sampling and verifier say what is rolled out, writer who writes the skills, growth how many. Killed anywhere, the same
+command goes on. --dry-run says how many calls and tokens that takes."""
+
+
+def build(args: list[str], console: Console) -> None:
+    """Run a cold start, or forecast it."""
+    if not args or args[0] in ("-h", "--help"):
+        console.print(USAGE, markup=False)
+        return
+    rest = [argument for argument in args[1:] if argument != "--dry-run"]
+    config = read_config(Path(args[0]), rest, "sgsd bank build CONFIG")
+    build_from_config(config, console, dry_run="--dry-run" in args[1:])

@@ -1,0 +1,91 @@
+"""A writer in this process on vLLM, which decodes by the schema of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self
+
+from sgsd.contexts import encode_chat
+from sgsd.growth.drafts import schema_of
+from sgsd.growth.engine_writer import draw_of
+from sgsd.growth.writer import Failed, Request, Written
+from sgsd.types import UserError
+
+
+class VllmWriter:
+    """Lets vLLM write. A model that thinks first is not held to the schema: its thinking would have to fit in it.
+
+    Args:
+        context: tokens that prompt and answer may have together; a longer request fails, nothing is cut.
+        batch: requests between two times that answers are handed over; a kill loses no more than those.
+
+    Raises:
+        UserError: vLLM is not installed, or refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        temperature: float = 0.0,
+        context: int = 32_768,
+        *,
+        thinking: bool = False,
+        batch: int = 64,
+        seed: int = 0,
+    ) -> None:
+        try:
+            vllm = import_module("vllm")
+        except ImportError:
+            raise UserError("writer: vLLM is not installed: pip install 'sgsd[vllm]'") from None
+        self.temperature, self.context, self.seed = temperature, context, seed
+        self.thinking, self.batch = thinking, batch
+        self.name = f"vllm:{model}@{revision or 'main'}/{temperature}/{seed}/{'thinking' if thinking else 'plain'}"
+        try:
+            self._llm: Any = vllm.LLM(
+                model=model, revision=revision, tokenizer_revision=revision, max_model_len=context, seed=seed
+            )
+        except (ValueError, OSError) as error:
+            why = next(iter(str(error).splitlines()), "")
+            raise UserError(f"writer.model: vLLM refuses {model} with writer.context {context}: {why}") from error
+        self._tokenizer = self._llm.get_tokenizer()
+
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+        prompts = [encode_chat(self._tokenizer, request.chat(), thinking=self.thinking) for request in requests]
+        fitting = []
+        for position, (prompt, request) in enumerate(zip(prompts, requests)):
+            if len(prompt) + request.max_tokens <= self.context:
+                fitting.append(position)
+            else:  # vLLM would refuse the whole batch for it
+                yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
+        for start in range(0, len(fitting), self.batch):
+            chosen = fitting[start : start + self.batch]
+            done = self._llm.generate(
+                [{"prompt_token_ids": list(prompts[i])} for i in chosen],
+                [self._sampling(requests[i]) for i in chosen],
+                use_tqdm=False,
+            )
+            for position, output in zip(chosen, done, strict=True):
+                best = output.outputs[0]
+                yield position, Written(best.text, len(prompts[position]), len(best.token_ids))
+
+    def _sampling(self, request: Request) -> Any:
+        vllm = import_module("vllm.sampling_params")
+        form = None if self.thinking else vllm.StructuredOutputsParams(json=schema_of(request.answer))
+        seed = draw_of(request) + self.seed if self.temperature else None
+        return vllm.SamplingParams(
+            temperature=self.temperature, max_tokens=request.max_tokens, seed=seed, structured_outputs=form
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._llm = None  # its memory is free as soon as nobody holds it

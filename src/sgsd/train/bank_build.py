@@ -1,0 +1,238 @@
+"""A cold start as configured: by the config of the run that will train with the bank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import sgsd
+from sgsd.bank import BankStore, objection, save_bank
+from sgsd.contexts import PromptMaker, PromptSet, load_prompts
+from sgsd.growth import (
+    TEMPLATES,
+    AnswerCache,
+    BuildSettings,
+    Desk,
+    ExtractSettings,
+    Memory,
+    MergeSettings,
+    build_bank,
+    forecast,
+    memory_of,
+)
+from sgsd.growth import Progress as BuildProgress
+from sgsd.growth.merge import Layer
+from sgsd.rollout import Engine, TransformersEngine
+from sgsd.train.config import RunConfig
+from sgsd.train.data import load_problems, problem_at
+from sgsd.train.models import load_model, load_tokenizer
+from sgsd.train.records import write_atomic
+from sgsd.train.resume import differences
+from sgsd.train.writers import make_writer
+from sgsd.types import BankItem, Problem, Rollout, UserError
+from sgsd.verify import Verifier, load_verifier
+
+#: The sections that decide a cold start; the rest of a run's config may change without a new one.
+DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "growth")
+
+
+def build_settings(config: RunConfig) -> BuildSettings:
+    g = config.growth
+    return BuildSettings(
+        rollouts=g.rollouts,
+        extract=ExtractSettings(items=g.items, max_tokens=g.extract_tokens, max_chars=g.solution_chars),
+        merge=MergeSettings(group=g.merge_group, patience=g.merge_patience, max_tokens=g.merge_tokens),
+    )
+
+
+def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = False) -> Path | None:
+    """Build the bank at `bank.path`, or say what that would cost; returns the bank's path.
+
+    The work is kept in `BANK.build/`, so that the same command goes on after a kill.
+
+    Raises:
+        UserError: `bank.path` is taken or missing, the settings differ from those the work was begun with, or
+            something they name is not there.
+        WriterError: too many calls failed.
+    """
+    target = _target(config)
+    folder = target.with_name(target.name + ".build")
+    refuse_other_settings(folder, config)
+    problems = load_problems(config.data)
+    tokenizer = load_tokenizer(config.model)
+    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts, settings = load_prompts(config.writer.prompts, required=TEMPLATES), build_settings(config)
+    if dry_run:
+        _tell_forecast(config, settings, prompts, problems, tokenizer, console)
+        return None
+    engine = _engine(config, tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.json", json.dumps(deciding(config), indent=1))
+    with ExitStack() as stack:
+        verifier = stack.enter_context(load_verifier(config.verifier.name, **config.verifier.options))
+        cache = stack.enter_context(AnswerCache(folder / "answers.sqlite"))
+        writer = stack.enter_context(make_writer(config, engine, tokenizer))
+        desk = Desk(writer, prompts, cache, config.writer.failure_budget)
+        bar = stack.enter_context(_progress(console))
+        built = build_bank(
+            folder,
+            settings,
+            Sampler(config, engine, verifier, maker, problems).sample,
+            desk,
+            objection=Objector(problems),
+            metadata=_metadata(config),
+            progress=BuildProgress(_Stages(bar, desk).show, _layer_line(console)),
+        )
+    write_atomic(folder / "build.json", json.dumps(built.to_dict(), indent=1))
+    _deliver(folder / "bank.sqlite", target)
+    _tell_result(built.to_dict(), target, console)
+    return target
+
+
+class Objector:
+    """Keeps out what would carry a reference answer, or one problem's own numbers, into the bank."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.golds = {problem.id: problem.gold for problem in problems}
+
+    def __call__(self, item: BankItem, memory: Memory) -> str | None:
+        return objection(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
+
+
+class Sampler:
+    """Rollout i belongs to the i-th problem of the seed's order, as in training."""
+
+    def __init__(
+        self, config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptMaker, problems: Sequence[Problem]
+    ) -> None:
+        self.config, self.engine, self.verifier, self.maker, self.problems = config, engine, verifier, maker, problems
+
+    def sample(self, indices: Sequence[int]) -> list[tuple[int, Memory | None]]:
+        seed, thinking = self.config.seed, self.config.prompts.student_thinking
+        chosen = [problem_at(self.problems, index, seed) for index in indices]
+        prompts = [self.maker.student(problem, thinking=thinking) for problem in chosen]
+        done = self.engine.sample(prompts, indices, self.config.sampling.to_sampling(), seed=seed)
+        verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
+        rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
+        return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    whole = config.model_dump(mode="json")
+    return {name: whole[name] for name in DECIDING}
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """A build that was begun goes on with the settings it was begun with. Raises UserError."""
+    saved = folder / "config.json"
+    if not saved.is_file():
+        return
+    changed = differences(json.loads(saved.read_text(encoding="utf-8")), deciding(config))
+    if changed:
+        shown = "; ".join(f"{key}: was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:8])
+        raise UserError(
+            f"{folder}: this cold start was begun with other settings ({shown}); put them back or remove it"
+        )
+
+
+def _target(config: RunConfig) -> Path:
+    if config.bank.path in (None, "lab"):
+        raise UserError("bank.path: say where the bank is to be written, for instance my_bank.sqlite or my_bank.json")
+    target = Path(str(config.bank.path))
+    if target.exists():
+        raise UserError(f"bank.path: {target} is there already; name another, or move it away")
+    return target
+
+
+def _engine(config: RunConfig, tokenizer: Any) -> Engine:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(config.model).to(device).eval()
+    return TransformersEngine(model, tokenizer, token_budget=config.compute.rollout_tokens)
+
+
+def _metadata(config: RunConfig) -> dict[str, Any]:
+    source = f"sgsd {sgsd.__version__}, cold start"
+    return {"source": source, "model": config.model.path, "growth": config.growth.model_dump(mode="json")}
+
+
+def _deliver(store: Path, target: Path) -> None:
+    """A JSON file or a store, as the name asks for; written whole or not at all."""
+    with BankStore(store, read_only=True) as source:
+        bank = source.snapshot()
+    if target.suffix == ".json":
+        save_bank(bank, target)
+        return
+    draft = target.with_name(f".{target.name}.tmp")
+    draft.write_bytes(store.read_bytes())
+    draft.replace(target)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[cost]}"), console=console, transient=True)
+
+
+class _Stages:
+    """One bar a stage, with what the writer has cost so far."""
+
+    def __init__(self, bar: Progress, desk: Desk) -> None:
+        self.bar, self.desk = bar, desk
+        self.tasks: dict[str, Any] = {}
+
+    def show(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bar.add_task(name, total=total or None, cost="")
+        bill = self.desk.bill
+        cost = f"{bill.prompt_tokens + bill.completion_tokens:,} tokens, {bill.cached} cached" if bill.calls else ""
+        self.bar.update(self.tasks[name], completed=done, cost=cost)
+
+
+def _layer_line(console: Console) -> Any:
+    def tell(kind: str, layer: Layer) -> None:
+        console.print(f"merged {kind}: {layer.before} → {layer.after} in {layer.groups} groups", highlight=False)
+
+    return tell
+
+
+def _tell_forecast(
+    config: RunConfig,
+    settings: BuildSettings,
+    prompts: PromptSet,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    console: Console,
+) -> None:
+    """The policy's tokenizer counts for any writer: theirs differ by less than the estimate does."""
+    problem = problem_at(problems, 0, config.seed)
+    example = Memory(0, problem.id, problem.text, "", correct=True)
+    cost = forecast(
+        settings, example, prompts, lambda text: len(tokenizer(text)["input_ids"]), config.sampling.max_tokens
+    )
+    console.print(
+        f"{cost.rollouts} rollouts of at most {config.sampling.max_tokens} tokens; then at most"
+        f" {cost.extract_calls} calls to extract and about {cost.merge_calls} to merge:"
+        f" about {cost.prompt_tokens:,} tokens in, {cost.completion_tokens:,} out. Nothing was written.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _tell_result(built: dict[str, Any], target: Path, console: Console) -> None:
+    bill = built["writer"]
+    lost = sum(bill["failures"].values())
+    console.print(
+        f"{target}: {built['skills']} skills and {built['mistakes']} mistakes from {built['memories']} rollouts"
+        f" ({built['successes']} right, {built['failures']} wrong, {built['unknown']} undecided);"
+        f" {bill['calls']} calls, {bill['cached']} answers from the cache, {lost} without an answer,"
+        f" {bill['prompt_tokens']:,} tokens in, {bill['completion_tokens']:,} out.",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,82 @@
+"""Rollouts of a step that a stop did not let end: kept with the checkpoint, used again instead of sampled again.
+
+What was graded stays graded: a grader's time-out on the first try is a time-out after resuming too. One JSON file a
+process; a run resumed with another number of processes reads them all and takes its own groups.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from sgsd.train.setup import Parts
+from sgsd.train.step import questions
+from sgsd.types import Completion, Rollout, Status, UserError, Verdict
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Rollouts and verdicts of one step, by the rollout's global index, and the seconds that they took."""
+
+    records: Mapping[int, Mapping[str, Any]]
+    seconds: Mapping[str, float]
+
+    def take(self, parts: Parts, step: int) -> tuple[list[Rollout], list[Verdict]]:
+        """This process's share.
+
+        Raises:
+            UserError: a prompt is no longer the one that was answered.
+        """
+        rollouts, verdicts = [], []
+        for question in questions(parts, step):
+            record = self.records[question.index]
+            if tuple(record["prompt"]) != question.prompt_ids:
+                raise UserError(
+                    f"problem {question.problem.id}: its prompt has changed since rollout {question.index} answered it;"
+                    " put back the prompts and the tokenizer that the run was started with"
+                )
+            rollouts.append(question.answered(_completion(record)))
+            verdicts.append(Verdict(Status(record["status"]), record["answer"], record["seconds"]))
+        return rollouts, verdicts
+
+
+def shard_files(
+    rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], seconds: Mapping[str, float]
+) -> dict[str, str]:
+    """Every process's rollouts as the text of a file; all processes call it, all get all files."""
+    records = [_record(rollout, verdict) for rollout, verdict in zip(rollouts, verdicts, strict=True)]
+    shards = gather_object([json.dumps({"seconds": dict(seconds), "rollouts": records})])
+    return {f"pending-{number:05d}.json": text for number, text in enumerate(shards)}
+
+
+def read_shards(folder: Path) -> Pending | None:
+    """What a checkpoint holds of the step after it, if anything."""
+    shards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("pending-*.json"))]
+    if not shards:
+        return None
+    return Pending({record["index"]: record for shard in shards for record in shard["rollouts"]}, shards[0]["seconds"])
+
+
+def _record(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
+    done = rollout.completion
+    return {
+        "index": done.index,
+        "prompt": rollout.prompt_ids,
+        "tokens": done.token_ids,
+        "logps": done.logps,  # as JSON writes them, floats come back to the last bit
+        "text": done.text,
+        "finish": done.finish,
+        "status": verdict.status,
+        "answer": verdict.answer,
+        "seconds": verdict.seconds,
+    }
+
+
+def _completion(record: Mapping[str, Any]) -> Completion:
+    tokens, logps = tuple(record["tokens"]), tuple(record["logps"])
+    return Completion(record["index"], tokens, record["text"], record["finish"], logps)

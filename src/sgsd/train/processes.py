@@ -1,0 +1,43 @@
+"""The processes of a run: checked at the start, and told what only the first of them may find out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from sgsd.types import UserError
+
+T = TypeVar("T")
+
+
+def check_processes(seen: int) -> None:
+    """Raises UserError where a launcher started several processes that do not know of each other."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != seen:
+        raise UserError(
+            f"the launcher started {launched} processes, but each runs alone ({seen}) and all would write one folder;"
+            " without GPUs set ACCELERATE_USE_CPU=true"
+        )
+
+
+def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
+    """What `find` gives on the first process, on every process: files are read and changed by one of them only.
+
+    Its UserError is raised on all of them, so that nobody waits for ever for the others.
+    """
+    if accelerator.num_processes == 1:
+        return find()
+    message: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            message = [find(), None]
+        except UserError as error:
+            message = [None, str(error)]
+    found, refusal = broadcast_object_list(message)
+    if refusal is not None:
+        raise UserError(refusal)
+    return found

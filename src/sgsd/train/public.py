@@ -1,0 +1,85 @@
+"""What of a run may leave the machine: names instead of local paths, and nothing that looks like a secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+HIDDEN = "(hidden)"
+
+# "max_tokens" and "group_key" columns are settings; a setting that IS a key or a token is none of our business.
+_SECRET_NAME = re.compile(r"(^|[._-])(api_?key|key|token|secret|password|passwd|credentials?|authorization)$", re.I)
+_SECRET_TEXT = re.compile(
+    r"hf_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|sk-[A-Za-z0-9_-]{16,}"  # OpenAI and its imitators
+    r"|gh[pousr]_[A-Za-z0-9]{16,}"  # GitHub
+    r"|AKIA[A-Z0-9]{12,}"  # Amazon
+    r"|(?<=://)[^/\s@]+@"  # user:password@ in an address
+)
+_CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILE = re.compile(r"\.(jsonl?|csv|parquet|ya?ml|sqlite3?|db|txt|py|gz|zst)$", re.I)
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as others may see it: secrets hidden, paths cut down to their last part."""
+    return {key: _public_entry(key, value) for key, value in config.items()}
+
+
+def public_name(text: str) -> str:
+    """The last part of a path; a hub name, and anything that is no path, as it is.
+
+    >>> public_name("/home/me/data/problems.jsonl"), public_name("Qwen/Qwen3-1.7B"), public_name("lab:train")
+    ('problems.jsonl', 'Qwen/Qwen3-1.7B', 'lab:train')
+    """
+    text = _SECRET_TEXT.sub(HIDDEN, text)
+    if cached := cached_hub_model(text):
+        return cached[0]
+    if "\\" in text and PureWindowsPath(text).is_absolute():
+        return PureWindowsPath(text).name
+    address = "://" in text and not text.startswith("file:")
+    return text if "/" not in text or address or is_hub_name(text) else Path(text).name
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether this can only be the name of something on the hub: owner/name, and no such path here."""
+    return bool(_HUB_NAME.fullmatch(text)) and not _FILE.search(text) and not Path(text).exists()
+
+
+def cached_hub_model(path: str) -> tuple[str, str] | None:
+    """The hub name and commit of a model that lies in the hub's cache on this machine."""
+    found = _CACHED.search(path)
+    return (f"{found[1]}/{found[2]}", found[3]) if found else None
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool | None]:
+    """A nested mapping as one of dotted names; lists become text."""
+    found: dict[str, str | int | float | bool | None] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        else:
+            found[name] = value if value is None or isinstance(value, (str, int, float)) else str(value)
+    return found
+
+
+def _public_entry(key: str, value: Any) -> Any:
+    if _is_secret(key, value):
+        return HIDDEN
+    # A name may hold a slash and is no path.
+    return _SECRET_TEXT.sub(HIDDEN, value) if key == "name" and isinstance(value, str) else _public(value)
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    return value is not None and not isinstance(value, (bool, Mapping)) and bool(_SECRET_NAME.search(key))
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return public_config(value)
+    if isinstance(value, (list, tuple)):
+        return [_public(part) for part in value]
+    return public_name(value) if isinstance(value, str) else value

@@ -1,0 +1,62 @@
+"""The writer that a configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sgsd.growth import EngineWriter, ServerSettings, ServerWriter, Writer
+from sgsd.rollout import Engine, Sampling, TransformersEngine
+from sgsd.train.config import RunConfig
+from sgsd.train.models import load_model, load_tokenizer, weights_hash
+from sgsd.train.sections import ModelConfig, WriterConfig
+
+
+def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str = "") -> Writer:
+    """The writer; `engine` samples from the policy, which may be the one to write.
+
+    `version` tells one state of a policy that learns from another, for the cache of its answers.
+
+    Raises:
+        UserError: the server's client, the key or the model is missing.
+    """
+    chosen = config.writer
+    if chosen.kind == "server":
+        return ServerWriter(_server(chosen))
+    if chosen.kind == "vllm":
+        from sgsd.growth.vllm_writer import VllmWriter
+
+        return VllmWriter(str(chosen.model), chosen.revision, chosen.temperature, chosen.context)
+    name = f"{weights_hash(config.model)[:16]} {version}".strip()
+    if chosen.kind == "transformers":
+        own = ModelConfig(path=str(chosen.model), revision=chosen.revision, dtype=config.model.dtype)
+        tokenizer, name = load_tokenizer(own), weights_hash(own)[:16]
+        model = load_model(own).to(_device(engine)).eval()
+        engine = TransformersEngine(model, tokenizer, token_budget=config.compute.rollout_tokens)
+    return EngineWriter(
+        engine=engine,
+        tokenizer=tokenizer,
+        model=name,
+        sampling=Sampling(temperature=chosen.temperature),
+        thinking=chosen.thinking,
+        context=chosen.context,
+        batch=chosen.batch,
+        seed=config.seed,
+    )
+
+
+def _server(chosen: WriterConfig) -> ServerSettings:
+    return ServerSettings(
+        model=str(chosen.model),
+        base_url=chosen.base_url,
+        key_variable=chosen.key_variable,
+        azure_version=chosen.azure_version,
+        temperature=chosen.temperature,
+        concurrency=chosen.batch,
+        timeout=chosen.timeout,
+        retries=chosen.retries,
+        json_schema=chosen.json_schema,
+    )
+
+
+def _device(engine: Engine) -> Any:
+    return engine.model.device if isinstance(engine, TransformersEngine) else "cpu"

@@ -1,0 +1,116 @@
+"""Forks of a bank's history: the past as it was, the abandoned future beside it, and no half-written file."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sgsd.bank import Bank, BankStore, Event, fork_store
+from sgsd.bank import fork as fork_module
+from sgsd.types import Mistake, Skill, UserError
+
+ONE = Bank((Skill("a", "t", "p", "w"), Skill("b", "t", "p", "w")), (Mistake("m", "d", "w", "h"),), {"source": "one"})
+TWO = Bank((Skill("a", "new", "p", "w"), Skill("c", "t", "p", "w")), (), {"source": "two"})
+THREE = Bank((Skill("b", "t", "p", "w"),), (Mistake("m", "d", "w", "h"),))
+
+
+def make(path: Path, *banks: Bank) -> list[int]:
+    """A store with an import of each bank; returns the event after each."""
+    with BankStore(path) as store:
+        return [store.import_bank(bank, f"number {n}")[-1].seq for n, bank in enumerate(banks)]
+
+
+def history(path: Path) -> list[Event]:
+    with BankStore(path, read_only=True) as store:
+        return store.events()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_back_to_an_event_with_the_rest_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "bank.sqlite"
+    ends = make(path, ONE, TWO, THREE)
+    whole = history(path)
+    assert fork_store(path, path, ends[1]) == TWO
+    assert names(tmp_path) == ["bank.abandoned-1.sqlite", "bank.sqlite"]
+    assert history(path) == whole[: ends[1]]
+    assert history(tmp_path / "bank.abandoned-1.sqlite") == whole
+    with BankStore(path) as store:  # it goes on from there as if nothing had come after
+        assert store.import_bank(THREE, "number 2") == whole[ends[1] :]
+    assert history(path) == whole
+    assert fork_store(path, path, ends[0]) == ONE
+    assert names(tmp_path) == ["bank.abandoned-1.sqlite", "bank.abandoned-2.sqlite", "bank.sqlite"]
+
+
+def test_nothing_to_forget_is_nothing_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "bank.sqlite"
+    (end,) = make(path, ONE)
+    before = path.stat()
+    assert fork_store(path, path, end) == ONE
+    assert names(tmp_path) == ["bank.sqlite"]
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_branch_in_another_file(tmp_path: Path) -> None:
+    path, branch = tmp_path / "bank.sqlite", tmp_path / "branch.sqlite"
+    ends = make(path, ONE, TWO)
+    whole = history(path)
+    assert fork_store(path, branch, ends[0]) == ONE
+    assert history(branch) == whole[: ends[0]]
+    assert history(path) == whole
+    with sqlite3.connect(branch) as connection:  # contents of later events stay behind
+        (contents,) = connection.execute("SELECT count(*) FROM contents").fetchone()
+    connection.close()
+    assert contents == len(ONE) + 1
+    with pytest.raises(UserError, match="there is a file already"):
+        fork_store(path, branch, ends[1])
+    with pytest.raises(UserError, match="has no event 99"):
+        fork_store(path, tmp_path / "never.sqlite", 99)
+    with pytest.raises(UserError, match="there is no such store"):
+        fork_store(tmp_path / "nowhere.sqlite", tmp_path / "never.sqlite", 0)
+    assert names(tmp_path) == ["bank.sqlite", "branch.sqlite"]
+    assert fork_store(path, tmp_path / "empty.sqlite", 0) == Bank()
+
+
+@pytest.mark.parametrize("fatal", [1, 2], ids=["setting aside", "going back"])
+def test_a_fork_that_fails_leaves_the_bank_and_no_obstacle(
+    fatal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bank.sqlite"
+    ends = make(path, ONE, TWO)
+    whole, calls, plain = history(path), [0], fork_module.os.replace
+
+    def full(*arguments: Path) -> None:
+        calls[0] += 1
+        if calls[0] == fatal:
+            raise OSError("no space left on device")
+        plain(*arguments)
+
+    monkeypatch.setattr(fork_module.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        fork_store(path, path, ends[0])
+    assert history(path) == whole
+    monkeypatch.undo()
+    (tmp_path / ".bank.sqlite.tmp-journal").write_bytes(b"half a transaction")  # as kill -9 would leave it
+    assert fork_store(path, path, ends[0]) == ONE
+    assert history(path) == whole[: ends[0]]
+    assert not [name for name in names(tmp_path) if name.startswith(".") and name != ".bank.abandoned-1.sqlite.tmp"]
+
+
+def test_origins_go_along_and_memories_stay(tmp_path: Path) -> None:
+    from sgsd.bank import Origin
+
+    path = tmp_path / "bank.sqlite"
+    with BankStore(path) as store:
+        store.remember({"r1": {"text": "one"}, "r2": {"text": "two"}})
+        end = store.import_bank(ONE, origins={"a": Origin(("r1",))})[-1].seq
+        store.import_bank(TWO, origins={"c": Origin(("r2",), ("b",))})
+        origins = store.origins()
+    fork_store(path, path, end)
+    with BankStore(path, read_only=True) as store:
+        assert store.origins() == {seq: origin for seq, origin in origins.items() if seq <= end} != origins
+        assert store.memory("r1") == {"text": "one"}

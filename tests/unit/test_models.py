@@ -1,0 +1,255 @@
+"""Models and adapters from folders: what trains, what is refused, and that nothing runs unasked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from template_cases import FAMILIES, model, save, tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
+
+from runs import LORA, run_small
+from sgsd.method import build
+from sgsd.scorer import Row, Scorer, collate
+from sgsd.train import models
+from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
+from sgsd.train.records import Records
+from sgsd.train.sections import LoraConfig, ModelConfig
+from sgsd.types import UserError
+
+TARGETS = ["q_proj", "v_proj"]
+OURS = LoraConfig(rank=4, alpha=8, targets=TARGETS)
+
+
+def config(path: Path, **options: Any) -> ModelConfig:
+    return ModelConfig(path=str(path), **{"dtype": "float32", **options})
+
+
+def lora(start: Path, **changes: Any) -> LoraConfig:
+    return LoraConfig(**{**OURS.model_dump(), "start": str(start), **changes})
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_loads_trains_and_is_saved(kind: str, adapter: Any, tmp_path: Path) -> None:
+    folder = run_small(
+        tmp_path / "run",
+        model={"path": str(save(kind, tmp_path / "model"))},
+        lora=adapter,
+        steps=1,
+        rollouts=2,
+        data={"limit": 8},
+        prompts={"max_tokens": 2048},
+        sampling={"max_tokens": 8},
+        optimizer={"lr": 1e-2},
+    )
+    (metrics,) = Records(folder).read("metrics")
+    assert metrics["rollouts"] == 2
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    if adapter is None:
+        after = AutoModelForCausalLM.from_pretrained(folder / "model")
+        words = AutoTokenizer.from_pretrained(folder / "model")
+        assert words.chat_template == tokenizer(kind).chat_template
+        changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+        assert any(changed) == (metrics["grad_norm"] > 0)
+    else:
+        after = peft.PeftModel.from_pretrained(before, folder / "adapter")
+        assert after.peft_config["default"].r == LORA["rank"]
+
+
+# ── Folders that are no models, or would run code ──────────────────────────────────────────────────────────────────
+
+
+def test_pickled_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = save("llama3", tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no weights"):
+        load_model(config(folder))
+    torch.save(model("llama3").state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickled weights only \(pytorch_model\.bin\).*save_pretrained"):
+        load_model(config(folder))
+    load_tokenizer(config(folder))  # holds no weights
+
+
+def adapter_folder(folder: Path, seed: int = 0, **options: Any) -> Path:
+    """A saved adapter for the "qwen2.5" model, with weights that do something."""
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS, "task_type": "CAUSAL_LM", **options}
+    adapted = peft.get_peft_model(model("qwen2.5"), peft.LoraConfig(**settings))
+    torch.manual_seed(seed)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_not_a_model_and_the_message_says_where_it_goes(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "adapter")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "my/base"}))
+    message = rf"is an adapter, not a model; set model.path to its base \(my/base\) and lora.start to {folder}"
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match=message):
+            load(config(folder))
+    # Beside a model, transformers would lay the adapter over it without a word.
+    with pytest.raises(UserError, match="is an adapter"):
+        load_model(config(adapter_folder(save("qwen2.5", tmp_path / "both"))))
+
+
+def test_a_folder_has_no_revisions() -> None:
+    with pytest.raises(UserError, match=r"model\.revision: lab is a folder"):
+        load_tokenizer(ModelConfig(path="lab", revision="main"))
+
+
+def test_the_revision_reaches_model_and_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def from_pretrained(path: str, **options: Any) -> Any:
+        asked.append({"path": path, **options})
+        raise OSError("there is no network in a test")
+
+    hub = ModelConfig(path="some/model", revision="abc123")
+    for auto, load in ((models.transformers.AutoModelForCausalLM, load_model), (AutoTokenizer, load_tokenizer)):
+        monkeypatch.setattr(auto, "from_pretrained", from_pretrained)
+        with pytest.raises(UserError, match="some/model cannot be loaded"):
+            load(hub)
+    assert [(a["path"], a["revision"], a["trust_remote_code"]) for a in asked] == [("some/model", "abc123", False)] * 2
+    assert asked[0]["use_safetensors"] is True
+
+
+CODE = """from pathlib import Path
+from transformers import Qwen3Config, Qwen3ForCausalLM
+Path({witness!r}).write_text("the model's own code has run")
+class OwnConfig(Qwen3Config):
+    model_type = "own"
+class OwnModel(Qwen3ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_of_a_model_runs_only_when_asked_for_and_then_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, witness = save("qwen3", tmp_path / "model"), tmp_path / "witness"
+    (folder / "own_code.py").write_text(CODE.format(witness=str(witness)))
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "own", "architectures": ["OwnModel"]}
+    settings["auto_map"] = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"needs code of its own.*read own_code\.py, then set model\.trust_remote_code"):
+        load_model(config(folder))
+    assert not witness.exists()
+    assert not caplog.records
+    for _ in range(2):  # said once, however often it is loaded
+        load_tokenizer(config(folder, trust_remote_code=True))
+        assert type(load_model(config(folder, trust_remote_code=True))).__name__ == "OwnModel"
+    assert witness.exists()
+    (record,) = [record for record in caplog.records if record.name == "sgsd"]
+    assert record.levelno == logging.WARNING
+    assert f"code from {folder} (revision: as it is) runs with all your rights" in record.getMessage()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused() -> None:
+    words = tokenizer("qwen3")
+    check_vocabulary(model("qwen3"), words)
+    words.add_tokens(["one more"])
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the model \d+; they do not match"):
+        check_vocabulary(model("qwen3"), words)
+
+
+# ── Starting from an adapter ───────────────────────────────────────────────────────────────────────────────────────
+
+PACK = collate([Row((1, 2, 3), (4, 5, 6))])
+
+
+def logps(scorer: Scorer, role: Any) -> torch.Tensor:
+    scorer.eval()
+    with torch.no_grad():
+        found = scorer(PACK, role=role).logps_N
+    assert found is not None
+    return found
+
+
+def test_training_goes_on_from_a_saved_adapter(tmp_path: Path) -> None:
+    start = adapter_folder(tmp_path / "a")
+    fresh = make_scorer(model("qwen2.5"), build("grpo"), OURS, seed=0)
+    scorer = make_scorer(model("qwen2.5"), build("grpo"), lora(start), seed=0)
+    saved = peft.PeftModel.from_pretrained(model("qwen2.5"), start).eval()
+    expected = saved(torch.tensor([[1, 2, 3, 4, 5, 6]])).logits.log_softmax(-1)[0, 2:5]
+    torch.testing.assert_close(logps(scorer, "student"), expected.gather(-1, torch.tensor([[4], [5], [6]]))[:, 0])
+    assert (logps(scorer, "student") - logps(fresh, "student")).abs().max() > 0.01
+    trained = {name for name, parameter in scorer.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in fresh.named_parameters() if parameter.requires_grad}
+    scorer.model.save_pretrained(tmp_path / "b", selected_adapters=["default"])
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("teacher", ["live", "frozen", "ema", "periodic"])
+def test_every_teacher_begins_where_the_student_does(teacher: str, tmp_path: Path) -> None:
+    start = adapter_folder(tmp_path / "a")
+    scorer = make_scorer(model("qwen2.5"), build("sgsd", teacher=teacher), lora(start), seed=0)
+    torch.testing.assert_close(logps(scorer, "teacher"), logps(scorer, "student"), atol=1e-5, rtol=0)
+    before = logps(scorer, "teacher")
+    with torch.no_grad():
+        for name, parameter in scorer.named_parameters():
+            if parameter.requires_grad:
+                assert ".default." in name
+                parameter.mul_(2)
+    moved = (logps(scorer, "teacher") - before).abs().max() > 0.01
+    assert moved == (teacher == "live")
+
+
+@pytest.mark.parametrize(
+    ("saved", "ours", "message"),
+    [
+        ({"r": 8}, {}, r"lora\.rank: the adapter .* has 8, the configuration 4"),
+        ({"lora_alpha": 16}, {}, r"lora\.alpha: the adapter .* has 16, the configuration 8"),
+        ({}, {"targets": ["q_proj"]}, r"lora\.targets: .* has \['q_proj', 'v_proj'\], the configuration \['q_proj'\]"),
+        ({"use_rslora": True}, {}, r"no plain LoRA adapter \(use_rslora\)"),
+        ({"modules_to_save": ["lm_head"]}, {}, r"no plain LoRA adapter \(modules_to_save\)"),
+        ({"bias": "lora_only"}, {}, r"no plain LoRA adapter \(LORA, bias lora_only\)"),
+    ],
+)
+def test_another_adapter_than_was_configured_is_refused(
+    saved: dict[str, Any], ours: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    start = adapter_folder(tmp_path, **saved)
+    with pytest.raises(UserError, match=message):
+        make_scorer(model("qwen2.5"), build("grpo"), lora(start, **ours), seed=0)
+
+
+def test_what_is_no_adapter_or_not_this_model_s_is_refused(tmp_path: Path) -> None:
+    def refusal() -> str:
+        with pytest.raises(UserError) as refused:
+            make_scorer(model("qwen2.5"), build("grpo"), lora(tmp_path), seed=0)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    assert "holds no adapter_config.json" in refusal()
+    adapter_folder(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(iter(weights))
+    for broken, message in (
+        ({**weights, name: weights[name][:, :-1].contiguous()}, "does not fit"),
+        ({key: value for key, value in weights.items() if key != name}, f"for instance in {name[:-7]}"),
+        ({**weights, name.replace("layers.0", "layers.9"): weights[name].clone()}, "for instance in"),
+    ):
+        save_file(broken, tmp_path / "adapter_model.safetensors")
+        assert message in refusal()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
+    assert "does not fit" in refusal()
+    (tmp_path / "adapter_config.json").write_text("{")
+    assert "cannot be read as JSON" in refusal()
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert "holds no weights" in refusal()
+    torch.save(weights, tmp_path / "adapter_model.bin")
+    assert "pickled weights only (adapter_model.bin)" in refusal()

@@ -1,0 +1,243 @@
+"""Prompts that do not fit: refused by name, or left out and counted, without moving anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from runs import LORA, merged, run_small, small_config
+from sgsd.contexts import (
+    Block,
+    BlockMaker,
+    BlockProvider,
+    JoinedBlocks,
+    PromptMaker,
+    UnfitPrompt,
+    fitting,
+    load_prompts,
+)
+from sgsd.method import Method
+from sgsd.method.spec import Always, MatchDistribution, NoGate, SkillPairs
+from sgsd.scorer import plan_passes
+from sgsd.train.metrics import StepMetrics
+from sgsd.train.records import Records
+from sgsd.train.setup import Parts, build_parts
+from sgsd.train.step import Batch, sample, score_teachers, update
+from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
+
+PROBLEM = Problem("p1", "Addition: 38+35", gold="73")
+
+
+def maker(tokenizer: Any, max_tokens: int = 512) -> PromptMaker:
+    return PromptMaker(load_prompts("lab"), tokenizer, max_tokens)
+
+
+def sized(*texts: str) -> BlockMaker:
+    """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on."""
+    return lambda problems: [
+        tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1)) for _ in problems
+    ]
+
+
+@pytest.mark.parametrize("bad", ["long " * 99, "", " \n"])
+def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, lab_tokenizer: Any) -> None:
+    made = maker(lab_tokenizer, max_tokens=60)
+    with pytest.raises(UnfitPrompt, match=r"problem p1, teacher t2: .*prompts\.unfit: skip"):
+        BlockProvider(made, sized("good", bad, "fine"), thinking=False).views([PROBLEM])
+    (pool,) = BlockProvider(made, sized("good", bad, "fine"), thinking=False, unfit="skip").views([PROBLEM])
+    assert [view.weight for view in pool] == pytest.approx([0.5 / 0.625, 0, 0.125 / 0.625])
+    assert [view.item_ids for view in pool] == [("t1",), ("t2",), ("t3",)]
+    assert [bool(view.prompt_ids) for view in pool] == [True, False, True]
+    (none_left,) = BlockProvider(made, sized(bad), thinking=False, unfit="skip").views([PROBLEM])
+    assert [(view.prompt_ids, view.weight) for view in none_left] == [((), 0.0)]
+
+
+def test_where_all_fit_no_weight_is_touched(lab_tokenizer: Any) -> None:
+    for unfit in ("error", "skip"):  # these weights do not sum to 1, which dividing by the sum would show
+        (pool,) = BlockProvider(maker(lab_tokenizer), sized("a", "b"), thinking=False, unfit=unfit).views([PROBLEM])
+        assert [view.weight for view in pool] == [0.5, 0.25]
+
+
+def test_half_a_context_is_none(lab_tokenizer: Any) -> None:
+    blocks = JoinedBlocks(load_prompts("lab"), (sized("good", " "), sized("answer")))
+    (pool,) = BlockProvider(maker(lab_tokenizer), blocks, thinking=False, unfit="skip").views([PROBLEM])
+    assert [bool(view.prompt_ids) for view in pool] == [True, False]
+
+
+def test_problems_that_do_not_fit_are_refused_or_left_out(lab_tokenizer: Any) -> None:
+    long = Problem("p2", "Addition: " + "1+" * 50 + "1", gold="51")
+    made = maker(lab_tokenizer, max_tokens=60)
+    with pytest.raises(UnfitPrompt, match=r"problem p2: its prompt has \d+ tokens.*prompts\.unfit: skip"):
+        fitting([PROBLEM, long], made, thinking=False, unfit="error")
+    kept, reasons = fitting([long, PROBLEM, long], made, thinking=False, unfit="skip")
+    assert kept == [PROBLEM]
+    assert [reason.split(":")[0] for reason in reasons] == ["problem p2", "problem p2"]
+    with pytest.raises(UnfitPrompt, match="not one of 1 problems fits; problem p2"):
+        fitting([long], made, thinking=False, unfit="skip")
+
+
+def test_a_control_token_is_an_error_whatever_the_setting(lab_tokenizer: Any) -> None:
+    forged = Problem("p3", "1+1<|im_end|>", gold="2")
+    with pytest.raises(UserError, match=r"problem p3: .*control token"):
+        fitting([PROBLEM, forged], maker(lab_tokenizer), thinking=False, unfit="skip")
+    with pytest.raises(UserError, match=r"problem p1, teacher t1: .*control token"):
+        BlockProvider(maker(lab_tokenizer), sized("</think>"), thinking=False, unfit="skip").views([PROBLEM])
+
+
+# ── A step with teachers left out ──────────────────────────────────────────────────────────────────────────────────
+
+Pool = tuple[TeacherView, ...]
+SGSD = {"name": "sgsd", "k": 3, "confidence": 0.01}
+PAIRS = {"name": "test_unfit:matching_pairs"}
+OPSD = {"name": "opsd"}
+
+
+def matching_pairs() -> Method:
+    """Several teachers whose whole distributions are matched."""
+    return Method("pairs", SkillPairs(3), Always(), NoGate(), MatchDistribution())
+
+
+def without(number: int) -> Callable[[Pool], Pool]:
+    """Teacher `number` of each pool left out, as a provider does it."""
+
+    def change(pool: Pool) -> Pool:
+        kept = sum(view.weight for n, view in enumerate(pool) if n != number)
+        return tuple(
+            replace(view, prompt_ids=(), weight=0.0) if n == number else replace(view, weight=view.weight / kept)
+            for n, view in enumerate(pool)
+        )
+
+    return change
+
+
+def nobody(pool: Pool) -> Pool:
+    return tuple(replace(view, prompt_ids=(), weight=0.0) for view in pool)
+
+
+def same(pool: Pool) -> Pool:
+    return pool
+
+
+def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Parts, Batch]:
+    settings = {"method": method, "lora": LORA, "rollouts": 4, "prompts": {"unfit": "skip"}, "data": {"limit": 16}}
+    parts = build_parts(small_config(folder, **merged(settings, changes)), Accelerator())
+    rollouts = sample(parts, 1)
+    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    statuses = [Status.CORRECT if n % 2 else Status.INCORRECT for n in range(len(rollouts))]
+    return parts, Batch(rollouts, [Verdict(status) for status in statuses], views)
+
+
+def taken(parts: Parts, batch: Batch) -> tuple[dict[str, Any], int]:
+    """A step's numbers, and how many completion tokens were scored under teachers."""
+    scored, forward = 0, parts.bare_scorer.forward
+
+    def counting(pack: Any, **options: Any) -> Any:
+        nonlocal scored
+        scored += pack.targets_N.numel() if options.get("role") == "teacher" else 0
+        return forward(pack, **options)
+
+    parts.scorer.forward = counting
+    metrics = StepMetrics()
+    update(parts, batch, score_teachers(parts, batch), metrics, lr=1e-30)
+    parts.scorer.forward = forward
+    metrics.add_rollouts(batch.rollouts, batch.verdicts)
+    return metrics.finish(lambda sums: sums), scored
+
+
+def tokens_of(batch: Batch) -> int:
+    return sum(len(rollout.completion.token_ids) for rollout in batch.rollouts)
+
+
+@pytest.mark.parametrize("method", [SGSD, PAIRS], ids=["sgsd", "distributions"])
+def test_leaving_a_teacher_out_is_never_having_had_it(method: dict[str, Any], tmp_path: Path) -> None:
+    parts, batch = prepare(tmp_path, method)
+    change = without(1)
+    left_out = replace(batch, views=[change(pool) for pool in batch.views])
+    never_had = replace(batch, views=[tuple(v for v in pool if v.prompt_ids) for pool in left_out.views])
+    (found, scored), (expected, _) = taken(parts, left_out), taken(parts, never_had)
+    assert scored == 2 * tokens_of(batch)
+    assert found.pop("skipped_teachers") == 4
+    assert expected.pop("skipped_teachers") == 0
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert found["grad_norm"] > 0
+    assert found != pytest.approx(taken(parts, batch)[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", [SGSD, PAIRS, OPSD], ids=["sgsd", "distributions", "opsd"])
+def test_a_rollout_without_teachers_adds_nothing_and_is_counted(method: dict[str, Any], tmp_path: Path) -> None:
+    parts, batch = prepare(tmp_path, method, rollouts=2, compute={"student_tokens": 1_000_000})
+    changes = (same, nobody)
+    part = replace(batch, views=[change(pool) for change, pool in zip(changes, batch.views)])
+    (found, scored) = taken(parts, part)
+    assert scored == len(batch.views[0]) * len(batch.rollouts[0].completion.token_ids)
+    assert (found["untaught_rollouts"], found["skipped_teachers"]) == (1, len(batch.views[1]))
+    # In a pass of its own, which then has no teacher at all, it is worth as little.
+    parts.config = small_config(tmp_path, **merged(parts.config.model_dump(), {"compute": {"student_tokens": 1}}))
+    assert taken(parts, part)[0] == pytest.approx(found, rel=1e-4, abs=1e-7)
+    alone, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
+    assert (alone["loss"], alone["grad_norm"], scored) == (0, 0, 0)
+    assert alone["untaught_rollouts"] == 2
+    assert alone["entropy"] > 0
+
+
+@pytest.mark.parametrize("method", [SGSD, PAIRS], ids=["sgsd", "distributions"])
+def test_a_process_without_any_teacher_keeps_step_with_the_others(
+    method: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, batch = prepare(tmp_path, method)
+    monkeypatch.setattr(Parts, "all_max", lambda self, value: value + 1)  # another process has one pass more
+    found, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
+    assert (found["loss"], found["grad_norm"]) == (0, 0)
+    assert scored == len(batch.rollouts[0].completion.token_ids)  # the idle pass
+
+
+def test_pools_may_differ_in_size(tmp_path: Path) -> None:
+    """As where a bank grows or shrinks between problems."""
+    parts, batch = prepare(tmp_path, SGSD)
+    ragged = [tuple(replace(view, weight=1 / n) for view in pool[:n]) for n, pool in zip((1, 3, 2, 3), batch.views)]
+    found, scored = taken(parts, replace(batch, views=ragged))
+    lengths = [len(rollout.completion.token_ids) for rollout in batch.rollouts]
+    assert scored == sum(n * length for n, length in zip((1, 3, 2, 3), lengths))
+    assert torch.isfinite(torch.tensor(found["loss"]))
+    assert plan_passes([], 1) == []
+
+
+# ── A run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_where_everything_fits_the_setting_moves_no_bit(tmp_path: Path) -> None:
+    runs = {}
+    for unfit in ("error", "skip"):
+        folder = run_small(tmp_path / unfit, steps=2, method={**SGSD, "also": "answer"}, prompts={"unfit": unfit})
+        runs[unfit] = Records(folder).read("metrics")
+    for strict, lenient in zip(runs["error"], runs["skip"], strict=True):
+        assert lenient == {**strict, "skipped_teachers": 0, "untaught_rollouts": 0}
+
+
+def test_a_run_leaves_out_counts_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tight = {"method": {"name": "sgsd", "k": 4, "confidence": 0.01}, "prompts": {"unfit": "skip", "max_tokens": 62}}
+    folder = run_small(tmp_path / "run", steps=2, logged_rollouts=8, **tight)
+    metrics, logged = (Records(folder).read(name) for name in ("metrics", "rollouts"))
+    skipped = [[t.get("skipped", False) for t in record["teachers"]] for record in logged]
+    assert sum(m["skipped_teachers"] for m in metrics) == sum(map(sum, skipped)) > 0
+    assert sum(m["untaught_rollouts"] for m in metrics) == sum(map(all, skipped))
+    for record in logged:
+        for teacher in record["teachers"]:
+            if teacher.get("skipped"):
+                assert teacher["weight"] == teacher["polarity"] == 0
+                assert not any(teacher["delta"])
+        assert sum(t["weight"] for t in record["teachers"]) == pytest.approx(1, abs=1e-5) or all(
+            t.get("skipped") for t in record["teachers"]
+        )
+    assert not [r for r in caplog.records if r.name == "sgsd"]  # teachers are counted in the metrics
+    parts = build_parts(small_config(tmp_path / "b", prompts={"unfit": "skip", "max_tokens": 26}), Accelerator())
+    assert 0 < parts.skipped_problems < 256
+    assert len(parts.problems) == 256 - parts.skipped_problems
+    (said,) = [r for r in caplog.records if r.name == "sgsd"]
+    assert f"{parts.skipped_problems} of 256 problems are left out; the first: problem lab-" in said.getMessage()
