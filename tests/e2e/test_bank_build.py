@@ -89,7 +89,7 @@ def test_other_settings_are_refused_while_a_build_is_under_way(tmp_path: Path) -
             build_from_config(make_config(config), quiet())
         (tmp_path / "bank.sqlite").unlink()
         other = merged(config, {"growth": {"items": 2}})
-        with pytest.raises(UserError, match="growth.items: was 3, now 2"):
+        with pytest.raises(UserError, match=r"growth\.items: was 3, now 2"):
             build_from_config(make_config(other), quiet())
 
 
@@ -133,7 +133,7 @@ def compare_killed_with_whole(tmp_path: Path, kills: int, longest: float) -> Non
         assert a.origins() == b.origins()
     memories = [(folder / "bank.sqlite.build" / "memories.jsonl").read_bytes() for folder in (whole, killed)]
     assert memories[0] == memories[1]
-    assert not [path for path in killed.rglob("*.tmp*")]
+    assert not list(killed.rglob("*.tmp*"))
 
 
 def test_a_killed_build_ends_in_the_same_bank(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ FILE = Path(__file__).with_name("losses.json")
 RUNS: dict[str, dict[str, Any]] = {
     "sgsd": {},
     "sgsd-lora-ema": {"lora": LORA, "method": {"name": "sgsd", "k": 2, "confidence": 0.01, "teacher": "ema"}},
+    "sgsd-contrast": {"method": {"name": "sgsd", "k": 2, "confidence": 0.02, "stance": "contrast"}},
+    "sgsd-ratio": {"method": {"name": "sgsd", "k": 2, "confidence": 0.02, "stance": "ratio"}},
     "grpo": {"method": {"name": "grpo", "group": 4}},
     "opsd-lora": {"lora": LORA, "method": {"name": "opsd"}},
 }

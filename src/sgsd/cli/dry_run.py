@@ -238,5 +238,5 @@ def files(parts: Parts) -> list[str]:
     found = ["config.yaml", "metrics.jsonl", "timings.jsonl"]
     found += ["rollouts.jsonl"] if parts.config.logged_rollouts else []
     found += ["evaluations.jsonl"] if parts.evaluator else []
-    found += ["bank.sqlite"] if parts.bank else []
+    found += ["bank.sqlite", "ledger.json", "sightings.jsonl"] if parts.bank else []
     return [*found, "checkpoints/", "adapter/" if parts.config.lora else "model/", "summary.json", "report.html"]

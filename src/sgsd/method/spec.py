@@ -17,6 +17,7 @@ from sgsd.method.evidence import Evidence, Judgement
 
 TeacherKind = Literal["live", "frozen", "ema", "periodic"]
 Reduce = Literal["rollout", "token", "fixed"]
+Tokens = Literal["teaching", "all"]  # without special tokens, think tags and empty lines, or every sampled one
 StanceKind = Literal["raw", "contrast", "ratio"]
 Shown = Literal["answer", "solution", "solution_or_answer"]  # the last: the answer where a problem has no solution
 MAX_RATIO_CLIP = 10.0  # nats; beyond it the support of a rollout is that of its one most surprising token
@@ -225,6 +226,7 @@ class Method:
     direction: MatchSampledToken | MatchDistribution | FollowOutcome
     weights: RetrievalSoftmax | Uniform = Uniform()
     reduce: Reduce = "rollout"
+    tokens: Tokens = "teaching"
     teacher: TeacherKind = "live"
     group: int = 1  # rollouts of one problem in a step, unless the config says otherwise
     iterations: int = 1  # updates made with one step's rollouts

@@ -72,6 +72,7 @@ def grpo(
         gate=NoGate(),
         direction=FollowOutcome(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
         reduce=reduce,
+        tokens="all",  # the outcome says when to stop, too: the end token is learned
         group=group,
         iterations=iterations,
         paper="arXiv 2402.03300",

@@ -35,9 +35,10 @@ from sgsd.train.data import load_problems, problem_at
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.records import write_atomic
 from sgsd.train.resume import differences
+from sgsd.train.setup import make_verifier
 from sgsd.train.writers import make_writer
 from sgsd.types import BankItem, Problem, Rollout, UserError
-from sgsd.verify import Verifier, load_verifier
+from sgsd.verify import Verifier
 
 #: The sections that decide a cold start; the rest of a run's config may change without a new one.
 DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "growth")
@@ -76,7 +77,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.json", json.dumps(deciding(config), indent=1))
     with ExitStack() as stack:
-        verifier = stack.enter_context(load_verifier(config.verifier.name, **config.verifier.options))
+        verifier = stack.enter_context(make_verifier(config))
         cache = stack.enter_context(AnswerCache(folder / "answers.sqlite"))
         writer = stack.enter_context(make_writer(config, engine, tokenizer))
         desk = Desk(writer, prompts, cache, config.writer.failure_budget)

@@ -47,9 +47,12 @@ def make_control(
 
 
 def make_nulls(method: Method, provider: ContextProvider, prompts: str) -> ContextProvider | None:
-    """The provider of the null teacher, one view a problem, for a stance by contrast; none for any other."""
-    if not method.contrasts:
-        return None
+    """The provider of the null teacher for a stance by contrast; none for any other."""
+    return null_teacher(provider, prompts) if method.contrasts else None
+
+
+def null_teacher(provider: ContextProvider, prompts: str) -> ContextProvider:
+    """One teacher a problem, shown an off-topic pair as long as the middle one of the problem's pool."""
     return in_place_of_pairs(provider, lambda pairs: NullTeacherBlocks(pairs, off_topic(provider, prompts, pairs)))
 
 

@@ -24,7 +24,17 @@ from sgsd.train.records import Records
 from sgsd.train.resume import Start
 from sgsd.train.sections import OptimizerConfig
 from sgsd.train.setup import Parts
-from sgsd.train.step import Batch, Detail, NonFiniteError, sample, score_teachers, sightings, update, verify
+from sgsd.train.step import (
+    Batch,
+    Detail,
+    NonFiniteError,
+    sample,
+    score_teachers,
+    sightings,
+    update,
+    verify,
+    with_contexts,
+)
 from sgsd.train.upkeep import Upkeep
 from sgsd.types import UserError
 

@@ -89,8 +89,9 @@ class Parts:
         return self.accelerator.unwrap_model(self.scorer)
 
     def token_mask(self, token_ids: Sequence[int]) -> Tensor:
-        """Which tokens teach: not special ones, not think tags, not runs of newlines."""
-        return torch.tensor([token not in self.silent_ids for token in token_ids])
+        """Which tokens the loss is of: all, or all but special ones, think tags and runs of newlines."""
+        every = self.method.tokens == "all"
+        return torch.tensor([every or token not in self.silent_ids for token in token_ids])
 
     def all_sum(self, value: Any) -> Any:
         tensor = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)

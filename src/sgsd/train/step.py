@@ -119,7 +119,11 @@ def questions(parts: Parts, step: int) -> list[Question]:
 
 
 def sample(parts: Parts, step: int) -> list[Rollout]:
-    asked = questions(parts, step)
+    return answer(parts, questions(parts, step))
+
+
+def answer(parts: Parts, asked: Sequence[Question]) -> list[Rollout]:
+    """Each depends on its own index and prompt alone, never on the others asked with it."""
     sampling, seed = parts.config.sampling.to_sampling(), parts.config.seed
     done = parts.engine.sample([q.prompt_ids for q in asked], [q.index for q in asked], sampling, seed=seed)
     return [question.answered(completion) for question, completion in zip(asked, done, strict=True)]
