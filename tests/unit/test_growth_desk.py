@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -53,10 +54,7 @@ class Replies:
             self.asked.append(request)
             yield position, self.reply(request)
 
-    def count_tokens(self, text: str) -> int:
-        return len(text)
-
-    def __enter__(self) -> Replies:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

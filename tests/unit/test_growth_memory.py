@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -95,8 +96,6 @@ def test_memories_come_back(tmp_path: Path) -> None:
 @given(cut=st.integers(0, 400), solution=st.text(min_size=1, max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_a_kill_in_the_middle_of_a_write_costs_unfinished_lines_only(cut: int, solution: str) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memories.jsonl"
         kept = [memory(n, n % 2 == 0, solution) for n in range(3)]

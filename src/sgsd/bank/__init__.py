@@ -32,6 +32,7 @@ from sgsd.bank.render import render_pair
 from sgsd.bank.retrieve import (
     ComparingRetriever,
     Hit,
+    Pairing,
     RandomRetriever,
     Ranker,
     Retriever,
@@ -69,6 +70,7 @@ __all__ = [
     "LedgerNow",
     "Life",
     "Origin",
+    "Pairing",
     "Posterior",
     "Proposal",
     "RandomRetriever",

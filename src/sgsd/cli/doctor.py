@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "math-verify", "bm25s", "pydantic", "tyro")
 EXTRAS = {
@@ -37,9 +38,8 @@ def doctor(args: list[str], console: Console) -> None:
         table.add_row(package, _version(package))
     for extra, (module, purpose) in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
-        table.add_row(
-            f"extra {extra}", "installed" if found else f"not installed: pip install 'sgsd[{extra}]' for {purpose}"
-        )
+        missing = Text(f"not installed: pip install 'sgsd[{extra}]' for {purpose}")  # markup would eat the brackets
+        table.add_row(f"extra {extra}", "installed" if found else missing)
     console.print(table)
     console.print("The demo needs none of the extras and no accelerator: sgsd demo")
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "train the bundled tiny model and write a report, in about two minutes",
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
+    "probe": "before any training: can this bank teach this model? sgsd probe CONFIG [--rollouts N]",
     "report": "write one offline HTML page about a run folder",
     "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
     "push": "upload a finished run to the hub: sgsd push RUN OWNER/NAME [--private] [--dry-run]",
@@ -69,6 +70,10 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
         from sgsd.cli import training
 
         return {"train": training.train, "preview": training.preview, "demo": training.demo}[name]
+    if name == "probe":
+        from sgsd.cli import probe
+
+        return probe.probe
     if name == "report":
         return _report
     if name in ("push", "track"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,23 +15,24 @@ from rich.text import Text
 from sgsd.bank import terminal_safe
 from sgsd.cli.training import read_config
 from sgsd.evaluate.stats import Interval
+from sgsd.train.controls import CONTROLS
 from sgsd.train.probe import Probe, check_method, run_probe
 from sgsd.train.records import write_atomic
-from sgsd.train.separation import CONTROLS, RULE, STANCES
+from sgsd.train.separation import RULE, STANCES
 from sgsd.train.setup import build_parts
 from sgsd.types import UserError
 
 USAGE = """sgsd probe CONFIG [--rollouts N] [--json PATH] [--key.part value …]
 
-Before any training: sample N rollouts (256 where nothing is said), verify them, score them under the bank's teachers and
-under controls, and say whether support tells right from wrong. Nothing is trained, nothing is written but PATH."""
+Before any training: sample N rollouts (256 where nothing is said), verify them, score them under the bank's teachers
+and under controls, and say whether support tells right from wrong. Nothing is trained, nothing written but PATH."""
 
 ROLLOUTS = 256
 SHOWN = 12  # items at each end of the table; the JSON has them all
-NAMES = {
-    "irrelevant": "irrelevant: off-topic pairs of the same length",
-    "shuffled": "shuffled: another problem's pairs",
-    "null": "null: no context",
+CONTROL_WORDS = {
+    "irrelevant": "off-topic, as long",
+    "shuffled": "another problem's",
+    "null": "no context",
 }
 
 
@@ -60,30 +61,32 @@ def probe(args: list[str], console: Console) -> None:
 def show(found: Probe, console: Console) -> None:
     f = found.findings
     left_out = f", {f.left_out} lack a prompt that fits" if f.left_out else ""
-    console.print(
-        f"{f.rollouts} rollouts: {f.right} right, {f.wrong} wrong, {f.unknown} unknown{left_out}; {f.problems} problems."
-    )
+    counted = f"{f.right} right, {f.wrong} wrong, {f.unknown} unknown{left_out}"
+    console.print(f"{f.rollouts} rollouts of {f.problems} problems: {counted}.\n")
     if f.separations:
         console.print(separation_table(found))
     console.print(item_table(found))
     console.print(Text(found.verdict.sentence, style="bold"))
-    console.print(f"The rule: {RULE}. Stance: {found.stance}.", style="dim", markup=False)
+    console.print(f"\nThe rule, by the {found.stance} stance: {RULE}.", markup=False)
 
 
 def separation_table(found: Probe) -> Table:
-    """AUC by stance, of the bank and of the controls; and the bank's gain over each control."""
-    table = Table(title="AUC: support on right over wrong rollouts, 95 % intervals", title_justify="left")
-    table.add_column("")
-    for stance in STANCES:
-        table.add_column(stance + (" (configured)" if stance == found.stance else ""))
+    """AUC of the bank and of the controls, and the bank's gain over each; the configured stance comes first."""
+    table = Table(
+        title="AUC: support on right rollouts above that on wrong ones, 95 % intervals",
+        title_justify="left",
+        box=SIMPLE,
+    )
+    for heading in ("stance", "teachers", "AUC", "gain of the bank"):
+        table.add_column(heading, no_wrap=True)
     f = found.findings
-    table.add_row("the bank as a whole", *(_interval(f.separations[s]["bank"].auc) for s in STANCES))
-    for control in CONTROLS:
-        table.add_row(NAMES[control], *(_interval(f.separations[s][control].auc) for s in STANCES))
-    table.add_row("the bank item by item", *(_interval(f.by_item[s].auc) for s in STANCES), end_section=True)
-    for control in CONTROLS:
-        table.add_row(f"bank − {control}", *(_interval(f.separations[s][control].gain, "+") for s in STANCES))
-    table.add_row("item by item, bank − irrelevant", *(_interval(f.by_item[s].gain, "+") for s in STANCES))
+    for stance in sorted(STANCES, key=lambda stance: stance != found.stance):
+        table.add_row(stance, "bank as a whole", _interval(f.separations[stance]["bank"].auc), "")
+        for control in CONTROLS:
+            s = f.separations[stance][control]
+            table.add_row("", CONTROL_WORDS[control], _interval(s.auc), _interval(s.gain, "+"))
+        s = f.by_item[stance]
+        table.add_row("", "bank item by item", _interval(s.auc), _interval(s.gain, "+"), end_section=True)
     return table
 
 
@@ -91,18 +94,19 @@ def item_table(found: Probe) -> Table:
     """The items with the best and the worst evidence."""
     rows = found.ledger.rows()
     title = f"{len(rows)} items by evidence" + (f", the first and last {SHOWN}" if len(rows) > 2 * SHOWN else "")
-    table = Table(title=title, title_justify="left")
-    for heading in ("item", "evidence", "shown", "validated", "reversed", "neutral", "validated, both outcomes alike"):
-        table.add_column(heading, justify="left" if heading == "item" else "right")
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("item", no_wrap=True)
+    for heading in ("evidence", "shown", "val. / rev. / neutr.", "balanced share"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for place, row in enumerate(rows):
         if SHOWN <= place < len(rows) - SHOWN:
             continue
         p = found.ledger.balanced_posterior(row.ids[0])
-        counts = (row.retrieved, row.validated, row.reversed, row.neutral)
         table.add_row(
             Text(terminal_safe(row.ids[0])),
             f"{row.evidence:+.4f}",
-            *map(str, counts),
+            str(row.retrieved),
+            f"{row.validated} / {row.reversed} / {row.neutral}",
             f"{p.mean:.2f} ({p.low:.2f}–{p.high:.2f})",
             end_section=place == SHOWN - 1 and len(rows) > 2 * SHOWN,
         )
@@ -110,8 +114,8 @@ def item_table(found: Probe) -> Table:
 
 
 def _interval(found: Interval | None, sign: str = "") -> str:
-    assert found is not None, "every control has a gain"
-    return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+    assert found is not None, "only the bank as a whole has no gain"
+    return f"{found.value:{sign}.2f} ({found.low:{sign}.2f} to {found.high:{sign}.2f})"
 
 
 def _take_value(rest: list[str], flag: str) -> str | None:

@@ -56,8 +56,14 @@ class OffTopic:
         estimates = self._estimates(pair.skill is not None, pair.mistake is not None)
         miss = np.abs(estimates - target)
         near = np.argwhere(miss <= miss.min() + NEAR).tolist()
-        drawn = random.Random(key).sample(near, min(CANDIDATES, len(near)))
-        return min((self._pair(i, j, pair) for i, j in drawn), key=lambda other: abs(self.tokens(other) - target))
+        best, least = pair, float("inf")
+        for i, j in random.Random(key).sample(near, min(CANDIDATES, len(near))):
+            other = self._pair(i, j, pair)
+            if (missed := abs(self.tokens(other) - target)) < least:
+                best, least = other, missed
+            if not missed:
+                break
+        return best
 
     def tokens(self, pair: SkillPair) -> int:
         text = self.pairs.block(pair).text

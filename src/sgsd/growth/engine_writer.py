@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +33,7 @@ class EngineWriter:
 
     @property
     def name(self) -> str:
-        drawn = "/".join(str(value) for value in astuple(self.sampling)[:-1])  # all but max_tokens, which requests name
+        drawn = "/".join(str(value) for name, value in asdict(self.sampling).items() if name != "max_tokens")
         return f"engine:{self.model}@{drawn}/{self.seed}/{'thinking' if self.thinking else 'plain'}"
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sgsd.growth.drafts import schema_of
-from sgsd.growth.writer import Failed, Request, Written, about_tokens
+from sgsd.growth.writer import Failed, Request, Written
 from sgsd.types import UserError
 
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for a longer one is as good as away
@@ -78,9 +78,6 @@ class ServerWriter:
         finally:  # also where the reader of these answers has had enough: calls under way are not waited for
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def count_tokens(self, text: str) -> int:
-        return about_tokens(text)
 
     def __enter__(self) -> Self:
         return self

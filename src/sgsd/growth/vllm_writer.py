@@ -79,9 +79,6 @@ class VllmWriter:
             temperature=self.temperature, max_tokens=request.max_tokens, seed=seed, structured_outputs=form
         )
 
-    def count_tokens(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def __enter__(self) -> Self:
         return self
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sgsd.bank import Bank, load_bank
 from sgsd.contexts import (
@@ -29,6 +29,7 @@ from sgsd.method import Method
 from sgsd.types import Problem
 
 Control = Literal["irrelevant", "shuffled", "null"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
 FILE = "off_topic.json"
 
 

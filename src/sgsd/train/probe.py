@@ -22,10 +22,9 @@ from sgsd.method import Method
 from sgsd.method import losses as L
 from sgsd.method.spec import MAX_RATIO_CLIP, SkillPairs, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
-from sgsd.train.controls import make_control, null_teacher
+from sgsd.train.controls import CONTROLS, make_control, null_teacher
 from sgsd.train.models import weights_hash
 from sgsd.train.separation import (
-    CONTROLS,
     RULE,
     SOURCES,
     STANCES,

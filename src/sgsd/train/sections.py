@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from sgsd.bank import EmbeddingSettings, Retrieval, check_retrieval
+from sgsd.bank import EmbeddingSettings, Pairing, Retrieval, check_retrieval
 from sgsd.rollout import Sampling
 from sgsd.types import UserError
 
@@ -152,6 +152,8 @@ class BankConfig(Section):
     """The model of retrieval by embedding or hybrid."""
     diversity: float = Field(default=0.0, ge=0, le=1)
     """How much unlike one another the items of a pool must be; 0: not at all."""
+    pairing: Pairing = "rank"
+    """Skill and mistake of the same rank, as published, or rotated by the problem, so that items change partners."""
     rerank: NonNegativeFloat = 0.0
     """How far trust, as the run's ledger has it, moves an item's score; 0: not at all."""
     reweigh: NonNegativeFloat = 0.0

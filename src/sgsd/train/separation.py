@@ -21,11 +21,10 @@ from typing import Any, Literal, get_args
 from sgsd.bank import Ledger, Sighting
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
 from sgsd.method.spec import StanceKind
-from sgsd.train.controls import Control
+from sgsd.train.controls import CONTROLS
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-CONTROLS: tuple[Control, ...] = get_args(Control)
 STANCES: tuple[StanceKind, ...] = get_args(StanceKind)
 
 TIES = 5  # decimals; supports that differ by rounding alone are equal
@@ -93,8 +92,8 @@ class Verdict:
 
 
 RULE = (
-    "yes, if the 95 % intervals of an AUC and of its gain over off-topic text lie above 0.5 and above 0, for the bank as"
-    f" a whole or item by item; no, if both gains' intervals end below {MARGIN}; otherwise it cannot tell"
+    "yes, if the 95 % intervals of an AUC and of its gain over off-topic text lie above 0.5 and above 0, for the bank"
+    f" as a whole or item by item; no, if both gains' intervals end below {MARGIN}; otherwise it cannot tell"
 )
 
 

@@ -248,7 +248,7 @@ def make_blocks(
     temperature = weights.temperature if isinstance(weights, RetrievalSoftmax) else float("inf")
 
     def retrieve(queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
-        pools = pairs_for(retriever, queries, k=context.k, temperature=temperature)
+        pools = pairs_for(retriever, queries, context.k, temperature, chosen.pairing)
         return [weighed(pool, ledger(), chosen.reweigh, temperature) for pool in pools] if chosen.reweigh else pools
 
     pairs = SkillPairBlocks(prompts, retrieve, render_pair)
