@@ -263,6 +263,19 @@ def test_a_dead_server_is_left_early_and_without_waiting(prompts: PromptSet) -> 
         Desk(writer, prompts).ask(many)
 
 
+def test_nobody_goes_on_asking_after_the_end(prompts: PromptSet) -> None:
+    def mixed(handler: Handler, body: dict[str, Any], tries: int) -> None:
+        handler.send({}, 418 if int(body["messages"][0]["content"]) < 10 else 500)
+
+    with serving(mixed) as server, writer_for(server, retries=50, pause=0.1, concurrency=20) as writer:
+        with pytest.raises(WriterError, match="failed 5 of 20 requests"):
+            Desk(writer, prompts).ask([ask_for(str(n)) for n in range(20)])
+        time.sleep(0.3)  # what was under way comes to its end
+        calls = len(server.calls)
+        time.sleep(0.5)
+        assert len(server.calls) == calls
+
+
 def test_calls_are_as_many_at_a_time_as_was_said(prompts: PromptSet) -> None:
     running, most, lock = 0, 0, threading.Lock()
 

@@ -28,7 +28,7 @@ from sgsd.contexts import (
 )
 from sgsd.contexts.prompts import BUNDLED
 from sgsd.lab.bank import demo_bank
-from sgsd.method.spec import Shown
+from sgsd.method.joints import Shown
 from sgsd.method.zoo import ZOO
 from sgsd.train.setup import make_provider
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError

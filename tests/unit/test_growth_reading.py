@@ -116,6 +116,11 @@ def test_what_is_not_quite_json_is_read_by_its_fields(item: str) -> None:
         assert not found.dropped
 
 
+def test_what_looks_like_an_item_inside_a_text_is_text() -> None:
+    item = ONE | {"principle": "Write {'title': x}, {title: y} or {\"title\": z}."}
+    assert said(whole(json.dumps(item), json.dumps(TWO))) == words(item, TWO)
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -215,10 +220,10 @@ HOSTILE += ["{'title':", "{title: '", "title: '", '"general_skills":', '"general
 def test_hostile_text_takes_linear_time(start: str) -> None:
     """A quadratic step takes minutes of processor time for these, a linear one a second at most."""
     for piece in HOSTILE:
-        text = start + piece * (200_000 // len(piece))
+        text = start + piece * (100_000 // len(piece))
         began = time.process_time()
         read_answer(text, ExtractedSkills)
-        assert time.process_time() - began < 3.0, repr(piece)
+        assert time.process_time() - began < 2.0, repr(piece)
 
 
 @pytest.mark.parametrize(

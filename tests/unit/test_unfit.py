@@ -23,7 +23,7 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.method import Method
-from sgsd.method.spec import Always, MatchDistribution, NoGate, SkillPairs
+from sgsd.method.joints import Always, MatchDistribution, NoGate, SkillPairs
 from sgsd.scorer import plan_passes
 from sgsd.train.metrics import StepMetrics
 from sgsd.train.records import Records

@@ -152,9 +152,13 @@ def _complain(message: str) -> None:
 
 
 def _run_failures() -> tuple[type[Exception], ...]:
-    """What stops a run without being the user's mistake; empty as long as no run was started."""
-    module = sys.modules.get("sgsd.train.step")
-    return (module.NonFiniteError,) if module else ()
+    """What stops a run without being the user's mistake; a room that nobody has entered has not failed."""
+    named = (
+        ("sgsd.train.step", "NonFiniteError"),
+        ("sgsd.train.proof", "StaleSamplerError"),
+        ("sgsd.growth", "WriterError"),
+    )
+    return tuple(getattr(sys.modules[room], name) for room, name in named if room in sys.modules)
 
 
 def _overview() -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from sgsd.contexts.prompts import PromptSet
-from sgsd.method.spec import Shown
+from sgsd.method.joints import Shown
 from sgsd.types import Problem, SkillPair, UserError
 
 PairRetrieval = Callable[[Sequence[str]], Sequence[Sequence[SkillPair]]]

@@ -94,11 +94,11 @@ class ServerWriter:
             outcome = self._try(request)
             if isinstance(outcome, Written):
                 return replace(outcome, faults=tuple(faults))
-            if not outcome.passing or len(faults) == self.settings.retries or stop.is_set():
+            growing = min(self.settings.pause * 2 ** min(len(faults), 10), LONGEST_PAUSE) * random.uniform(0.75, 1.0)
+            last = not outcome.passing or len(faults) == self.settings.retries
+            if last or stop.wait(growing if outcome.pause is None else outcome.pause):
                 return Failed(outcome.reason, tuple(faults), dead=outcome.passing)
-            growing = self.settings.pause * 2 ** min(len(faults), 10) * random.uniform(0.75, 1.0)
             faults.append(outcome.reason)
-            stop.wait(min(growing, LONGEST_PAUSE) if outcome.pause is None else outcome.pause)
 
     def _try(self, request: Request) -> Written | _Fault:
         import openai

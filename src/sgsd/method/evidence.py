@@ -21,6 +21,7 @@ class Evidence:
     null_logps_BT: Tensor | None = None  # under the null teacher's prompt, for stances in contrast to it
     divergence_BKT: Tensor | None = None  # for methods on distributions; the gradient flows here
     entropy_BT: Tensor | None = None  # of the student; no gradient
+    trust_BK: Tensor | None = None  # in the teachers' items, by the ledger, for methods that ask for it
     present_BK: Tensor | None = None  # teachers that were scored, None: all; an absent one has no gap and no weight
 
 

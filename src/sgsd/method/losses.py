@@ -105,6 +105,15 @@ def gated_token_losses(delta_BKT: Tensor, polarity_BK: Tensor, weights_BK: Tenso
 # ── SGSD ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def trusted_advantages(delta_BKT: Tensor, trust_BK: Tensor, weights_BK: Tensor, *, clip: float) -> Tensor:
+    """A_t = Σ_k w_k q_k clip(Δ_t^k, ±clip): trusted teachers are imitated, refuted ones inverted, unknown ones ignored.
+
+    `trust_BK` is q in (−1, 1), what the ledger has learned of teacher k's items over all rollouts so far. Returns
+    [B, T], nats; no gradient. Ours.
+    """
+    return torch.einsum("bk,bk,bkt->bt", weights_BK, trust_BK, delta_BKT.detach().clamp(-clip, clip))
+
+
 def sgsd_loss(
     student_logps_BT: Tensor,
     teacher_logps_BKT: Tensor,

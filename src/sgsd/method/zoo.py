@@ -11,26 +11,25 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from sgsd.method.losses import ClipLevel
-from sgsd.method.spec import (
+from sgsd.method.joints import (
     Always,
     Answer,
     Bounded,
     FollowOutcome,
+    FollowTrust,
     MatchDistribution,
     MatchSampledToken,
-    Method,
     NoContext,
     NoGate,
-    Reduce,
     RetrievalSoftmax,
     Shown,
     SkillPairs,
     StanceKind,
-    TeacherKind,
     Uniform,
     VerifiedSupport,
 )
+from sgsd.method.losses import ClipLevel
+from sgsd.method.spec import Method, Reduce, TeacherKind
 from sgsd.types import UserError
 
 
@@ -53,6 +52,27 @@ def sgsd(
         weights=RetrievalSoftmax(),
         teacher=teacher,
         paper="arXiv 2605.28791",
+    )
+
+
+def trusted(
+    k: int = 8,
+    clip: float = 3.0,
+    confidence: float = 0.01,
+    outcome: float = 1.0,
+    floor: float = -1.0,
+    teacher: TeacherKind = "live",
+) -> Method:
+    """Ledger-trusted SGSD, ours: what all rollouts say of an item decides, and the outcome carries the rest."""
+    return Method(
+        name="trusted",
+        context=SkillPairs(k),
+        stance=VerifiedSupport(clip=clip, confidence=confidence),
+        gate=NoGate(),
+        direction=FollowTrust(clip=clip, outcome=outcome, floor=floor),
+        weights=RetrievalSoftmax(),
+        teacher=teacher,
+        paper="none yet",
     )
 
 
@@ -101,7 +121,7 @@ def opsd(
     )
 
 
-ZOO: Mapping[str, Callable[..., Method]] = {"sgsd": sgsd, "grpo": grpo, "opsd": opsd}
+ZOO: Mapping[str, Callable[..., Method]] = {"sgsd": sgsd, "trusted": trusted, "grpo": grpo, "opsd": opsd}
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from sgsd.method import Method, build
-from sgsd.method.spec import SkillPairs
+from sgsd.method.joints import SkillPairs
 from sgsd.method.zoo import defaults, nearest, recipe
 from sgsd.train.sections import (
     BankConfig,

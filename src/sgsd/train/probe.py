@@ -20,7 +20,7 @@ from sgsd.bank import Ledger
 from sgsd.contexts import ContextProvider
 from sgsd.method import Method
 from sgsd.method import losses as L
-from sgsd.method.spec import MAX_RATIO_CLIP, SkillPairs, StanceKind, VerifiedSupport
+from sgsd.method.joints import MAX_RATIO_CLIP, SkillPairs, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
 from sgsd.train.controls import CONTROLS, make_control, null_teacher
 from sgsd.train.models import weights_hash

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from sgsd.bank import Ledger, Sighting
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
-from sgsd.method.spec import StanceKind
+from sgsd.method.joints import StanceKind
 from sgsd.train.controls import CONTROLS
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
@@ -97,7 +97,7 @@ RULE = (
 )
 
 
-def find(observations: Sequence[Observation], seed: int) -> Findings:
+def find(observations: Sequence[Observation], seed: int, stances: Sequence[StanceKind] = STANCES) -> Findings:
     """All figures; equal seeds give equal intervals."""
     known = [o for o in observations if o.outcome]
     used = [o for o in known if o.usable]
@@ -112,8 +112,8 @@ def find(observations: Sequence[Observation], seed: int) -> Findings:
         wrong=sum(o.outcome < 0 for o in used),
         problems=len(right | wrong),
         rarer=min(len(right), len(wrong)),
-        separations={stance: separations(used, stance, seed) for stance in STANCES} if told else {},
-        by_item={stance: item_by_item(used, stance, seed) for stance in STANCES} if told else {},
+        separations={stance: separations(used, stance, seed) for stance in stances} if told else {},
+        by_item={stance: item_by_item(used, stance, seed) for stance in stances} if told else {},
     )
 
 

@@ -40,7 +40,7 @@ from sgsd.contexts import (
 )
 from sgsd.evaluate import Evaluator
 from sgsd.method import Method
-from sgsd.method.spec import FollowOutcome, RetrievalSoftmax, SkillPairs
+from sgsd.method.joints import FollowOutcome, RetrievalSoftmax, SkillPairs
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
 from sgsd.train.books import Books
@@ -202,6 +202,8 @@ def check_launch(config: RunConfig, method: Method, accelerator: Accelerator) ->
     groups = config.rollouts // config.group_size
     if groups < accelerator.num_processes:
         raise UserError(f"rollouts: {groups} groups cannot be shared by {accelerator.num_processes} processes")
+    if method.follows_trust and accelerator.num_processes > 1:
+        raise UserError("method.name: trusted takes its baseline from one process's rollouts; launch one process")
     batch_scaled = isinstance(method.direction, FollowOutcome) and method.direction.scale == "batch"
     if batch_scaled and accelerator.num_processes > 1:
         raise UserError("method.scale_rewards: 'batch' sees one process's rollouts only; use 'group' or 'none'")

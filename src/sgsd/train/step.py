@@ -280,8 +280,17 @@ def gather_evidence(
         null_logps_BT=null_logps_BT,
         divergence_BKT=divergence_BKT,
         entropy_BT=pack.to_rows(scores.entropy_N),
+        trust_BK=torch.tensor([trusts(parts, batch, i) for i in used], device=device)
+        if parts.method.follows_trust
+        else None,
         present_BK=torch.tensor(present, device=device) if K and parts.config.prompts.unfit == "skip" else None,
     )
+
+
+def trusts(parts: Parts, batch: Batch, rollout: int) -> list[float]:
+    """The ledger's trust in each of a rollout's K teachers; 0 where a pool has fewer."""
+    trusts = [parts.books.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
+    return trusts + [0.0] * (batch.teachers - len(trusts))
 
 
 def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Callable[[int], Tensor]) -> list[Tensor]:
