@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -193,16 +192,27 @@ def test_the_rule_has_three_outcomes(
     verdict = judge(findings(*whole, *by_item), "raw")
     assert verdict.answer == answer
     assert verdict.sentence.lower().startswith(answer)
-    assert (verdict.needed is not None) == (answer == "cannot tell")
+    assert (verdict.needed is not None) <= (answer == "cannot tell")
 
 
-def test_the_rollouts_needed_shrink_the_wider_interval_to_the_margin() -> None:
-    assert rollouts_needed(200, Interval(0, -0.1, 0.1), Interval(0, -0.01, 0.01)) == 800
-    assert rollouts_needed(200, Interval(0, -0.117, 0.117)) == 1100
-    assert rollouts_needed(200, Interval(0, -0.02, 0.02)) == 200
-    half = 0.13
-    n = rollouts_needed(100, Interval(0, -half, half))
-    assert half * math.sqrt(100 / n) == pytest.approx(MARGIN, rel=0.05)
+def way(auc: float, gain: float, half: float) -> Separation:
+    return Separation(Interval(auc, auc - half, auc + half), Interval(gain, gain - half, gain + half))
+
+
+@pytest.mark.parametrize(
+    ("ways", "needed"),
+    [
+        ([way(0.6, 0.1, 0.2), way(0.5, 0.2, 0.2)], 800),  # yes, as a whole: twice as narrow
+        ([way(0.55, 0.1, 0.2), way(0.5, 0.2, 0.2)], 3200),  # and its AUC is what takes longest
+        ([way(0.5, 0.0, 0.1), way(0.5, 0.01, 0.06)], 800),  # no: the wider of the two gains
+        ([way(0.4, 0.1, 0.1), way(0.4, -0.1, 0.1)], None),  # better than off-topic text, yet worse than chance
+        ([way(0.5, 0.0, 0.02), way(0.5, 0.0, 0.02)], 200),
+    ],
+)
+def test_the_rollouts_needed_are_those_that_would_bring_a_figure_off_its_bound(
+    ways: list[Separation], needed: int | None
+) -> None:
+    assert rollouts_needed(200, ways) == needed
 
 
 def test_a_ledger_is_told_what_the_method_would_have_judged() -> None:

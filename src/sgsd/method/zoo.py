@@ -72,7 +72,7 @@ def trusted(
         direction=FollowTrust(clip=clip, outcome=outcome, floor=floor),
         weights=RetrievalSoftmax(),
         teacher=teacher,
-        paper="none yet",
+        paper="ours",
     )
 
 

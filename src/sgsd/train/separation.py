@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal, get_args
@@ -169,20 +169,30 @@ def judge(findings: Findings, stance: StanceKind) -> Verdict:
     told = "; ".join(f"{way}, {_said(found)}" for way, found in ways.items())
     if all(found.gain is not None and found.gain.high < MARGIN for found in ways.values()):
         return Verdict("no", f"No: {told}: this bank tells this model hardly more than off-topic text of its length.")
-    needed = rollouts_needed(findings.right + findings.wrong, whole.gain, findings.by_item[stance].gain)
-    return Verdict(
-        "cannot tell",
-        f"Cannot tell: {told}. About {needed:,} rollouts would narrow the gains to ±{MARGIN} (a rough estimate).",
-        needed,
-    )
+    needed = rollouts_needed(findings.right + findings.wrong, ways.values())
+    more = "More rollouts would hardly tell" if needed is None else f"About {needed:,} rollouts would"
+    return Verdict("cannot tell", f"Cannot tell: {told}. {more}, if the figures stay as they are (rough).", needed)
 
 
-def rollouts_needed(rollouts: int, *gains: Interval | None) -> int:
-    """n · (half-width / MARGIN)² of the wider interval, in two digits: half-widths shrink with √n. No less than n."""
-    half = max((gain.high - gain.low) / 2 for gain in gains if gain is not None)
-    wanted = max(float(rollouts), rollouts * (half / MARGIN) ** 2)
+def rollouts_needed(rollouts: int, ways: Iterable[Separation]) -> int | None:
+    """How many would tell if the figures stayed as they are and half-widths shrank with √n; None: no number would.
+
+    A half-width h must come below the distance d that a figure has to its bound: n · (h / d)². For "yes" that holds of
+    one way's AUC and gain, for "no" of both gains; the smaller number is taken, in two digits.
+    """
+    ways = list(ways)
+    gains = [found.gain for found in ways if found.gain is not None]
+    yes = [max(_factor(f.auc, f.auc.value - 0.5), _factor(f.gain, f.gain.value)) for f in ways if f.gain is not None]
+    no = max(_factor(gain, MARGIN - gain.value) for gain in gains)
+    wanted = max(1.0, min(*yes, no)) * rollouts
+    if math.isinf(wanted):
+        return None
     unit = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
     return math.ceil(wanted / unit) * unit
+
+
+def _factor(found: Interval, distance: float) -> float:
+    return ((found.high - found.low) / 2 / distance) ** 2 if distance > 0 else math.inf
 
 
 def _above(interval: Interval | None, bound: float) -> bool:
