@@ -14,6 +14,7 @@ problem an item about a branch that the problem does not meet is irrelevant. Fig
 couples in which the helpful one has more evidence; mean over seeds with Student's 95 % interval of that mean.
 
 A run's folder holds `ledger.json` and `sightings.jsonl`; its items are scored by the first, its pairs by the second.
+`Ledger.standing`, the lifetime contrast, stands beside the evidence, whose memory of fifty uses a long run outlives.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ def pair_kinds(bank: Bank, shown: Iterable[tuple[str, Problem]]) -> dict[str, st
     }
 
 
-def figures(ledger: Ledger, kinds: Kinds) -> Figures:
+def figures(score: Callable[[str], float], kinds: Kinds) -> Figures:
     """AUC of every comparison; None where a side is empty."""
     found: Figures = {}
     for name, (above, below) in COMPARISONS.items():
-        scored = [(ledger.evidence(i), kind in above) for i, kind in kinds.items() if kind in (*above, *below)]
+        scored = [(score(i), kind in above) for i, kind in kinds.items() if kind in (*above, *below)]
         sides = {right for _, right in scored}
         sample = Scored([s for s, _ in scored], [r for _, r in scored]) if len(sides) == 2 else None
         found[name] = None if sample is None else auc(sample, resamples=1).value
@@ -113,9 +114,11 @@ def figures(ledger: Ledger, kinds: Kinds) -> Figures:
 def all_figures(of_items: Ledger, kinds: Kinds, by_pair: Ledger, kinds_of_pairs: Kinds) -> dict[str, Figures]:
     shown = {item: kind for item, kind in kinds.items() if item in of_items.items}
     return {
-        "items": figures(of_items, kinds),
-        "shown items": figures(of_items, shown),
-        "pairs": figures(by_pair, kinds_of_pairs),
+        "items": figures(of_items.evidence, kinds),
+        "shown items": figures(of_items.evidence, shown),
+        "items by standing": figures(of_items.standing, kinds),
+        "shown items by standing": figures(of_items.standing, shown),
+        "pairs": figures(by_pair.evidence, kinds_of_pairs),
     }
 
 
@@ -172,7 +175,7 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean over the seeds or runs, with Student's interval where there are two or more."""
     out: dict[str, Any] = {}
     for stance in STANCES:
-        for of in ("items", "shown items", "pairs"):
+        for of in ("items", "shown items", "items by standing", "shown items by standing", "pairs"):
             for name in COMPARISONS:
                 values = [one[stance][of][name] for one in found if stance in one]
                 if values and all(value is not None for value in values):

@@ -50,7 +50,7 @@ def test_a_cold_start_keeps_the_way_from_rollout_to_item(tmp_path: Path) -> None
     with BankStore(path, read_only=True) as store:
         life = life_of(store, bank.skills[0].id)
         assert life.current
-        roots = [memory for _, ancestor in life.walk() for memory in ancestor.memories]
+        roots = [memory for ancestor in life.walk() for memory in ancestor.memories]
         assert roots
         assert all(memory["correct"] for memory in roots)
         golds = [memory for memory in roots if "gold" in memory or "answer" in memory]

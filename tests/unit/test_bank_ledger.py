@@ -57,7 +57,8 @@ def test_one_step_by_hand() -> None:
     gain = weight * (balance[1] * 0.2 - balance[-1] * (0.3 - 0.1))
     assert ledger.evidence("s") == pytest.approx(gain / (3 * weight + 5), rel=1e-14)
     assert ledger.pair_evidence("s", "m") == ledger.evidence("m") == pytest.approx(balance[1] * 0.2 / 6, rel=1e-14)
-    assert ledger.trust("s") == math.tanh(ledger.evidence("s") / 0.05)
+    assert ledger.standing("s") == pytest.approx((0.2 - 0.1) / 2 * 1 / (1 + 5), rel=1e-14)
+    assert ledger.trust("s") == math.tanh(ledger.standing("s") / 0.05)
     account = ledger.account("s")
     assert account.retrieved == 4
     assert account.success == Tally(validated=1, support=0.2)
@@ -126,7 +127,14 @@ def test_unknown_outcomes_are_retrievals_only() -> None:
 def test_several_items_are_pooled_by_their_sums() -> None:
     ledger = Ledger(items={"s": Account(evidence=1.0, uses=5.0), "m": Account(evidence=-0.25, uses=15.0)})
     assert ledger.evidence("s", "m") == pytest.approx(0.75 / 25)
-    assert ledger.trust("s", "m") == pytest.approx(math.tanh(0.6))
+
+
+def test_standings_are_pooled_by_their_sightings() -> None:
+    step = [seen("s", 1, 0.4), seen("s", -1, -0.2), seen("m", 1, 0.1), seen("m", 1, 0.1), seen("m", -1, 0.4)]
+    ledger = Ledger(prior_uses=2.0).observe(step)
+    assert ledger.standing("s", "m") == pytest.approx((0.6 / 3 - 0.2 / 2) / 2 * 2 / (2 + 2))
+    assert ledger.standing("s") == pytest.approx((0.4 + 0.2) / 2 * 1 / (1 + 2))
+    assert Ledger().observe(step[:1]).standing("s") == 0.0, "one outcome alone says nothing"
 
 
 def test_observing_changes_no_ledger_that_was_there() -> None:

@@ -60,7 +60,7 @@ class Ledger:
     Args:
         decay: what a use leaves of the weight of the uses before it.
         prior_uses: uses without support that every item starts with, so that a first lucky one makes no expert.
-        trust_scale: the evidence, in nats a token, at which trust is tanh 1.
+        trust_scale: the standing, in nats a token, at which trust is tanh 1.
     """
 
     decay: float = 0.98
@@ -100,9 +100,18 @@ class Ledger:
         """The evidence of these two shown together; 0 where they never were."""
         return self._score([self.pairs.get((skill_id, mistake_id), Account())])
 
+    def standing(self, *ids: str) -> float:
+        """c · n / (n + prior), in nats a token: the contrast over the whole run, shrunk while little is known.
+
+        c is half the difference of the mean supports on successes and on failures, all sightings of `ids` together, n
+        the smaller of the two counts; 0 until there are both. Unlike evidence it forgets nothing: on the lab a policy
+        that has learned heeds no context any more, and the last fifty uses of an item say nothing of it (docs/LOG.md).
+        """
+        return self._standing([self.account(name) for name in ids])
+
     def trust(self, *ids: str) -> float:
-        """q = tanh(e / scale) in (−1, 1): of an item, or of a teacher by the ids of its skill and its mistake."""
-        return math.tanh(self.evidence(*ids) / self.trust_scale)
+        """q = tanh(standing / scale) in (−1, 1): of an item, or of a teacher by the ids of its skill and mistake."""
+        return math.tanh(self.standing(*ids) / self.trust_scale)
 
     def posterior(self, item_id: str) -> Posterior:
         """Of "validated, given that it was judged": Beta(1 + validated, 1 + reversed), undecayed, neutral left out.
@@ -174,6 +183,14 @@ class Ledger:
     def _score(self, accounts: Sequence[Account]) -> float:
         return math.fsum(a.evidence for a in accounts) / (math.fsum(a.uses for a in accounts) + self.prior_uses)
 
+    def _standing(self, accounts: Sequence[Account]) -> float:
+        won, lost = [account.success for account in accounts], [account.failure for account in accounts]
+        uses = [sum(tally.total for tally in side) for side in (won, lost)]
+        if not all(uses):
+            return 0.0
+        on_success, on_failure = (math.fsum(t.support for t in side) / n for side, n in zip((won, lost), uses))
+        return (on_success - on_failure) / 2 * min(uses) / (min(uses) + self.prior_uses)
+
     def _table(self, accounts: Iterable[tuple[tuple[str, ...], Account]]) -> list[Row]:
         rows = [self._row(ids, account) for ids, account in accounts]
         return sorted(rows, key=lambda row: (-row.evidence, row.ids))
@@ -191,7 +208,7 @@ class Ledger:
             support_on_failure=lost.mean_support,
             contrast=account.contrast,
             evidence=evidence,
-            trust=math.tanh(evidence / self.trust_scale),
+            trust=math.tanh(self._standing([account]) / self.trust_scale),
             posterior_mean=posterior.mean,
             posterior_low=posterior.low,
             posterior_high=posterior.high,
@@ -233,8 +250,8 @@ def quarantined(ledger: Ledger, ids: Iterable[str], *, judgements: int = 20, bou
 
 
 def worth(ledger: Ledger) -> Callable[[str], float]:
-    """What an item is worth when a bank must be pruned: its evidence, 0 for one that was never shown."""
-    return lambda item_id: ledger.evidence(item_id)
+    """What an item is worth when a bank must be pruned: its standing, 0 for one that was never shown."""
+    return lambda item_id: ledger.standing(item_id)
 
 
 def _grouped(entries: Iterable[tuple[KeyT, Sighting]]) -> dict[KeyT, list[Sighting]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sgsd.bank.history import Event, Kind, Origin
+from sgsd.bank.history import Event, Origin
 from sgsd.bank.schema import Bank
 from sgsd.bank.store import BankStore
 from sgsd.types import BankItem, UserError
@@ -26,44 +26,54 @@ class Life:
     memories: tuple[dict[str, Any], ...]
     parents: tuple[Life, ...]
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Life]]:
-        """The item and its ancestors, each with its depth."""
-        yield depth, self
-        for parent in self.parents:
-            yield from parent.walk(depth + 1)
+    def walk(self) -> Iterator[Life]:
+        """The item and its ancestors, nearer ones first, each once."""
+        seen: dict[str, Life] = {}
+        waiting = [self]
+        while waiting:
+            life = waiting.pop(0)
+            if life.item.id not in seen:
+                seen[life.item.id] = life
+                waiting += life.parents
+        yield from seen.values()
 
 
 def life_of(store: BankStore, item_id: str) -> Life:
     """The item's life. Raises UserError where the store has never held such an item."""
-    events, origins = store.events(), store.origins()
-    current = store.snapshot()
-    return _life(store, events, origins, current, item_id, frozenset())
+    by_item: dict[str, list[Event]] = {}
+    for event in store.events():
+        by_item.setdefault(event.change.item_id, []).append(event)
+    history = _History(store, by_item, store.origins(), {item.id for item in store.snapshot().items})
+    if item_id not in by_item:
+        store.snapshot().item(item_id)  # names the nearest ids
+    return history.life(item_id)
 
 
-def _life(
-    store: BankStore,
-    events: list[Event],
-    origins: dict[int, Origin],
-    current: Bank,
-    item_id: str,
-    above: frozenset[str],
-) -> Life:
-    own = tuple(event for event in events if event.change.item_id == item_id)
-    if not own:
-        current.item(item_id)  # names the nearest ids
-    known = [event for event in own if event.change.kind is not Kind.RETIRED]
-    item = store.snapshot(known[-1].seq).item(item_id)
-    sources = [origins[event.seq] for event in own if event.seq in origins]
-    memory_ids = dict.fromkeys(name for origin in sources for name in origin.memories)
-    parent_ids = dict.fromkeys(name for origin in sources for name in origin.items)
-    parents = [name for name in parent_ids if name not in above | {item_id}]
-    return Life(
-        item=item,
-        current=any(item_id == there.id for there in current.items),
-        events=own,
-        memories=tuple(memory for name in memory_ids if (memory := store.memory(name)) is not None),
-        parents=tuple(_life(store, events, origins, current, name, above | {item_id}) for name in parents),
-    )
+@dataclass
+class _History:
+    store: BankStore
+    events: dict[str, list[Event]]
+    origins: dict[int, Origin]
+    current: set[str]
+    told: dict[str, Life] = field(default_factory=dict)  # an ancestor of many is looked up once
+
+    def life(self, item_id: str, above: frozenset[str] = frozenset()) -> Life:
+        if item_id not in self.told:
+            self.told[item_id] = self._life(item_id, above | {item_id})
+        return self.told[item_id]
+
+    def _life(self, item_id: str, above: frozenset[str]) -> Life:
+        own = self.events[item_id]
+        sources = [self.origins[event.seq] for event in own if event.seq in self.origins]
+        memory_ids = dict.fromkeys(name for origin in sources for name in origin.memories)
+        parent_ids = dict.fromkeys(name for origin in sources for name in origin.items)
+        return Life(
+            item=self.store.item_of(own[-1]),
+            current=item_id in self.current,
+            events=tuple(own),
+            memories=tuple(memory for name in memory_ids if (memory := self.store.memory(name)) is not None),
+            parents=tuple(self.life(name, above) for name in parent_ids if name not in above and name in self.events),
+        )
 
 
 def rolled_back(store: BankStore, event: int) -> list[Event]:

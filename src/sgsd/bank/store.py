@@ -22,7 +22,7 @@ from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, Origin,
 from sgsd.bank.schema import Bank, bank_of, canonical_json, hash_of, item_record
 from sgsd.bank.sqlite import connect, is_store, reported, transaction
 from sgsd.bank.text import check_line, quoted
-from sgsd.types import UserError
+from sgsd.types import BankItem, UserError
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = int.from_bytes(b"sgsd", "big")  # in the file's header, so that another program's file is recognised
@@ -205,6 +205,15 @@ class BankStore:
             "metadata": self._content(contents, state.metadata) if state.metadata != NO_METADATA else {},
         }
         return bank_of(record, str(self.path))
+
+    def item_of(self, event: Event) -> BankItem:
+        """The item as an event left it (or, where it retired it, as it had been)."""
+        with reported(self.path):
+            row = self._connection.execute("SELECT json FROM contents WHERE hash = ?", (event.change.content_hash,))
+            record = self._content({event.change.content_hash: row.fetchone()[0]}, event.change.content_hash)
+        kind = "general_skills" if event.change.content is Content.SKILL else "common_mistakes"
+        bank = bank_of({"general_skills": [], "common_mistakes": [], kind: [record]}, str(self.path))
+        return bank.items[0]
 
     def versions(self) -> list[Version]:
         """The bank after each import, oldest first."""

@@ -100,7 +100,7 @@ def why(store: Path, item: str) -> RenderableType:
     with BankStore(store, read_only=True) as source:
         life = life_of(source, item)
     tree = Tree(_told(life))
-    _grow(tree, life)
+    _grow(tree, life, set())
     return tree
 
 
@@ -155,13 +155,18 @@ def _bank_at(reference: str) -> Bank:
         return source.snapshot(event)
 
 
-def _grow(branch: Tree, life: Life) -> None:
+def _grow(branch: Tree, life: Life, told: set[str]) -> None:
+    """Each ancestor once: one that many items stand for would fill the screen."""
+    told.add(life.item.id)
     for event in life.events:
         branch.add(_plain(f"event {event.seq}: {event.change.kind} ({event.note})"))
     for memory in life.memories if not life.parents else ():
         branch.add(_plain(_memory_line(memory)))
     for parent in life.parents:
-        _grow(branch.add(_told(parent)), parent)
+        if parent.item.id in told:
+            branch.add(_plain(f"{parent.item.id}, told above"))
+        else:
+            _grow(branch.add(_told(parent)), parent, told)
 
 
 def _told(life: Life) -> Text:

@@ -190,7 +190,7 @@ class WriterConfig(Section):
     """Tokens that a prompt and its answer may have together, for a model in this process."""
     batch: PositiveInt = 8
     """Requests at a time: in a batch, or under way to the server."""
-    timeout: PositiveFloat = 120.0
+    timeout: PositiveFloat = 600.0
     """Seconds a call to the server may take."""
     retries: NonNegativeInt = 5
     """With growing pauses, for a busy or broken server."""

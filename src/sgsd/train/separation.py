@@ -184,11 +184,11 @@ def rollouts_needed(rollouts: int, ways: Iterable[Separation]) -> int | None:
     gains = [found.gain for found in ways if found.gain is not None]
     yes = [max(_factor(f.auc, f.auc.value - 0.5), _factor(f.gain, f.gain.value)) for f in ways if f.gain is not None]
     no = max(_factor(gain, MARGIN - gain.value) for gain in gains)
-    wanted = max(1.0, min(*yes, no)) * rollouts
+    wanted = max(1.0, min([*yes, no])) * rollouts
     if math.isinf(wanted):
         return None
     unit = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
-    return math.ceil(wanted / unit) * unit
+    return math.ceil(round(wanted / unit, 6)) * unit
 
 
 def _factor(found: Interval, distance: float) -> float:

@@ -25,7 +25,15 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
     if chosen.kind == "vllm":
         from sgsd.growth.vllm_writer import VllmWriter
 
-        return VllmWriter(str(chosen.model), chosen.revision, chosen.temperature, chosen.context)
+        return VllmWriter(
+            str(chosen.model),
+            chosen.revision,
+            chosen.temperature,
+            chosen.context,
+            thinking=chosen.thinking,
+            batch=chosen.batch,
+            seed=config.seed,
+        )
     name = f"{weights_hash(config.model)[:16]} {version}".strip()
     if chosen.kind == "transformers":
         own = ModelConfig(path=str(chosen.model), revision=chosen.revision, dtype=config.model.dtype)
