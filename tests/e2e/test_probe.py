@@ -225,10 +225,10 @@ def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: M
     }
     worth = {"helpful": 0.1, "stylistic": 0.0, "irrelevant": 0.0, "misleading": -0.1}
     told = [Sighting((item,), outcome, outcome * worth[kind], 0) for item, kind in kinds.items() for outcome in (1, -1)]
-    found = benchmark.figures(Ledger().observe(told), kinds)
+    found = benchmark.figures(Ledger().observe(told).evidence, kinds)
     assert found == dict.fromkeys(benchmark.COMPARISONS, 1.0)
-    assert set(benchmark.figures(Ledger(), kinds).values()) == {0.5}
-    assert benchmark.figures(Ledger(), {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
+    assert set(benchmark.figures(Ledger().standing, kinds).values()) == {0.5}
+    assert benchmark.figures(Ledger().evidence, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
 
 
 def test_the_benchmark_reads_a_trained_run(benchmark: ModuleType, tmp_path: Path) -> None:
@@ -238,5 +238,5 @@ def test_the_benchmark_reads_a_trained_run(benchmark: ModuleType, tmp_path: Path
     found = benchmark.of_run(folder)
     assert set(found) == {"sightings_an_item", "never_shown", "contrast"}
     assert found["sightings_an_item"] == 2 * 16 * 2 * 2 / 48
-    assert found["contrast"].keys() == {"items", "shown items", "pairs"}
+    assert found["contrast"].keys() == {"items", "shown items", "items by standing", "shown items by standing", "pairs"}
     assert all(0 <= value <= 1 for value in found["contrast"]["pairs"].values() if value is not None)

@@ -184,6 +184,8 @@ def test_why_nothing_was_read(text: str, unusable: str | None, dropped: dict[str
 @given(items=st.lists(ITEMS, min_size=1, max_size=4), share=st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
 def test_a_cut_end_costs_the_item_it_cuts(items: list[dict[str, str]], share: float) -> None:
+    # Cut behind a quote of its own that a brace follows, a text looks finished: no reader can tell.
+    assume(not any('"}' in value for item in items for value in item.values()))
     ends, text = [], '{"general_skills": ['
     for item in items:
         text += json.dumps(item)

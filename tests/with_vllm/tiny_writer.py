@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 FREE = 64  # coordinates that the random part has for itself
-NEVER = -100.0  # far beyond what the random part can say
+NEVER = -1000.0  # far beyond what the random part can say
 
 
 def save_tiny_writer(folder: Path, tokenizer: Any) -> Path:
@@ -64,8 +64,8 @@ def bigrams(tokenizer: Any) -> Tensor:
     table = torch.full((len(texts), len(texts)), NEVER)
     table[:, words] = 0
     table[words] = torch.where(torch.ones_like(table).triu(1).bool() & words, 0.0, NEVER)[words]
-    table[:, [quote, texts.index("{")]] = 0
+    table[:, quote] = 0
     table[quote, quote] = NEVER  # no text is empty
-    table[opening, digits] = 0
+    table[opening, [*digits, texts.index("{")]] = 0
     table[[*digits, texts.index("}")], closing] = 0  # one number, one item, and the list is over
     return table

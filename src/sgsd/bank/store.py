@@ -177,9 +177,12 @@ class BankStore:
         with reported(self.path):
             row = self._connection.execute("SELECT json FROM memories WHERE id = ?", (memory_id,)).fetchone()
         try:
-            return json.loads(row[0]) if row else None
-        except ValueError:
+            memory = json.loads(row[0]) if row else None
+        except (ValueError, TypeError, RecursionError):
             raise self._damaged(f"memory {quoted(memory_id)} is not JSON") from None
+        if memory is not None and not isinstance(memory, dict):
+            raise self._damaged(f"memory {quoted(memory_id)} is not an object")
+        return memory
 
     def origins(self) -> dict[int, Origin]:
         """What the items of events come from, by event number; events without an entry are nobody's heirs."""

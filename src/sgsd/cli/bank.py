@@ -113,12 +113,13 @@ def search(
     return table
 
 
-def export(store: Path, output: Path, force: bool = False) -> RenderableType:
+def export(store: Path, output: Path, event: int | None = None, force: bool = False) -> RenderableType:
     """Write the bank of a store in the published JSON layout.
 
     Args:
         store: The store to read.
         output: The JSON file to write.
+        event: Write the bank as it was after this event; as it is now where nothing is said.
         force: Replace the file if it is there.
     """
     if is_store(output):
@@ -126,7 +127,7 @@ def export(store: Path, output: Path, force: bool = False) -> RenderableType:
     if output.exists() and not force:
         raise UserError(f"{output}: is there already; give another path, or --force to replace it")
     with BankStore(store, read_only=True) as source:
-        bank = source.export(output)
+        bank = source.export(output, event)
     return _plain(f"{output}: written; {_summary(bank)}")
 
 

@@ -11,9 +11,13 @@ from sgsd.train.bank_build import build_from_config
 
 USAGE = """sgsd bank build CONFIG [--dry-run] [--key.part value …]
 
-Make a bank from the model's own rollouts and write it to the config's bank.path. The sections model, data, prompts,
-sampling and verifier say what is rolled out, writer who writes the skills, growth how many. Killed anywhere, the same
-command goes on. --dry-run says how many calls and tokens that takes."""
+Make a bank from the model's own rollouts and write it to the config's bank.path.
+
+The sections model, data, prompts, sampling and verifier say what is rolled out, writer who writes the skills, growth \
+how many. Killed anywhere, the same command goes on.
+
+  --dry-run         say how many calls and tokens that takes at most, and write nothing
+  --key.part value  change a key of the config, for instance --growth.rollouts 64"""
 
 
 def build(args: list[str], console: Console) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +18,9 @@ from rich.tree import Tree
 from sgsd.bank import (
     Bank,
     BankStore,
+    Event,
     Life,
+    Version,
     at_event,
     difference,
     is_dynamic,
@@ -27,12 +32,21 @@ from sgsd.bank import (
     terminal_safe,
     words_of,
 )
+from sgsd.cli.bank_ledger import best_and_worst, item_in_run
 from sgsd.types import Skill, UserError
 
-EXCERPT = 160
+EXCERPT = 160  # characters of a problem
+ROLLOUTS = 5  # shown of one item; one that was proposed in the same words over and over has hundreds
+
+Store = Annotated[Path, tyro.conf.arg(metavar="STORE")]
+BankFile = Annotated[Path, tyro.conf.arg(metavar="BANK")]
+BankAt = Annotated[str, tyro.conf.arg(metavar="BANK[@EVENT]")]
+ItemId = Annotated[str, tyro.conf.arg(metavar="ITEM")]
+RunFolder = Annotated[Path | None, tyro.conf.arg(metavar="RUN")]
+EventNumber = Annotated[int, tyro.conf.arg(metavar="EVENT")]
 
 
-def log(store: Path, events: bool = False, limit: int = 50) -> RenderableType:
+def log(store: Store, events: bool = False, limit: int = 50) -> RenderableType:
     """The versions of a store, newest last, or every single event.
 
     Args:
@@ -40,26 +54,21 @@ def log(store: Path, events: bool = False, limit: int = 50) -> RenderableType:
         events: Show every event instead of the versions.
         limit: How many of the newest to show.
     """
+    if limit < 1:
+        raise UserError(f"--limit is {limit}; show at least one")
     with BankStore(store, read_only=True) as source:
-        if events:
-            table = Table("event", "what", "item", "content", "note", box=None, pad_edge=False)
-            for event in source.events()[-limit:]:
-                change = event.change
-                row = (change.kind, change.item_id or "–", change.content_hash[:12], event.note)
-                table.add_row(str(event.seq), *(_plain(str(cell)) for cell in row))
-            return table
-        table = Table("event", "version", "skills", "mistakes", "note", box=None, pad_edge=False)
-        for version in source.versions()[-limit:]:
-            counts = (str(version.skills), str(version.mistakes))
-            table.add_row(str(version.event), version.version[:12], *counts, _plain(version.note))
-        return table
+        table, rows = _events(source.events()) if events else _versions(source.versions())
+    for row in rows[-limit:]:
+        table.add_row(*(_plain(cell) for cell in row))
+    earlier = [_plain(f"… and {len(rows) - limit} earlier; see them with --limit")] if len(rows) > limit else []
+    return Group(*earlier, table)
 
 
-def diff(before: str, after: str) -> RenderableType:
+def diff(before: BankAt, after: BankAt) -> RenderableType:
     """What leads from one bank to another.
 
     Args:
-        before: A bank, or STORE@EVENT.
+        before: A bank, or a store as it was after an event: STORE@EVENT.
         after: A bank, or STORE@EVENT.
     """
     old, new = _bank_at(before), _bank_at(after)
@@ -67,48 +76,56 @@ def diff(before: str, after: str) -> RenderableType:
     lines: list[RenderableType] = [_plain(f"+ {name}: {_headline(new, name)}") for name in found.added]
     lines += [_plain(f"- {name}: {_headline(old, name)}") for name in found.removed]
     for name in found.edited:
-        lines.append(_plain(f"~ {name}"))
-        pairs = zip(words_of(old.item(name)), words_of(new.item(name)))
-        lines += [_plain(f"    was: {was}\n    now: {now}") for was, now in pairs if was != now]
-    moved = ", the others in another order" if found.moved else ""
-    counts = f"{len(found.added)} added, {len(found.removed)} removed, {len(found.edited)} edited{moved}"
-    return Group(*lines, _plain(counts))
+        changed = [(was, now) for was, now in zip(words_of(old.item(name)), words_of(new.item(name))) if was != now]
+        lines.append(_plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
+        lines += [_plain(f"    was: {was}\n    now: {now}") for was, now in changed]
+    counts = [f"{len(found.added)} added, {len(found.removed)} removed, {len(found.edited)} edited"]
+    counts += ["the others in another order"] if found.moved else []
+    counts += ["other metadata"] if found.described else []
+    return Group(*lines, _plain(", ".join(counts)))
 
 
-def rollback(store: Path, event: int) -> RenderableType:
+def rollback(store: Store, event: EventNumber) -> RenderableType:
     """Make the bank of a store what it was after an event; the history between stays and can be returned to.
 
     Args:
         store: The store to change.
         event: The number of the event, as `sgsd bank log` shows it.
     """
+    BankStore(store, read_only=True).close()  # a misspelt path must not become an empty store
     with BankStore(store) as target:
         written = rolled_back(target, event)
         bank = target.snapshot()
         now = target.event
-    done = f"{len(written)} new events" if written else "nothing to do"
-    return _plain(f"{store}: as after event {event} ({done}); {_counts(bank)}, now at event {now}")
+    done = f"back to event {event} by {len(written)} new events" if written else f"is as after event {event} already"
+    return _plain(f"{store}: {done}; {_counts(bank)}, at event {now}")
 
 
-def why(store: Path, item: str) -> RenderableType:
+def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> RenderableType:
     """Where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
 
     Args:
         store: The store to read.
         item: The id of the item, which may have been retired since.
+        run: The folder of a run that used the item, to show what its ledger says of it.
+        limit: How many of the items it stands for to tell, the nearest first.
     """
+    if limit < 0:
+        raise UserError(f"--limit is {limit}; give 0 or more")
     with BankStore(store, read_only=True) as source:
         life = life_of(source, item)
-    tree = Tree(_told(life))
-    _grow(tree, life, set())
-    return tree
+    ledger = [Text(), item_in_run(item, run)] if run is not None else []
+    return Group(
+        _tree(life, {ancestor.item.id for ancestor in islice(life.walk(), limit + 1)}), *_sum(life, limit), *ledger
+    )
 
 
-def stats(path: Path) -> RenderableType:
+def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
     """How much a bank holds, how long its texts are, and how much of it was learned during a run.
 
     Args:
         path: A JSON file or a store.
+        run: The folder of a run that used the bank, to show its best and worst items.
     """
     bank = open_bank(path)
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -119,17 +136,17 @@ def stats(path: Path) -> RenderableType:
         learned = sum(is_dynamic(item) for item in items)
         table.add_row(name, f"{len(items)}{size}, {learned} learned during a run")
     findings = Counter(str(finding.kind) for finding in lint_bank(bank))
-    table.add_row("lint", ", ".join(f"{count} {kind}" for kind, count in findings.items()) or "nothing found")
+    table.add_row("lint", ", ".join(f"{kind}: {count}" for kind, count in findings.items()) or "nothing found")
     if is_store(path):
         with BankStore(path, read_only=True) as source:
             events, origins = source.events(), source.origins()
         kinds = Counter(str(event.change.kind) for event in events)
         table.add_row("events", ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-        table.add_row("with origins", f"{len(origins)} events")
-    return table
+        table.add_row("origins", f"of {len(origins)} of the {len(events)} events")
+    return Group(table, Text(), best_and_worst(bank, run)) if run is not None else table
 
 
-def lint(path: Path) -> RenderableType:
+def lint(path: BankFile) -> RenderableType:
     """Look for what should not stand in a bank: numbers of one problem, orders to the reader, near-duplicates.
 
     Args:
@@ -145,40 +162,80 @@ def lint(path: Path) -> RenderableType:
     return table
 
 
+def _versions(versions: Sequence[Version]) -> tuple[Table, list[tuple[str, ...]]]:
+    table = Table("event", "version", "skills", "mistakes", "note", box=None, pad_edge=False)
+    return table, [(str(v.event), v.version[:12], str(v.skills), str(v.mistakes), v.note) for v in versions]
+
+
+def _events(events: Sequence[Event]) -> tuple[Table, list[tuple[str, ...]]]:
+    table = Table("event", "what", "item", "content", "note", box=None, pad_edge=False)
+    rows = [(e.seq, e.change.kind, e.change.item_id or "–", e.change.content_hash[:12], e.note) for e in events]
+    return table, [tuple(str(cell) for cell in row) for row in rows]
+
+
 def _bank_at(reference: str) -> Bank:
-    path, event = at_event(reference)
+    path, event = (reference, None) if Path(reference).exists() else at_event(reference)  # a name may hold an @
     if event is None:
         return open_bank(path)
-    if not is_store(path):
+    if Path(path).exists() and not is_store(path):
         raise UserError(f"{path}: is no store, so it has no events; leave @{event} out")
     with BankStore(path, read_only=True) as source:
         return source.snapshot(event)
 
 
-def _grow(branch: Tree, life: Life, told: set[str]) -> None:
-    """Each ancestor once: one that many items stand for would fill the screen."""
-    told.add(life.item.id)
-    for event in life.events:
-        branch.add(_plain(f"event {event.seq}: {event.change.kind} ({event.note})"))
-    for memory in life.memories if not life.parents else ():
-        branch.add(_plain(_memory_line(memory)))
-    for parent in life.parents:
-        if parent.item.id in told:
+def _tree(life: Life, shown: set[str]) -> Tree:
+    """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `life_of`."""
+    told = {life.item.id}
+    tree = _told(Tree(_title(life)), life)
+    under_way = [(tree, iter(life.parents))]
+    while under_way:
+        branch, left = under_way[-1]
+        parent = next(left, None)
+        if parent is None:
+            under_way.pop()
+        elif parent.item.id in told:
             branch.add(_plain(f"{parent.item.id}, told above"))
-        else:
-            _grow(branch.add(_told(parent)), parent, told)
+        elif parent.item.id in shown:
+            told.add(parent.item.id)
+            under_way.append((_told(branch.add(_title(parent)), parent), iter(parent.parents)))
+    return tree
 
 
-def _told(life: Life) -> Text:
+def _told(branch: Tree, life: Life) -> Tree:
+    for event in life.events:
+        branch.add(_plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
+    for memory in life.own[:ROLLOUTS]:
+        branch.add(_plain(_memory_line(memory)))
+    if len(life.own) > ROLLOUTS:
+        branch.add(_plain(f"… and {len(life.own) - ROLLOUTS} rollouts more"))
+    return branch
+
+
+def _title(life: Life) -> Text:
     kind = "skill" if isinstance(life.item, Skill) else "mistake"
     standing = "in the bank" if life.current else "no longer in the bank"
     return _plain(f"{kind} {life.item.id}, {standing}: {' | '.join(words_of(life.item))}")
 
 
-def _memory_line(memory: dict[str, Any]) -> str:
-    verdict = "right" if memory["correct"] else "wrong"
-    said = " ".join(str(memory["problem"]).split())[:EXCERPT]
-    return f"rollout {memory['index']} on {memory['problem_id']}, {verdict}: {said}"
+def _sum(life: Life, limit: int) -> list[RenderableType]:
+    """The whole way in two lines."""
+    ancestors, memories = sum(1 for _ in life.walk()) - 1, life.memories
+    more = [_plain(f"… and {ancestors - limit} items further back; see them with --limit")] if ancestors > limit else []
+    right = sum(memory.get("correct") is True for memory in memories)
+    wrong = sum(memory.get("correct") is False for memory in memories)
+    learned = f"learned from {len(memories)} rollouts, {right} right and {wrong} wrong" if memories else ""
+    merged = f"stands for {ancestors} other items" if ancestors else ""
+    told = ", ".join(part for part in (merged, learned) if part)
+    return [*more, _plain(f"In all: {told}" if told else "The store does not know what it was learned from.")]
+
+
+def _memory_line(memory: Mapping[str, Any]) -> str:
+    """Of whatever a store holds as a memory: it may be somebody else's."""
+    correct = memory.get("correct")
+    verdict = "right" if correct is True else "wrong" if correct is False else "verdict unknown"
+    said = " ".join(str(memory.get("problem", "")).split())
+    cut = said if len(said) <= EXCERPT else f"{said[: EXCERPT - 1]}…"
+    return f"rollout {memory.get('index', '?')} on {memory.get('problem_id', '?')}, {verdict}: {cut}"
 
 
 def _headline(bank: Bank, item_id: str) -> str:

@@ -115,7 +115,11 @@ def _bank(args: list[str], console: Console) -> None:
         "lint": bank_history.lint,
     }
     markers = (tyro.conf.PositionalRequiredArgs,)
-    console.print(tyro.extras.subcommand_cli_from_dict(commands, prog="sgsd bank", args=args, config=markers))
+    about = "A skill bank and its history. `sgsd bank build CONFIG` makes one; --help after any of them says more."
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="sgsd bank", description=about, args=args, config=markers
+    )
+    console.print(parsed)
 
 
 def _report(args: list[str], console: Console) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +15,10 @@ from sgsd.growth.engine_writer import draw_of
 from sgsd.growth.writer import Failed, Request, Written
 from sgsd.types import UserError
 
+# JSON may have any amount of white space between its signs, and small models have been seen to write nothing else
+# until their tokens were spent. vLLM can forbid it for an engine, not for a request, and only by these grammars.
+STRICT_FORM = {"backend": "xgrammar", "disable_any_whitespace": True}
+
 
 class VllmWriter:
     """Lets vLLM write. A model that thinks first is not held to the schema: its thinking would have to fit in it.
@@ -20,9 +26,10 @@ class VllmWriter:
     Args:
         context: tokens that prompt and answer may have together; a longer request fails, nothing is cut.
         batch: requests between two times that answers are handed over; a kill loses no more than those.
+        options: handed to vLLM by name, for instance `gpu_memory_utilization` or `tensor_parallel_size`.
 
     Raises:
-        UserError: vLLM is not installed, or refuses the model.
+        UserError: vLLM is not installed, or refuses the model or its options.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class VllmWriter:
         thinking: bool = False,
         batch: int = 64,
         seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             vllm = import_module("vllm")
@@ -43,16 +51,25 @@ class VllmWriter:
         self.temperature, self.context, self.seed = temperature, context, seed
         self.thinking, self.batch = thinking, batch
         self.name = f"vllm:{model}@{revision or 'main'}/{temperature}/{seed}/{'thinking' if thinking else 'plain'}"
+        settings = {
+            "model": model,
+            "revision": revision,
+            "tokenizer_revision": revision,
+            "max_model_len": context,
+            "seed": seed,
+            "structured_outputs_config": STRICT_FORM,
+            **(options or {}),
+        }
         try:
-            self._llm: Any = vllm.LLM(
-                model=model, revision=revision, tokenizer_revision=revision, max_model_len=context, seed=seed
-            )
-        except (ValueError, OSError) as error:
-            why = next(iter(str(error).splitlines()), "")
-            raise UserError(f"writer.model: vLLM refuses {model} with writer.context {context}: {why}") from error
+            self._llm: Any = vllm.LLM(**settings)
+        except (ValueError, OSError, RuntimeError, TypeError) as error:  # TypeError: an option it does not know
+            raise UserError(
+                f"writer.model: vLLM refuses {model} with writer.context {context}: {_reason(error)}"
+            ) from error
         self._tokenizer = self._llm.get_tokenizer()
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+        engine_died = import_module("vllm.v1.engine.exceptions").EngineDeadError
         prompts = [encode_chat(self._tokenizer, request.chat(), thinking=self.thinking) for request in requests]
         fitting = []
         for position, (prompt, request) in enumerate(zip(prompts, requests)):
@@ -62,11 +79,15 @@ class VllmWriter:
                 yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
         for start in range(0, len(fitting), self.batch):
             chosen = fitting[start : start + self.batch]
-            done = self._llm.generate(
-                [{"prompt_token_ids": list(prompts[i])} for i in chosen],
-                [self._sampling(requests[i]) for i in chosen],
-                use_tqdm=False,
-            )
+            try:
+                done = self._llm.generate(
+                    [{"prompt_token_ids": list(prompts[i])} for i in chosen],
+                    [self._sampling(requests[i]) for i in chosen],
+                    use_tqdm=False,
+                )
+            except engine_died:
+                yield from ((position, Failed("vLLM's engine has died", dead=True)) for position in chosen)
+                continue
             for position, output in zip(chosen, done, strict=True):
                 best = output.outputs[0]
                 yield position, Written(best.text, len(prompts[position]), len(best.token_ids))
@@ -79,10 +100,23 @@ class VllmWriter:
             temperature=self.temperature, max_tokens=request.max_tokens, seed=seed, structured_outputs=form
         )
 
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._llm = None  # its memory is free as soon as nobody holds it
+        """Ends vLLM's processes, with all the memory they hold; the writer is of no use any more."""
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        gc.collect()
+
+
+def _reason(error: Exception) -> str:
+    """What vLLM has against it, in one line and without the settings it prints."""
+    text = str(error)
+    found = re.search(r"Value error, (.*?)(?:\[type=|\Z)", text, re.DOTALL)
+    return " ".join((found[1] if found else text).split())[:240]

@@ -1,0 +1,100 @@
+"""What a run's ledger says of items, for `sgsd bank why --run` and `sgsd bank stats --run`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sgsd.bank import Bank, Ledger, Row, Tally, terminal_safe, words_of
+from sgsd.types import UserError
+
+BEST = 10  # and as many of the worst
+
+
+def read_ledger(run: Path) -> Ledger:
+    """The ledger that a run has left in its folder. Raises UserError where there is none, or it is damaged."""
+    path = run / "ledger.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{run}: holds no ledger.json; give the folder of a run that retrieved from a bank and has ended"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: is not JSON; take the ledger of another run, or let this one end again") from None
+    return Ledger.from_json(record, str(path))
+
+
+def item_in_run(item_id: str, run: Path) -> RenderableType:
+    """What came of the teachers that showed the item."""
+    ledger = read_ledger(run)
+    if item_id not in ledger.items:
+        return _plain(f"In {run}: no teacher showed it")
+    account = ledger.items[item_id]
+    (row,) = replace(ledger, items={item_id: account}, pairs={}).rows()
+    table = Table("", box=None, pad_edge=False)
+    for name in ("validated", "reversed", "neutral", "mean support"):
+        table.add_column(name, justify="right")
+    table.add_row("on successes", *_tally(account.success))
+    table.add_row("on failures", *_tally(account.failure))
+    contrast = "not known before it met successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
+    return Group(
+        _plain(f"In {run}: shown to {_count(row.retrieved, 'rollout')}; supports in nats a token"),
+        table,
+        _plain(f"contrast   {contrast}"),
+        _plain(f"evidence   {row.evidence:+.4f}, trust {row.trust:+.2f}"),
+        _plain(
+            f"posterior  {row.posterior_mean:.2f} validated, 95 % {row.posterior_low:.2f} to {row.posterior_high:.2f}"
+        ),
+    )
+
+
+def best_and_worst(bank: Bank, run: Path) -> RenderableType:
+    """The items whose teachers told successes from failures best, and those that did so worst."""
+    ledger = read_ledger(run)
+    rows = sorted(
+        (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.ids)
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("contrast", "shown", "val/rev/neu"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("item")
+    table.add_column("what it says", no_wrap=True, overflow="ellipsis")
+    heads = {item.id: words_of(item)[0] for item in bank.items}
+    for row in rows[:BEST]:
+        table.add_row(*_cells(row, heads))
+    if len(rows) > 2 * BEST:
+        table.add_row("…")
+    for row in rows[max(BEST, len(rows) - BEST) :]:
+        table.add_row(*_cells(row, heads))
+    known = f"{len(rows)} of the {_count(len(ledger.items), 'item')} shown met successes and failures"
+    unseen = sum(item.id not in ledger.items for item in bank.items)
+    title = f"In {run}: {known}; best and worst by contrast, in nats a token"
+    return Group(_plain(title), table, _plain(f"{_count(unseen, 'item')} of the bank never shown"))
+
+
+def _cells(row: Row, heads: dict[str, str]) -> tuple[Text, ...]:
+    counts = f"{row.validated}/{row.reversed}/{row.neutral}"
+    head = heads.get(row.ids[0], "(not in this bank)")
+    cells = (f"{row.contrast:+.4f}", str(row.retrieved), counts, row.ids[0], " ".join(head.split()))
+    return tuple(_plain(cell) for cell in cells)
+
+
+def _tally(tally: Tally) -> tuple[str, ...]:
+    mean = "–" if tally.mean_support is None else f"{tally.mean_support:+.4f}"
+    return str(tally.validated), str(tally.reversed), str(tally.neutral), mean
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _plain(text: str) -> Text:
+    return Text(terminal_safe(text))

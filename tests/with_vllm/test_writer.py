@@ -1,0 +1,56 @@
+"""The writer in this process, on a real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from conftest import ENGINE
+from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
+from sgsd.growth.reading import read_answer
+from sgsd.growth.vllm_writer import VllmWriter
+from sgsd.growth.writer import Failed, Request, Written
+from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.types import UserError
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+Around = Callable[[], AbstractContextManager[None]]
+
+
+def asks(number: int, tokens: int = 400) -> Request:
+    text = f"A pupil wrote {number} + {number} = {2 * number}, and checked it twice. What can others learn from this?"
+    return Request((("user", text),), ExtractedMistakes if number % 2 else ExtractedSkills, tokens)
+
+
+def test_it_answers_by_schema(writer_folder: Path, in_this_process: Around) -> None:
+    requests = [asks(7), asks(8), asks(9, tokens=5000)]
+    with in_this_process(), VllmWriter(str(writer_folder), context=4096, batch=2, options=ENGINE) as writer:
+        found = dict(writer.write(requests))
+        for request, reply in ((asks(n), found[n - 7]) for n in (7, 8)):
+            assert isinstance(reply, Written)
+            reading = read_answer(reply.text, request.answer)
+            assert len(reading.drafts) == 1, reply.text
+            assert not reading.dropped
+            request.answer.model_validate_json(reply.text)  # to the letter: no reader's indulgence was needed
+            assert reply.prompt_tokens > 40
+            assert 40 < reply.completion_tokens < 400
+        assert isinstance(found[2], Failed)
+        assert "more than 4096 tokens" in found[2].reason
+        alone = dict(writer.write(requests[:1]))
+        assert alone[0] == found[0], "an answer depends on what else is asked"
+        writer.temperature = 1.0
+        warm = [dict(writer.write(chosen))[0] for chosen in ([requests[0]], [requests[0], asks(10), asks(11)])]
+        assert warm[0] == warm[1] != found[0], "a draw belongs to its request"
+
+
+def test_what_vllm_refuses_is_one_line_for_the_user() -> None:
+    with pytest.raises(UserError) as caught:
+        VllmWriter(str(POLICY_FOLDER), context=8192, options=ENGINE)
+    assert "writer.context 8192: User-specified max_model_len (8192) is greater than" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no_such_option"):
+        VllmWriter(str(POLICY_FOLDER), context=512, options={"no_such_option": 1})
