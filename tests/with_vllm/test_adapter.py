@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engines import ENGINE, in_this_process
 
-from conftest import ENGINE
 from runs import run_small
 from sgsd.contexts import PromptMaker, load_prompts
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.lab.task import TaskSettings, problems
-from sgsd.method import METHODS
-from sgsd.scorer import Row, collate
+from sgsd.method import ZOO
+from sgsd.scorer import Row, Scorer, collate
 from sgsd.train.models import make_scorer
 from sgsd.train.sections import LoraConfig
 
@@ -24,7 +22,6 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 
 RANK = {"rank": 8, "alpha": 16}  # of vLLM's sizes the smallest
 TOLERANCE = 1e-3  # float32 on both sides: about 1e-5 was measured, and another processor may add differently
-Around = Callable[[], AbstractContextManager[None]]
 
 
 def prompts_of(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
@@ -33,9 +30,7 @@ def prompts_of(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
     return [maker.student(problem.to_problem(), thinking=False) for problem, _ in zip(stream, range(count))]
 
 
-def test_a_trained_adapter_gives_our_log_probs_in_vllm(
-    tmp_path: Path, lab_model: Any, lab_tokenizer: Any, in_this_process: Around
-) -> None:
+def test_a_trained_adapter_gives_our_log_probs_in_vllm(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -48,19 +43,14 @@ def test_a_trained_adapter_gives_our_log_probs_in_vllm(
         draws = [SamplingParams(temperature=1.0, seed=seed, max_tokens=64, logprobs=0) for seed in range(len(prompts))]
         sampled = llm.generate(asked, draws, use_tqdm=False, lora_request=LoRARequest("trained", 1, str(adapter)))
         rows = [Row(prompt, tuple(out.outputs[0].token_ids)) for prompt, out in zip(prompts, sampled)]
-        whole = [{"prompt_token_ids": [*row.prompt_ids, *row.completion_ids]} for row in rows]
-        reading = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
-        untrained = llm.generate(whole, reading, use_tqdm=False)
         theirs = [_logps(row.completion_ids, out.outputs[0].logprobs) for row, out in zip(rows, sampled)]
-        base = [
-            _logps(row.completion_ids, out.prompt_logprobs[len(row.prompt_ids) :]) for row, out in zip(rows, untrained)
-        ]
         llm.llm_engine.engine_core.shutdown()
         del llm
-    scorer = make_scorer(lab_model, METHODS["grpo"](), LoraConfig(**RANK, start=str(adapter)), seed=0)
+    pack = collate(rows)
     with torch.no_grad():
-        ours_N = scorer(collate(rows)).logps_N
-    theirs_N, base_N = (torch.tensor([value for row in found for value in row]) for found in (theirs, base))
+        base_N = Scorer(lab_model)(pack).logps_N
+        ours_N = make_scorer(lab_model, ZOO["grpo"](), LoraConfig(**RANK, start=str(adapter)), seed=0)(pack).logps_N
+    theirs_N = torch.tensor([logp for row in theirs for logp in row])
     assert len(ours_N) > 40
     assert (ours_N - base_N).abs().max() > 20 * TOLERANCE, "two steps changed nothing, so nothing is shown"
     assert (ours_N - theirs_N).abs().max() < TOLERANCE

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from engines import CONTEXT, ENGINE, in_this_process
 
-from conftest import ENGINE
 from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
 from sgsd.growth.reading import read_answer
 from sgsd.growth.vllm_writer import VllmWriter
@@ -18,17 +16,15 @@ from sgsd.types import UserError
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
-Around = Callable[[], AbstractContextManager[None]]
-
 
 def asks(number: int, tokens: int = 400) -> Request:
     text = f"A pupil wrote {number} + {number} = {2 * number}, and checked it twice. What can others learn from this?"
     return Request((("user", text),), ExtractedMistakes if number % 2 else ExtractedSkills, tokens)
 
 
-def test_it_answers_by_schema(writer_folder: Path, in_this_process: Around) -> None:
+def test_it_answers_by_schema(writer_folder: Path) -> None:
     requests = [asks(7), asks(8), asks(9, tokens=5000)]
-    with in_this_process(), VllmWriter(str(writer_folder), context=4096, batch=2, options=ENGINE) as writer:
+    with in_this_process(), VllmWriter(str(writer_folder), context=CONTEXT, batch=2, options=ENGINE) as writer:
         found = dict(writer.write(requests))
         for request, reply in ((asks(n), found[n - 7]) for n in (7, 8)):
             assert isinstance(reply, Written)
@@ -39,7 +35,7 @@ def test_it_answers_by_schema(writer_folder: Path, in_this_process: Around) -> N
             assert reply.prompt_tokens > 40
             assert 40 < reply.completion_tokens < 400
         assert isinstance(found[2], Failed)
-        assert "more than 4096 tokens" in found[2].reason
+        assert f"more than {CONTEXT} tokens" in found[2].reason
         alone = dict(writer.write(requests[:1]))
         assert alone[0] == found[0], "an answer depends on what else is asked"
         writer.temperature = 1.0

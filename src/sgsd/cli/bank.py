@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +29,8 @@ from sgsd.bank import (
     terminal_safe,
 )
 from sgsd.types import BankItem, Skill, UserError
+
+EventNumber = Annotated[int | None, tyro.conf.arg(metavar="EVENT")]
 
 
 def import_(source: Path, store: Path) -> RenderableType:
@@ -113,7 +117,7 @@ def search(
     return table
 
 
-def export(store: Path, output: Path, event: int | None = None, force: bool = False) -> RenderableType:
+def export(store: Path, output: Path, event: EventNumber = None, force: bool = False) -> RenderableType:
     """Write the bank of a store in the published JSON layout.
 
     Args:

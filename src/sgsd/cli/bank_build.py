@@ -6,9 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sgsd.cli.training import read_config
-from sgsd.train.bank_build import build_from_config
-
 USAGE = """sgsd bank build CONFIG [--dry-run] [--key.part value …]
 
 Make a bank from the model's own rollouts and write it to the config's bank.path.
@@ -16,8 +13,8 @@ Make a bank from the model's own rollouts and write it to the config's bank.path
 The sections model, data, prompts, sampling and verifier say what is rolled out, writer who writes the skills, growth \
 how many. Killed anywhere, the same command goes on.
 
-  --dry-run         say how many calls and tokens that takes at most, and write nothing
-  --key.part value  change a key of the config, for instance --growth.rollouts 64"""
+  --dry-run         only say how many calls and tokens that takes at most
+  --key.part value  change a key of the config: --growth.rollouts 64"""
 
 
 def build(args: list[str], console: Console) -> None:
@@ -25,6 +22,9 @@ def build(args: list[str], console: Console) -> None:
     if not args or args[0] in ("-h", "--help"):
         console.print(USAGE, markup=False)
         return
+    from sgsd.cli.training import read_config  # slow: with torch
+    from sgsd.train.bank_build import build_from_config
+
     rest = [argument for argument in args[1:] if argument != "--dry-run"]
     config = read_config(Path(args[0]), rest, "sgsd bank build CONFIG")
     build_from_config(config, console, dry_run="--dry-run" in args[1:])

@@ -32,7 +32,7 @@ from sgsd.bank import (
     terminal_safe,
     words_of,
 )
-from sgsd.cli.bank_ledger import best_and_worst, item_in_run
+from sgsd.cli.bank_ledger import best_and_worst, counted, item_in_run
 from sgsd.types import Skill, UserError
 
 EXCERPT = 160  # characters of a problem
@@ -114,10 +114,9 @@ def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> R
         raise UserError(f"--limit is {limit}; give 0 or more")
     with BankStore(store, read_only=True) as source:
         life = life_of(source, item)
+    shown = {ancestor.item.id for ancestor in islice(life.walk(), limit + 1)}
     ledger = [Text(), item_in_run(item, run)] if run is not None else []
-    return Group(
-        _tree(life, {ancestor.item.id for ancestor in islice(life.walk(), limit + 1)}), *_sum(life, limit), *ledger
-    )
+    return Group(_tree(life, shown), *_sum(life, limit), *ledger)
 
 
 def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
@@ -142,7 +141,7 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
             events, origins = source.events(), source.origins()
         kinds = Counter(str(event.change.kind) for event in events)
         table.add_row("events", ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-        table.add_row("origins", f"of {len(origins)} of the {len(events)} events")
+        table.add_row("origins", f"known of {len(origins)} of {len(events)} events")
     return Group(table, Text(), best_and_worst(bank, run)) if run is not None else table
 
 
@@ -207,7 +206,7 @@ def _told(branch: Tree, life: Life) -> Tree:
     for memory in life.own[:ROLLOUTS]:
         branch.add(_plain(_memory_line(memory)))
     if len(life.own) > ROLLOUTS:
-        branch.add(_plain(f"… and {len(life.own) - ROLLOUTS} rollouts more"))
+        branch.add(_plain(f"… and {counted(len(life.own) - ROLLOUTS, 'more rollout')}"))
     return branch
 
 
@@ -220,12 +219,13 @@ def _title(life: Life) -> Text:
 def _sum(life: Life, limit: int) -> list[RenderableType]:
     """The whole way in two lines."""
     ancestors, memories = sum(1 for _ in life.walk()) - 1, life.memories
-    more = [_plain(f"… and {ancestors - limit} items further back; see them with --limit")] if ancestors > limit else []
     right = sum(memory.get("correct") is True for memory in memories)
     wrong = sum(memory.get("correct") is False for memory in memories)
-    learned = f"learned from {len(memories)} rollouts, {right} right and {wrong} wrong" if memories else ""
-    merged = f"stands for {ancestors} other items" if ancestors else ""
-    told = ", ".join(part for part in (merged, learned) if part)
+    merged = [f"stands for {counted(ancestors, 'other item')}"] if ancestors else []
+    learned = [f"learned from {counted(len(memories), 'rollout')}, {right} right and {wrong} wrong"] if memories else []
+    told = ", ".join(merged + learned)
+    further = counted(ancestors - limit, "item")
+    more = [_plain(f"… and {further} further back; see them with --limit")] if ancestors > limit else []
     return [*more, _plain(f"In all: {told}" if told else "The store does not know what it was learned from.")]
 
 

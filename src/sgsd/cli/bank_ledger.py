@@ -36,7 +36,7 @@ def item_in_run(item_id: str, run: Path) -> RenderableType:
     """What came of the teachers that showed the item."""
     ledger = read_ledger(run)
     if item_id not in ledger.items:
-        return _plain(f"In {run}: no teacher showed it")
+        return _plain(f"{run}: no teacher showed it")
     account = ledger.items[item_id]
     (row,) = replace(ledger, items={item_id: account}, pairs={}).rows()
     table = Table("", box=None, pad_edge=False)
@@ -44,15 +44,16 @@ def item_in_run(item_id: str, run: Path) -> RenderableType:
         table.add_column(name, justify="right")
     table.add_row("on successes", *_tally(account.success))
     table.add_row("on failures", *_tally(account.failure))
-    contrast = "not known before it met successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
+    contrast = (
+        "not known: it has not met both successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
+    )
+    low, mean, high = row.posterior_low, row.posterior_mean, row.posterior_high
     return Group(
-        _plain(f"In {run}: shown to {_count(row.retrieved, 'rollout')}; supports in nats a token"),
+        _plain(f"{run}: {counted(row.retrieved, 'teacher')} showed it; supports in nats a token"),
         table,
         _plain(f"contrast   {contrast}"),
         _plain(f"evidence   {row.evidence:+.4f}, trust {row.trust:+.2f}"),
-        _plain(
-            f"posterior  {row.posterior_mean:.2f} validated, 95 % {row.posterior_low:.2f} to {row.posterior_high:.2f}"
-        ),
+        _plain(f"posterior  {mean:.2f} of those judged are validated, 95 % interval {low:.2f} to {high:.2f}"),
     )
 
 
@@ -65,8 +66,8 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for name in ("contrast", "shown", "val/rev/neu"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("item")
-    table.add_column("what it says", no_wrap=True, overflow="ellipsis")
+    table.add_column("item", no_wrap=True)
+    table.add_column("what it says")
     heads = {item.id: words_of(item)[0] for item in bank.items}
     for row in rows[:BEST]:
         table.add_row(*_cells(row, heads))
@@ -74,10 +75,10 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
         table.add_row("…")
     for row in rows[max(BEST, len(rows) - BEST) :]:
         table.add_row(*_cells(row, heads))
-    known = f"{len(rows)} of the {_count(len(ledger.items), 'item')} shown met successes and failures"
+    known = f"of {counted(len(ledger.items), 'item')} shown, {len(rows)} met both successes and failures"
     unseen = sum(item.id not in ledger.items for item in bank.items)
-    title = f"In {run}: {known}; best and worst by contrast, in nats a token"
-    return Group(_plain(title), table, _plain(f"{_count(unseen, 'item')} of the bank never shown"))
+    title = f"{run}: {known}; the best and the worst by contrast, in nats a token"
+    return Group(_plain(title), table, _plain(f"{counted(unseen, 'item')} of the bank never shown"))
 
 
 def _cells(row: Row, heads: dict[str, str]) -> tuple[Text, ...]:
@@ -92,7 +93,8 @@ def _tally(tally: Tally) -> tuple[str, ...]:
     return str(tally.validated), str(tally.reversed), str(tally.neutral), mean
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural where it takes one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
