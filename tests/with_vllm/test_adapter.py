@@ -21,7 +21,7 @@ from sgsd.train.sections import LoraConfig
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 RANK = {"rank": 8, "alpha": 16}  # of vLLM's sizes the smallest
-TOLERANCE = 1e-3  # float32 on both sides: about 1e-5 was measured, and another processor may add differently
+TOLERANCE = 1e-4  # float32 on both sides: 1e-6 was measured, and another processor may add in another order
 
 
 def prompts_of(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
@@ -52,7 +52,7 @@ def test_a_trained_adapter_gives_our_log_probs_in_vllm(tmp_path: Path, lab_model
         ours_N = make_scorer(lab_model, ZOO["grpo"](), LoraConfig(**RANK, start=str(adapter)), seed=0)(pack).logps_N
     theirs_N = torch.tensor([logp for row in theirs for logp in row])
     assert len(ours_N) > 40
-    assert (ours_N - base_N).abs().max() > 20 * TOLERANCE, "two steps changed nothing, so nothing is shown"
+    assert (ours_N - base_N).abs().max() > 100 * TOLERANCE, "two steps changed nothing, so nothing is shown"
     assert (ours_N - theirs_N).abs().max() < TOLERANCE
 
 

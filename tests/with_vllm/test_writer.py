@@ -16,13 +16,22 @@ from sgsd.types import UserError
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
+DEAD = Failed("vLLM's engine has died", dead=True)
+
 
 def asks(number: int, tokens: int = 400) -> Request:
     text = f"A pupil wrote {number} + {number} = {2 * number}, and checked it twice. What can others learn from this?"
     return Request((("user", text),), ExtractedMistakes if number % 2 else ExtractedSkills, tokens)
 
 
-def test_it_answers_by_schema(writer_folder: Path) -> None:
+def dies(*_: object, **__: object) -> None:
+    """What `generate` does once the engine's process has been killed, and each time it is asked from then on."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    raise EngineDeadError
+
+
+def test_it_answers_by_schema(writer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [asks(7), asks(8), asks(9, tokens=5000)]
     with in_this_process(), VllmWriter(str(writer_folder), context=CONTEXT, batch=2, options=ENGINE) as writer:
         found = dict(writer.write(requests))
@@ -41,6 +50,8 @@ def test_it_answers_by_schema(writer_folder: Path) -> None:
         writer.temperature = 1.0
         warm = [dict(writer.write(chosen))[0] for chosen in ([requests[0]], [requests[0], asks(10), asks(11)])]
         assert warm[0] == warm[1] != found[0], "a draw belongs to its request"
+        monkeypatch.setattr(writer._llm, "generate", dies)
+        assert dict(writer.write(requests)) == {0: DEAD, 1: DEAD, 2: found[2]}
 
 
 def test_what_vllm_refuses_is_one_line_for_the_user() -> None:

@@ -146,7 +146,7 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
 
 
 def lint(path: BankFile) -> RenderableType:
-    """Look for what should not stand in a bank: numbers of one problem, orders to the reader, near-duplicates.
+    """Look for what should not stand in a bank: stated answers, orders to the reader, near-duplicates.
 
     Args:
         path: A JSON file or a store.
