@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# One thread each: two threads that share two cores with another process wait for one another, fifty times slower.
+# One thread each: two threads that share two cores with another process wait for one another: about ten times slower.
 os.environ.update(
     OMP_NUM_THREADS="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",

@@ -147,7 +147,7 @@ def write_history(
         _record(store, proposals, "proposed by the writer")
         for depth in range(max(len(skills.steps), len(mistakes.steps))):
             after = [*_step(skills, depth), *_step(mistakes, depth)]
-            _record(store, after, f"merged, layer {depth + 1}")
+            _record(store, after, f"layer {depth + 1} of merging")
         store.import_bank(bank, note="cold start")
     os.replace(draft, path)
 

@@ -98,7 +98,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
 
 
 class Objector:
-    """Keeps out what would carry a reference answer, or one problem's own numbers, into the bank."""
+    """Keeps out what would carry a reference answer, or orders to the reader, into the bank."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.golds = {problem.id: problem.gold for problem in problems}
@@ -197,7 +197,8 @@ class _Stages:
 
 def _layer_line(console: Console) -> Any:
     def tell(kind: str, layer: Layer) -> None:
-        console.print(f"merged {kind}: {layer.before} → {layer.after} in {layer.groups} groups", highlight=False)
+        groups = "one group" if layer.groups == 1 else f"{layer.groups} groups"
+        console.print(f"merged {kind}: {layer.before} → {layer.after} in {groups}", highlight=False)
 
     return tell
 

@@ -157,7 +157,7 @@ class BankConfig(Section):
     rerank: NonNegativeFloat = 0.0
     """How far trust, as the run's ledger has it, moves an item's score; 0: not at all."""
     reweigh: NonNegativeFloat = 0.0
-    """How far trust moves a pair's weight: by a factor of e to this power at most; 0: not at all."""
+    """How far trust moves a pair's weight: a factor of e to this power at most, before scaling; 0: not at all."""
 
     @model_validator(mode="after")
     def _together(self) -> BankConfig:
