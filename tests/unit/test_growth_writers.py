@@ -14,7 +14,7 @@ import pytest
 from sgsd.contexts import load_prompts
 from sgsd.growth import TEMPLATES, Desk, EngineWriter, Failed, Request, Written
 from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills, schema_of
-from sgsd.growth.vllm_writer import VllmWriter
+from sgsd.growth.vllm_writer import STRICT_FORM, VllmWriter
 from sgsd.rollout import Sampling
 from sgsd.types import Completion, UserError
 
@@ -131,8 +131,12 @@ class FakeLLM:
     def __init__(self, **options: Any) -> None:
         if options["model"] == "broken":
             raise ValueError("max_model_len is larger than the model's\nsecond line")
-        self.options, self.batches = options, list[int]()
+        self.options, self.batches, self.ended = options, list[int](), False
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self.end))
         FakeLLM.made = self
+
+    def end(self) -> None:
+        self.ended = True
 
     def get_tokenizer(self) -> Letters:
         return Letters()
@@ -150,11 +154,16 @@ class FakeLLM:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     module, params = ModuleType("vllm"), ModuleType("vllm.sampling_params")
+    errors = ModuleType("vllm.v1.engine.exceptions")
+    errors.EngineDeadError = type("EngineDeadError", (Exception,), {})  # type: ignore[attr-defined]
     module.LLM = FakeLLM  # type: ignore[attr-defined]
     params.SamplingParams = FakeParams  # type: ignore[attr-defined]
     params.StructuredOutputsParams = lambda json: ("schema", json)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", params)
+    for package in ("vllm.v1", "vllm.v1.engine"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", errors)
 
 
 @pytest.mark.usefixtures("vllm")
@@ -165,7 +174,9 @@ def test_vllm_decodes_by_the_schema_of_each_request() -> None:
     assert found[1] == Failed("a prompt of more than 30 tokens with its answer")
     assert [found[n] for n in (0, 2, 3)] == [Written(f"{letter}|PLAIN:", 8, 2) for letter in "ACD"]
     made = FakeLLM.made
+    assert made.options.pop("structured_outputs_config") == STRICT_FORM
     assert made.options == {"model": "m", "revision": "r1", "tokenizer_revision": "r1", "max_model_len": 30, "seed": 0}
+    assert made.ended
     assert made.batches == [2, 1]
     assert made.params == [FakeParams(0.0, 12, None, ("schema", schema_of(ExtractedMistakes)))]
 

@@ -232,6 +232,8 @@ def check_together(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: writer.model: a writer of kind {config.writer.kind} needs the name of its model")
     if config.writer.kind != "server" and (config.writer.base_url or config.writer.azure_version):
         raise UserError(f"{where}: writer.base_url: only a writer of kind server has an address")
+    if config.writer.kind != "vllm" and config.writer.options:
+        raise UserError(f"{where}: writer.options: only a writer of kind vllm takes options")
     if config.model.attention == "flash_attention_2" and config.model.dtype == "float32":
         raise UserError(f"{where}: model.attention: flash_attention_2 needs dtype bfloat16")
     if config.lora is None and config.model.dtype == "bfloat16":

@@ -194,6 +194,8 @@ class WriterConfig(Section):
     """Seconds a call to the server may take."""
     retries: NonNegativeInt = 5
     """With growing pauses, for a busy or broken server."""
+    options: dict[str, Any] = {}
+    """Handed to vLLM by name, for instance gpu_memory_utilization, which the policy beside it needs to be low."""
     failure_budget: float = Field(default=0.2, ge=0, le=1)
     """Share of requests that may fail before a build stops."""
     prompts: str = "growth"

@@ -33,6 +33,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
             thinking=chosen.thinking,
             batch=chosen.batch,
             seed=config.seed,
+            options=chosen.options,
         )
     name = f"{weights_hash(config.model)[:16]} {version}".strip()
     if chosen.kind == "transformers":
