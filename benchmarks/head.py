@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from machine import commit, processor
 from sgsd.scorer.head import token_logps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -184,21 +185,6 @@ def in_fresh_process(mode: str, way: str, flags: list[str]) -> dict[str, float]:
     command = [sys.executable, __file__, "--alone", mode, way, *flags]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
-
-
-def commit() -> str:
-    """The commit the repository stands at, with a mark where files differ from it; empty outside git."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return found.stdout.strip()
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def measure(size: Size, repetitions: int, flags: list[str]) -> dict[str, Any]:

