@@ -51,6 +51,9 @@ def scripted_server(
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if self.path != "/v1/chat/completions":
+                self.send_error(404)
+                return
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt = asked["messages"][-1]["content"]
             time.sleep(delay)

@@ -18,6 +18,7 @@ from scripted_server import scripted_server
 from sgsd.bank import BankStore, Ledger, is_dynamic
 from sgsd.train.books import read_ledger
 from sgsd.train.records import Records
+from sgsd.types import UserError
 
 pytest.importorskip("openai", reason="the client is an extra: pip install 'sgsd[writer]'")
 
@@ -92,6 +93,19 @@ def test_a_writer_that_fails_costs_one_update_and_never_the_run(
     assert [update["step"] for update in updates] == [2, 4]
     assert all("no connection" in update["failed"] for update in updates)
     assert "the bank stays as it is" in caplog.text
+
+
+def test_a_server_that_refuses_costs_no_run_either_but_a_missing_key_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scripted_server() as (url, _):
+        run = run_small(tmp_path / "run", **growing(f"{url}/nowhere"))
+    assert len(read(run, "metrics")) == STEPS
+    assert all("failed" in update for update in read(run, "bank"))
+    assert "the bank stays as it is" in caplog.text
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        run_small(tmp_path / "no-key", **{**growing(""), "writer": {"kind": "server", "model": "hosted"}})
 
 
 def test_trust_reorders_and_reweighs(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sgsd.train.processes import from_first
 from sgsd.train.records import Records
 from sgsd.train.setup import Parts
 from sgsd.train.writers import make_writer
-from sgsd.types import Rollout, Verdict
+from sgsd.types import Rollout, UserError, Verdict
 
 
 @dataclass
@@ -37,6 +37,9 @@ class Upkeep:
     def __post_init__(self) -> None:
         g, built = self.parts.config.growth, build_settings(self.parts.config)
         self.settings = UpkeepSettings(g.every, g.threshold, g.add, g.capacity, built.extract, built.merge)
+        if self.on and self.parts.config.writer.kind == "server":
+            # A missing client or key is the user's to mend now, not a warning every so many steps.
+            make_writer(self.parts.config, self.parts.engine, self.parts.tokenizer).__exit__(None, None, None)
 
     @property
     def on(self) -> bool:
@@ -65,7 +68,7 @@ class Upkeep:
         assert bank is not None
         try:
             update = self._ask(step, bank.current)
-        except WriterError as error:  # costs this update, never the run
+        except (WriterError, UserError) as error:  # costs this update, never the run
             warn(f"step {step}: the bank stays as it is, for {error}")
             self.records.write("bank", {"step": step, "failed": str(error)})
             return bank.current, bank.event
