@@ -1,0 +1,96 @@
+"""Pruning by order against pruning by evidence, on the lab: does a bank that learns as it goes keep what helps?
+
+    python benchmarks/lab_pruning.py --seeds 30 31 32 --out results.json
+
+The bank begins with off-topic and stylistic items only. Every four steps a scripted writer proposes skills and mistakes
+for the problems of the window, helpful and misleading ones with even chances; up to six come in and ten are kept.
+Figures: the share of helpful ones among the learned items, over the second half's updates, and held-out avg@4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import sgsd.train.upkeep
+from sgsd.bank import BankStore, is_dynamic, save_bank, words_of
+from sgsd.growth import Request, ScriptedWriter
+from sgsd.lab.bank import demo_bank
+from sgsd.lab.skills import HELPFUL, MISLEADING, Aim, make_mistake, make_skill
+from sgsd.lab.task import FAMILIES
+from sgsd.train import make_config, run_training
+from sgsd.train.config import parse_yaml
+
+KIND: dict[tuple[str, str, str], str] = {}  # what the writer meant, by an item's words
+
+
+def propose(request: Request) -> str:
+    """An item about the problem's branch, helpful or misleading by a hash; merging leaves all as it is."""
+    prompt, answer = request.messages[-1][1], request.answer
+    names = [name for name in answer.draft.model_fields if name != "sources"]
+    numbered = [json.loads(line) for line in prompt.splitlines() if line.startswith('{"number"')]
+    if numbered:
+        return json.dumps({answer.key: [{**{n: i[n] for n in names}, "sources": [i["number"]]} for i in numbered]})
+    rng = random.Random(hashlib.sha256(prompt.encode()).hexdigest())
+    family = next(f for f in reversed(FAMILIES) if f"\n{f.wording.split(':')[0]}:" in prompt)
+    aim = Aim(rng.choice((HELPFUL, MISLEADING)), rng.choice(family.branches))
+    item = (make_skill if answer.key == "general_skills" else make_mistake)("draft", aim, rng)
+    KIND[words_of(item)] = aim.kind
+    return json.dumps({answer.key: [dict(zip(names, words_of(item)))]})
+
+
+def run(seed: int, prune: str, folder: Path) -> dict[str, Any]:
+    """One run; the writer is the script above."""
+    bank = folder / "bank.json"
+    save_bank(demo_bank(seed, helpful=0, misleading=0, stylistic=3, irrelevant=3), bank)
+    demo = parse_yaml((files("sgsd.lab") / "demo.yaml").read_text(encoding="utf-8"), "demo.yaml")
+    changes = {
+        "seed": seed,
+        "output": str(folder / "run"),
+        "bank": {"path": str(bank), "pairing": "rotated"},
+        "growth": {"every": 4, "threshold": 1.0, "add": 6, "capacity": 10, "prune": prune, "merge_patience": 1},
+        "compute": {"threads": 1},
+    }
+    run_folder = run_training(make_config({**demo, **changes}), Console(quiet=True))
+    updates = [json.loads(line) for line in (run_folder / "bank.jsonl").read_text().splitlines()]
+    shares = []
+    with BankStore(run_folder / "bank.sqlite", read_only=True) as store:
+        for update in updates:
+            if update["step"] > 30:
+                learned = [item for item in store.snapshot(update["event"]).items if is_dynamic(item)]
+                shares.append(statistics.fmean(KIND[words_of(item)] == HELPFUL for item in learned))
+    accuracy = json.loads((run_folder / "summary.json").read_text())["after"]["avg_at_4"]
+    return {"seed": seed, "prune": prune, "helpful": statistics.fmean(shares), "avg_at_4": accuracy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[30, 31, 32])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sgsd.train.upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
+    found = []
+    for seed in arguments.seeds:
+        for prune in ("paper", "evidence"):
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(run(seed, prune, Path(folder)))
+            sys.stdout.write(json.dumps(found[-1]) + "\n")
+            sys.stdout.flush()
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
