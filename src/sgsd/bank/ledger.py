@@ -1,6 +1,6 @@
 """What each item of the bank has been worth so far: a ledger of every teacher that judged a rollout.
 
-The score of an item is its `evidence`,
+The score of an item as of late is its `evidence`,
 
     e_j = S_j / (N_j + 5),   S_j = Σ γ^age · outcome · support · balance(outcome),   N_j = Σ γ^age,   γ = 0.98 a use,
 
@@ -10,7 +10,8 @@ to the sum and failures −bias, so unbalanced the sum comes to bias · (2 · su
 the item. With balance both outcomes of a step weigh the same in total and the constant cancels; a teacher of support
 bias + s · outcome has S/N = s at any success rate. It cancels in so far as an item meets successes as often as its
 batch does: an item of easy problems only keeps a part of the bias, and there `contrast`, the mean support on its own
-successes less that on its own failures, tells more.
+successes less that on its own failures, tells more. `standing` is that contrast over the whole run, shrunk while little
+is known; trust, re-ranking, pair weights and pruning go by it.
 
 A step whose known outcomes are all alike has nothing to balance against: what it would add is the bias and nothing
 else, so it counts in the tallies, adds no evidence and is no use that ages what was known.

@@ -227,7 +227,7 @@ class GrowthConfig(Section):
     capacity: PositiveInt = 30
     """Items learned during training that are kept."""
     prune: Literal["paper", "evidence"] = "paper"
-    """Which of them goes first: the oldest (as published), or the one with the least evidence."""
+    """Which of them goes first: the oldest (as published), or the one of the lowest standing."""
     quarantine: bool = False
     """Take out, at an update, learned items that keep being reversed."""
 
