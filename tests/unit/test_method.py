@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
 from sgsd.method import ZOO, build, losses, sgsd_loss, zoo
+from sgsd.method import context as C
 from sgsd.method import spec as S
 from sgsd.types import UserError
 
@@ -78,23 +78,6 @@ def test_token_shares(reduce: S.Reduce) -> None:
     assert not shares[~mask].any()
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"gate": S.NoGate()}, "has no bound"),
-        ({"direction": S.MatchDistribution()}, "gate is on the sampled token"),
-        ({"direction": S.MatchDistribution(), "gate": S.NoGate()}, "stance is read from sampled tokens"),
-        ({"context": S.Answer()}, "retrieves nothing"),
-        ({"context": S.NoContext(), "weights": S.Uniform()}, "needs a context"),
-        ({"direction": S.FollowOutcome()}, "no use for a context"),
-        ({"iterations": 2}, "older policy"),
-    ],
-)
-def test_impossible_mixes_say_why(change: dict[str, object], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        S.Method(**{**vars(build("sgsd")), **change})
-
-
 def test_a_misspelt_method_or_option_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'sgsd'"):
         build("sgds")
@@ -105,11 +88,12 @@ def test_a_misspelt_method_or_option_names_the_nearest() -> None:
 
 
 def test_what_a_context_shows_of_the_reference() -> None:
-    assert build("sgsd").context == S.SkillPairs(8)
-    assert build("sgsd", k=4, also="answer").context == S.SkillPairs(4, also="answer")
-    assert build("sgsd", k=4, also="answer").context.teachers == 4
-    shown = {name: build(name).context.shown for name in ZOO}
-    assert (shown["sgsd"], shown["grpo"], shown["opsd"]) == (None, None, "solution_or_answer")
+    assert build("sgsd").context == C.SkillPairs(8)
+    both = build("sgsd", k=4, also="answer").context
+    assert both == C.Joined((C.SkillPairs(4), C.Answer("answer")))
+    assert both.teachers == 4
+    answers = {name: build(name).part(C.Answer) for name in ("sgsd", "grpo", "opsd")}
+    assert answers == {"sgsd": None, "grpo": None, "opsd": C.Answer("solution_or_answer")}
 
 
 def test_a_solution_that_is_to_be_shown_needs_its_column() -> None:
@@ -127,22 +111,11 @@ def test_a_solution_that_is_to_be_shown_needs_its_column() -> None:
 
 def test_a_method_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom sgsd.method.zoo import sgsd\nfrom sgsd.method.spec import Uniform\n"
+        "from dataclasses import replace\nfrom sgsd.method.zoo import sgsd\nfrom sgsd.method.joints import Uniform\n"
         "def flat(k: int = 2):\n    return replace(sgsd(k=k), name='flat', weights=Uniform())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert build("mine:flat", k=3).context == S.SkillPairs(3)
-
-
-@pytest.mark.parametrize("name", sorted(ZOO))
-def test_a_zoo_entry_is_a_few_declarative_lines(name: str) -> None:
-    body = ast.parse(inspect.getsource(ZOO[name])).body[0]
-    assert isinstance(body, ast.FunctionDef)
-    docstring, returned = body.body
-    assert isinstance(docstring, ast.Expr)
-    assert isinstance(returned, ast.Return)
-    assert 5 <= returned.end_lineno - returned.lineno - 1 <= 12
-    assert build(name).paper.startswith(("arXiv", "ours"))
+    assert build("mine:flat", k=3).context == C.SkillPairs(3)
 
 
 def test_the_maths_imports_torch_only() -> None:

@@ -11,9 +11,9 @@ import torch
 from runs import run_small
 from sgsd.method import build
 from sgsd.method.evidence import Evidence
-from sgsd.method.joints import FollowTrust
 from sgsd.train.books import read_ledger
 from sgsd.train.records import Records
+from sgsd.types import UserError
 
 
 def evidence(seed: int) -> Evidence:
@@ -61,10 +61,10 @@ def test_advantages_are_those_of_the_equation_and_of_autograd(seed: int, floor: 
     np.testing.assert_allclose(-gradient.numpy(), expected, atol=1e-6)
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"clip": 0.0}, {"outcome": -1.0}, {"floor": 0.5}, {"floor": -2.0}):
-        with pytest.raises(ValueError, match="must be positive"):
-            FollowTrust(**wrong)
+@pytest.mark.parametrize("wrong", [{"clip": 0.0}, {"outcome": -1.0}, {"floor": 0.5}, {"floor": -2.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"must (be positive|lie within)"):
+        build("trusted", **wrong)
 
 
 def test_the_first_step_follows_the_outcome_alone_and_later_ones_the_ledger(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.method import Method
-from sgsd.method.joints import Always, MatchDistribution, NoGate, SkillPairs
+from sgsd.method.context import SkillPairs
+from sgsd.method.gates import NoGate
+from sgsd.method.joints import Always, MatchDistribution
 from sgsd.scorer import plan_passes
 from sgsd.train.metrics import StepMetrics
 from sgsd.train.records import Records
@@ -100,7 +102,7 @@ OPSD = {"name": "opsd"}
 
 def matching_pairs() -> Method:
     """Several teachers whose whole distributions are matched."""
-    return Method("pairs", SkillPairs(3), Always(), NoGate(), MatchDistribution())
+    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), direction=MatchDistribution())
 
 
 def without(number: int) -> Callable[[Pool], Pool]:
@@ -191,7 +193,8 @@ def test_a_process_without_any_teacher_keeps_step_with_the_others(
     method: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, batch = prepare(tmp_path, method)
-    monkeypatch.setattr(Parts, "all_max", lambda self, value: value + 1)  # another process has one pass more
+    more = lambda self, value: value if isinstance(value, bool) else value + 1  # noqa: E731
+    monkeypatch.setattr(Parts, "all_max", more)  # another process has one pass more, and no trouble
     found, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
     assert (found["loss"], found["grad_norm"]) == (0, 0)
     assert scored == len(batch.rollouts[0].completion.token_ids)  # the idle pass

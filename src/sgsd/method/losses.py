@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ClipLevel = Literal["token", "vocab"]
+TopOf = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,6 @@ def gated_token_losses(delta_BKT: Tensor, polarity_BK: Tensor, weights_BK: Tenso
 
 
 # ── SGSD ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def trusted_advantages(delta_BKT: Tensor, trust_BK: Tensor, weights_BK: Tensor, *, clip: float) -> Tensor:
-    """A_t = Σ_k w_k q_k clip(Δ_t^k, ±clip): trusted teachers are imitated, refuted ones inverted, unknown ones ignored.
-
-    `trust_BK` is q in (−1, 1), what the ledger has learned of teacher k's items over all rollouts so far. Returns
-    [B, T], nats; no gradient. Ours.
-    """
-    return torch.einsum("bk,bk,bkt->bt", weights_BK, trust_BK, delta_BKT.detach().clamp(-clip, clip))
 
 
 def sgsd_loss(
@@ -223,6 +215,8 @@ def token_jsd(
     beta: float,
     temperature: float = 1.0,
     top_k: int | None = None,
+    tail: bool = False,
+    top_of: TopOf = "teacher",
     clip: float | None = None,
     clip_level: ClipLevel = "token",
 ) -> Tensor:
@@ -230,14 +224,15 @@ def token_jsd(
 
         M = (1−β) S + β T,    JSD_β = β KL(T ‖ M) + (1−β) KL(S ‖ M);    β = 0 is KL(T ‖ S), β = 1 is KL(S ‖ T)
 
-    `top_k` renormalises both on the teacher's top-k entries. `clip` bounds a token's divergence from above, or, with
+    `top_k` renormalises both on the top-k entries of one of them or, with `tail`, adds the rest of each as one more
+    entry, so that mass outside them counts. `clip` bounds a token's divergence from above, or, with
     `clip_level="vocab"`, each vocabulary entry's term: the published form, which can reverse a logit's gradient
     (arXiv 2609.38995). No factor T². Source: arXiv 2601.18734.
     """
     student, teacher = student_logits_nV / temperature, teacher_logits_nV.detach() / temperature
     if top_k is not None:
-        teacher, kept = teacher.topk(top_k, -1)
-        student = student.gather(-1, kept)
+        kept = (teacher if top_of == "teacher" else student.detach()).topk(top_k, -1).indices
+        student, teacher = (_entries(logits, kept, tail) for logits in (student, teacher))
     log_s, log_t = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
     if beta == 0:
         terms = log_t.exp() * (log_t - log_s)
@@ -250,6 +245,16 @@ def token_jsd(
         terms = terms.clamp(max=clip)
     values = terms.sum(-1)
     return values.clamp(max=clip) if clip is not None and clip_level == "token" else values
+
+
+def _entries(logits_nV: Tensor, kept_nk: Tensor, tail: bool) -> Tensor:
+    """The kept entries and, with a tail, the logsumexp of all others as one more: softmax then gives their mass."""
+    kept = logits_nV.gather(-1, kept_nk)
+    if not tail:
+        return kept
+    others = logits_nV.scatter(-1, kept_nk, -math.inf).logsumexp(-1, keepdim=True)
+    # No mass at all outside the kept entries: a floor that no float32 softmax can tell from nothing.
+    return torch.cat([kept, torch.maximum(others, kept.detach().amax(-1, keepdim=True) - 80.0)], -1)
 
 
 def generalized_jsd(
@@ -317,24 +322,35 @@ def group_advantages(
 def clipped_policy_losses(
     logps_BT: Tensor,
     old_logps_BT: Tensor,
-    advantages_B: Tensor,
+    advantages: Tensor,
     *,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
 ) -> Tensor:
     """−min(q A, clip(q, 1−ε, 1+ε_high) A) with q = p_S(y_t) / p_old(y_t), token by token. Returns [B, T].
 
+    `advantages` is [B], one a rollout, or [B, T], one a token.
     At q = 1 its gradient is −A ∂log p_S(y_t). Source: arXiv 1707.06347, 2402.03300.
     """
     ratio_BT = (logps_BT - old_logps_BT.detach()).exp()
     clipped_BT = ratio_BT.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
-    return -torch.minimum(ratio_BT * advantages_B[:, None], clipped_BT * advantages_B[:, None])
+    advantages_BT = advantages if advantages.dim() == 2 else advantages[:, None]
+    return -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
 
 
 # ── Checks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_jsd(*, beta: float, temperature: float, top_k: int | None, clip: float | None, clip_level: str) -> None:
+def check_jsd(
+    *,
+    beta: float,
+    temperature: float,
+    top_k: int | None,
+    clip: float | None,
+    clip_level: str,
+    tail: bool = False,
+    top_of: str = "teacher",
+) -> None:
     """Raises ValueError unless the settings of a generalised JSD make sense."""
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must lie in [0, 1], not {beta}")
@@ -342,8 +358,12 @@ def check_jsd(*, beta: float, temperature: float, top_k: int | None, clip: float
         raise ValueError(f"temperature must be positive, not {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if tail and top_k is None:
+        raise ValueError("a tail is what top_k leaves out; set top_k, or no tail")
     if clip is not None and clip <= 0:
         raise ValueError(f"clip must be positive, not {clip}")
+    if top_of not in ("teacher", "student"):
+        raise ValueError(f"top_of must be 'teacher' or 'student', not {top_of!r}")
     if clip_level not in ("token", "vocab"):
         raise ValueError(f"clip_level must be 'token' or 'vocab', not {clip_level!r}")
 

@@ -1,41 +1,48 @@
-"""A method is a choice at each joint: context × stance × gate × direction × weights × reduce.
+"""A method is a choice at each joint: context × stance × gate × direction × outcome × weights × reduce.
 
-A `Method` holds one of each and refuses mixes that mean nothing. The trainer asks a method for `judge(evidence)` and
-never for its name.
+    loss_t = Σ_k w_k F_k ℓ(·) + policy gradient of A_t
+
+F is the stance's force, ℓ the gate's potential of a gap (or a divergence), A the outcome's advantage, which a
+direction that shapes it makes into one a token. A `Method` holds one of each and refuses mixes that mean nothing. The
+trainer asks a method for `judge(evidence)` and never for its name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from sgsd.method import losses as L
+from sgsd.method.context import Context, SkillPairs
 from sgsd.method.evidence import Evidence, Judgement
+from sgsd.method.gates import Gate, NoGate, slope
 from sgsd.method.joints import (
     Always,
-    Answer,
-    Bounded,
+    Direction,
     FollowOutcome,
-    FollowTrust,
+    LedgerTrust,
     MatchDistribution,
     MatchSampledToken,
-    NoContext,
-    NoGate,
     RetrievalSoftmax,
-    SkillPairs,
+    RouteByEntropy,
+    Shaping,
+    Stance,
+    Stances,
     Uniform,
     VerifiedSupport,
 )
+from sgsd.method.mixes import broken_mix
 
 TeacherKind = Literal["live", "frozen", "ema", "periodic"]
 Reduce = Literal["rollout", "token", "fixed"]
 Tokens = Literal["teaching", "all"]  # without special tokens, think tags and empty lines, or every sampled one
+Leaf = TypeVar("Leaf", bound=Context)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One choice at each joint.
 
@@ -44,70 +51,26 @@ class Method:
     """
 
     name: str
-    context: NoContext | SkillPairs | Answer
-    stance: VerifiedSupport | Always
-    gate: Bounded | NoGate
-    direction: MatchSampledToken | MatchDistribution | FollowOutcome | FollowTrust
+    context: Context
+    direction: Direction | None = None  # none: the outcome alone
+    stance: Stance = field(default_factory=Always)
+    gate: Gate = field(default_factory=NoGate)
+    outcome: FollowOutcome | None = None
     weights: RetrievalSoftmax | Uniform = field(default_factory=Uniform)
+    inject: SkillPairs | None = None  # shown to the student itself while it trains
     reduce: Reduce = "rollout"
     tokens: Tokens = "teaching"
     teacher: TeacherKind = "live"
     group: int = 1  # rollouts of one problem in a step, unless the config says otherwise
     iterations: int = 1  # updates made with one step's rollouts
+    on_policy: float = 1.0  # λ: the share of rollouts that are sampled, the others being reference solutions
     paper: str = ""
 
     def __post_init__(self) -> None:
-        for broken, why in (
-            (
-                self.follows_outcome and self.has_teachers,
-                "a policy gradient of the outcome has no use for a context",
-            ),
-            (
-                not self.follows_outcome and not self.has_teachers,
-                "distillation needs a context to make a teacher",
-            ),
-            (
-                isinstance(self.direction, MatchSampledToken) and not isinstance(self.gate, Bounded),
-                "matching the sampled token without a gate has no bound; use bounded()",
-            ),
-            (
-                self.follows_trust
-                and not (isinstance(self.context, SkillPairs) and isinstance(self.stance, VerifiedSupport)),
-                "trust is in a bank's items and is learned from their support; use skill_pairs and verified_support()",
-            ),
-            (
-                not isinstance(self.direction, MatchSampledToken) and isinstance(self.gate, Bounded),
-                "the gate is on the sampled token's gap; another direction has none, use no_gate()",
-            ),
-            (
-                isinstance(self.direction, MatchDistribution) and isinstance(self.stance, VerifiedSupport),
-                "the stance is read from sampled tokens; a distribution is matched always(), whatever the outcome",
-            ),
-            (
-                isinstance(self.weights, RetrievalSoftmax) and not isinstance(self.context, SkillPairs),
-                "retrieval_softmax() weighs retrieved pairs; this context retrieves nothing, use uniform()",
-            ),
-            (
-                self.follows_outcome and isinstance(self.stance, VerifiedSupport),
-                "without teachers there is no support to verify; use always()",
-            ),
-            (
-                self.contrasts and not isinstance(self.context, SkillPairs),
-                "a contrast is with an irrelevant skill in a pair's place; this context shows none, use raw or ratio",
-            ),
-            (
-                not self.has_teachers and self.teacher != "live",
-                f"there is no teacher to be {self.teacher}; leave it live",
-            ),
-            (self.follows_outcome and self.group < 2, "an advantage within a group needs group ≥ 2"),
-            (self.iterations < 1, "iterations must be at least 1"),
-            (
-                self.iterations > 1 and not self.follows_outcome,
-                "only the clipped policy gradient corrects for rollouts of an older policy; use iterations=1",
-            ),
-        ):
-            if broken:
-                raise ValueError(f"method {self.name}: {why}")
+        if why := broken_mix(self):
+            raise ValueError(f"method {self.name}: {why}")
+
+    # ── What a trainer has to bring ────────────────────────────────────────────────────────────────────────────────
 
     @property
     def has_teachers(self) -> bool:
@@ -119,83 +82,131 @@ class Method:
         return isinstance(self.stance, VerifiedSupport) and self.stance.kind == "contrast"
 
     @property
-    def follows_outcome(self) -> bool:
-        return isinstance(self.direction, FollowOutcome)
-
-    @property
     def follows_trust(self) -> bool:
-        return isinstance(self.direction, FollowTrust)
+        return isinstance(self.stance, LedgerTrust)
 
     @property
     def matches_distribution(self) -> bool:
         return isinstance(self.direction, MatchDistribution)
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it needs the teachers' log-probs of the sampled tokens."""
+        return self.has_teachers and (not self.matches_distribution or isinstance(self.stance, VerifiedSupport))
+
+    @property
+    def needs_entropy(self) -> bool:
+        return isinstance(self.direction, RouteByEntropy)
+
+    @property
+    def compares_siblings(self) -> bool:
+        """Whether a group of one would leave it without an advantage or a context."""
+        by_group = self.outcome is not None and self.outcome.baseline == "group"
+        forced = getattr(self.stance, "force", None) == "advantage" or getattr(self.stance, "by", None) == "advantage"
+        return by_group or forced or "group" in self.context.all_needs()
+
+    @property
+    def sees_whole_step(self) -> bool:
+        """Whether an advantage depends on rollouts outside its own group."""
+        return self.outcome is not None and "batch" in (self.outcome.baseline, self.outcome.scale)
+
+    def part(self, kind: type[Leaf]) -> Leaf | None:
+        """The first of its contexts that is exactly of this kind, the injected one not counted."""
+        return next((leaf for leaf in self.context.leaves() if type(leaf) is kind), None)
+
+    @property
+    def retrieves(self) -> bool:
+        return self.inject is not None or "bank" in self.context.all_needs()
+
+    # ── What it makes of a step ────────────────────────────────────────────────────────────────────────────────────
+
     def outcome_advantages(self, outcome_B: Tensor, group_B: Tensor) -> Tensor:
-        """A_b of the whole step's rollouts; 0 for methods that do not follow the outcome itself. Returns [B]."""
-        if isinstance(self.direction, FollowOutcome):
-            return L.group_advantages(outcome_B, group_B, scale=self.direction.scale)
-        if isinstance(self.direction, FollowTrust):  # rewards of 1 and 0 about the step's mean: half of ±1 about theirs
-            centred_B = L.group_advantages(outcome_B, torch.zeros_like(group_B), scale="none")
-            return 0.5 * self.direction.outcome * centred_B
+        """A_b of the whole step's rollouts; within groups where only the stance asks for one; else 0. Returns [B]."""
+        if self.outcome is not None:
+            return self.outcome.advantages(outcome_B, group_B)
+        if self.compares_siblings:
+            return L.group_advantages(outcome_B, group_B, scale="group")
         return torch.zeros_like(outcome_B, dtype=torch.float32)
 
     def judge(self, evidence: Evidence) -> Judgement:
         """The loss of every token, not yet averaged; see `token_weights`."""
-        if isinstance(self.direction, FollowOutcome):
-            return self._follow_outcome(self.direction, evidence)
+        if self.direction is None:
+            return self._follow_outcome(evidence)
         if isinstance(self.direction, MatchDistribution):
-            assert evidence.divergence_BKT is not None
-            return Judgement(torch.einsum("bk,bkt->bt", evidence.weights_BK, evidence.divergence_BKT))
-        if isinstance(self.direction, FollowTrust):
-            return self._follow_trust(self.direction, evidence)
-        return self._match_sampled_token(evidence)
+            return self._match_distribution(self.direction, evidence)
+        if isinstance(self.direction, MatchSampledToken):
+            return self._match_sampled_token(evidence)
+        return self._shape_outcome(self.direction, evidence)
 
-    def _follow_trust(self, direction: FollowTrust, e: Evidence) -> Judgement:
-        assert e.teacher_logps_BKT is not None
-        assert e.trust_BK is not None
-        assert isinstance(self.stance, VerifiedSupport)
-        delta_BKT = L.gaps(e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT).detach()
-        support_BK, stance_BK, polarity_BK = self.stance.judge(delta_BKT, e)
-        trust_BK = e.trust_BK.clamp(min=direction.floor)
-        taught_BT = L.trusted_advantages(delta_BKT, trust_BK, e.weights_BK, clip=direction.clip)
-        advantages_BT = taught_BT + e.advantages_B[:, None]
-        return Judgement(
-            losses_BT=-advantages_BT * e.student_logps_BT,
-            advantages_BT=advantages_BT,
-            support_BK=support_BK,
-            stance_BK=stance_BK,
-            polarity_BK=polarity_BK,
-            delta_BKT=delta_BKT,
-        )
-
-    def _follow_outcome(self, direction: FollowOutcome, e: Evidence) -> Judgement:
-        losses_BT = L.clipped_policy_losses(
-            e.student_logps_BT,
-            e.old_logps_BT,
-            e.advantages_B,
-            epsilon=direction.epsilon,
-            epsilon_high=direction.epsilon_high,
-        )
-        return Judgement(losses_BT, advantages_BT=e.advantages_B[:, None].expand_as(losses_BT))
+    def _follow_outcome(self, e: Evidence) -> Judgement:
+        losses_BT, advantages_BT = self._outcome_term(e)
+        return Judgement(losses_BT, advantages_BT=advantages_BT)
 
     def _match_sampled_token(self, e: Evidence) -> Judgement:
         assert e.teacher_logps_BKT is not None
-        assert isinstance(self.gate, Bounded)
         delta_BKT = L.gaps(e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT)
-        support_BK: Tensor | None = None
-        stance_BK: Tensor | None = None
-        polarity_BK = torch.ones_like(e.weights_BK)
+        stances = self._stances(delta_BKT, e)
+        losses_BT = weigh(self.gate.potential(delta_BKT), stances.force_BK, e.weights_BK)
+        advantages_BT = weigh(self.gate.pull(delta_BKT.detach()), stances.force_BK, e.weights_BK)
+        if self.outcome is not None:
+            outcome_BT, of_outcome_BT = self._outcome_term(e)
+            losses_BT, advantages_BT = losses_BT + outcome_BT, advantages_BT + of_outcome_BT
+        return self._judged(losses_BT, advantages_BT, stances, delta_BKT.detach())
+
+    def _match_distribution(self, direction: MatchDistribution, e: Evidence) -> Judgement:
+        assert e.divergence_BKT is not None
+        delta_BKT = None
+        if self.reads_tokens:
+            assert e.teacher_logps_BKT is not None
+            delta_BKT = L.gaps(e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT).detach()
+        stances = self._stances(delta_BKT, e)
+        gated = not isinstance(self.gate, NoGate)
+        values_BKT = self.gate.potential(e.divergence_BKT) if gated else e.divergence_BKT
+        losses_BT = direction.share * weigh(values_BKT, stances.force_BK, e.weights_BK)
+        if self.outcome is not None:
+            losses_BT = losses_BT + self._outcome_term(e)[0]
+        return self._judged(losses_BT, None, stances, delta_BKT)
+
+    def _shape_outcome(self, direction: Shaping, e: Evidence) -> Judgement:
+        assert e.teacher_logps_BKT is not None
+        assert self.outcome is not None
+        delta_BKT = L.gaps(e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT).detach()
+        stances = self._stances(delta_BKT, e)
+        advantages_BT = direction.advantages(delta_BKT, e)
+        if e.present_BK is not None:  # without its teachers a rollout has the outcome's own advantage
+            advantages_BT = torch.where(e.present_BK.any(-1)[:, None], advantages_BT, e.advantages_B[:, None])
+        losses_BT = self.outcome.losses(e, advantages_BT)
+        return self._judged(losses_BT, advantages_BT, stances, delta_BKT)
+
+    def _outcome_term(self, e: Evidence) -> tuple[Tensor, Tensor]:
+        """The policy gradient's losses and its advantages, both [B, T]."""
+        assert self.outcome is not None
+        advantages_BT = e.advantages_B[:, None].expand_as(e.student_logps_BT)
+        return self.outcome.losses(e, advantages_BT), advantages_BT
+
+    def _stances(self, delta_BKT: Tensor | None, e: Evidence) -> Stances:
         if isinstance(self.stance, VerifiedSupport):
-            support_BK, stance_BK, polarity_BK = self.stance.judge(delta_BKT, e)
+            assert delta_BKT is not None
+            return self.stance.judge(delta_BKT, e)
+        return self.stance.judge(e)
+
+    def _judged(
+        self, losses_BT: Tensor, advantages_BT: Tensor | None, stances: Stances, delta_BKT: Tensor | None
+    ) -> Judgement:
         return Judgement(
-            losses_BT=L.gated_token_losses(delta_BKT, polarity_BK, e.weights_BK, tau=self.gate.tau),
-            advantages_BT=L.gated_advantages(delta_BKT, polarity_BK, e.weights_BK, tau=self.gate.tau),
-            support_BK=support_BK,
-            stance_BK=stance_BK,
-            polarity_BK=polarity_BK,
-            delta_BKT=delta_BKT.detach(),
-            slope_BKT=L.gate_slope(delta_BKT.detach().square(), tau=self.gate.tau),
+            losses_BT=losses_BT,
+            advantages_BT=advantages_BT,
+            support_BK=stances.support_BK,
+            stance_BK=stances.stance_BK,
+            polarity_BK=stances.polarity_BK,
+            delta_BKT=delta_BKT,
+            slope_BKT=None if delta_BKT is None else slope(self.gate, delta_BKT),
         )
+
+
+def weigh(values_BKT: Tensor, force_BK: Tensor, weights_BK: Tensor) -> Tensor:
+    """Σ_k w_k F_k x_t^k: a pool's teachers as one. Returns [B, T]."""
+    return torch.einsum("bk,bkt->bt", weights_BK * force_BK, values_BKT)
 
 
 def token_weights(mask_BT: Tensor, reduce: Reduce, *, rollouts: int, tokens: int, max_tokens: int) -> Tensor:

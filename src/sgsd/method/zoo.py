@@ -9,119 +9,23 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from sgsd.method.joints import (
-    Always,
-    Answer,
-    Bounded,
-    FollowOutcome,
-    FollowTrust,
-    MatchDistribution,
-    MatchSampledToken,
-    NoContext,
-    NoGate,
-    RetrievalSoftmax,
-    Shown,
-    SkillPairs,
-    StanceKind,
-    Uniform,
-    VerifiedSupport,
-)
-from sgsd.method.losses import ClipLevel
-from sgsd.method.spec import Method, Reduce, TeacherKind
+from sgsd.method.recipes.distributions import critique, op2sd, opsd, rcsd, sdft, sdpo
+from sgsd.method.recipes.outcomes import dasd, grpo, reinforce, rlcsd, rlrt, rlsd, sdpg
+from sgsd.method.recipes.skills import grpo_skill, opsd_skill, sgsd, sgsd_calibrated, sgsd_distribution, trusted
+from sgsd.method.spec import Method
 from sgsd.types import UserError
 
-
-def sgsd(
-    k: int = 8,
-    tau: float = 1.0,
-    clip: float = 3.0,
-    confidence: float = 0.05,
-    teacher: TeacherKind = "live",
-    also: Shown | None = None,
-    stance: StanceKind = "raw",
-) -> Method:
-    """Skill-conditioned gated self-distillation, arXiv 2605.28791."""
-    return Method(
-        name="sgsd",
-        context=SkillPairs(k, also),
-        stance=VerifiedSupport(clip=clip, confidence=confidence, kind=stance),
-        gate=Bounded(tau),
-        direction=MatchSampledToken(),
-        weights=RetrievalSoftmax(),
-        teacher=teacher,
-        paper="arXiv 2605.28791",
+ZOO: Mapping[str, Callable[..., Method]] = {
+    make.__name__: make
+    for make in (
+        *(sgsd, sgsd_calibrated, sgsd_distribution, trusted),
+        *(grpo, reinforce, dasd, rlcsd, rlsd, rlrt),
+        *(opsd, sdpo, sdft, op2sd, rcsd, critique, sdpg),
+        *(grpo_skill, opsd_skill),
     )
-
-
-def trusted(
-    k: int = 8,
-    clip: float = 3.0,
-    confidence: float = 0.01,
-    outcome: float = 1.0,
-    floor: float = -1.0,
-    teacher: TeacherKind = "live",
-) -> Method:
-    """Ledger-trusted SGSD, ours: what all rollouts say of an item decides, and the outcome carries the rest."""
-    return Method(
-        name="trusted",
-        context=SkillPairs(k),
-        stance=VerifiedSupport(clip=clip, confidence=confidence),
-        gate=NoGate(),
-        direction=FollowTrust(clip=clip, outcome=outcome, floor=floor),
-        weights=RetrievalSoftmax(),
-        teacher=teacher,
-        paper="ours",
-    )
-
-
-def grpo(
-    group: int = 8,
-    iterations: int = 2,
-    epsilon: float = 0.2,
-    epsilon_high: float | None = None,
-    scale_rewards: Literal["group", "batch", "none"] = "group",
-    reduce: Reduce = "rollout",
-) -> Method:
-    """Group-relative policy optimisation of the outcome alone, arXiv 2402.03300."""
-    return Method(
-        name="grpo",
-        context=NoContext(),
-        stance=Always(),
-        gate=NoGate(),
-        direction=FollowOutcome(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
-        reduce=reduce,
-        tokens="all",  # the outcome says when to stop, too: the end token is learned
-        group=group,
-        iterations=iterations,
-        paper="arXiv 2402.03300",
-    )
-
-
-def opsd(
-    show: Shown = "solution_or_answer",
-    beta: float = 0.0,
-    clip: float | None = 0.05,
-    clip_level: ClipLevel = "token",
-    top_k: int | None = None,
-    teacher: TeacherKind = "frozen",
-) -> Method:
-    """Answer-conditioned on-policy self-distillation of whole distributions, arXiv 2601.18734."""
-    return Method(
-        name="opsd",
-        context=Answer(show),
-        stance=Always(),
-        gate=NoGate(),
-        direction=MatchDistribution(beta=beta, clip=clip, clip_level=clip_level, top_k=top_k),
-        weights=Uniform(),
-        reduce="token",
-        teacher=teacher,
-        paper="arXiv 2601.18734",
-    )
-
-
-ZOO: Mapping[str, Callable[..., Method]] = {"sgsd": sgsd, "trusted": trusted, "grpo": grpo, "opsd": opsd}
+}
 
 
 def nearest(word: str, known: list[str]) -> str:

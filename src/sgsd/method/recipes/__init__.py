@@ -1,0 +1,1 @@
+"""The methods, each a few declarative lines; the defaults are the published setting."""
