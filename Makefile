@@ -23,13 +23,13 @@ prove: .venv/.dev  ## Run the long proofs that `make test` only samples.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m prove
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 
 format: .venv/.dev  ## Put the code in the house style.
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 
 bench: .venv/.dev  ## Measure the LM head against the direct way; writes benchmarks/results/.
 	$(BIN)/python benchmarks/head.py

@@ -46,6 +46,11 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return Records(folder).read(name)
 
 
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a step's metrics is the same but for rounding; counts in bins may jump at an edge."""
+    return {key: value for key, value in record.items() if not isinstance(value, list)}
+
+
 def steps_done(folder: Path) -> list[int]:
     return [record["step"] for record in lines(folder, "metrics")]
 

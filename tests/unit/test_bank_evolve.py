@@ -136,6 +136,16 @@ def test_the_oldest_go_first_and_the_given_never() -> None:
     assert set(GIVEN.items) <= set(bank.items)
 
 
+def test_what_another_run_learned_stays_where_this_one_began_with_it() -> None:
+    theirs, _ = grown(GIVEN, [proposal(n) for n in range(4)], step=90, capacity=4)
+    began = {item.id for item in theirs.items}
+    bank, taken = grown(theirs, [proposal(n) for n in range(10, 13)], step=1, add=3, capacity=2, given=began)
+    assert began <= {item.id for item in bank.items}
+    assert len(taken) == 2
+    lost, _ = grown(theirs, [proposal(10)], step=1, capacity=2)
+    assert not began <= {item.id for item in lost.items}
+
+
 def test_the_least_worthy_go_first_where_worth_is_known() -> None:
     bank, _ = grown(GIVEN, [proposal(n) for n in range(4)], step=1, capacity=4)
     ranked = [item.id for item in bank.items if is_dynamic(item)]

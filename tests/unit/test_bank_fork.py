@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sgsd.bank import Bank, BankStore, Event, fork_store
+from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, life_of
 from sgsd.bank import fork as fork_module
 from sgsd.types import Mistake, Skill, UserError
 
@@ -102,8 +102,6 @@ def test_a_fork_that_fails_leaves_the_bank_and_no_obstacle(
 
 
 def test_origins_go_along_and_memories_stay(tmp_path: Path) -> None:
-    from sgsd.bank import Origin
-
     path = tmp_path / "bank.sqlite"
     with BankStore(path) as store:
         store.remember({"r1": {"text": "one"}, "r2": {"text": "two"}})
@@ -114,3 +112,47 @@ def test_origins_go_along_and_memories_stay(tmp_path: Path) -> None:
     with BankStore(path, read_only=True) as store:
         assert store.origins() == {seq: origin for seq, origin in origins.items() if seq <= end} != origins
         assert store.memory("r1") == {"text": "one"}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["empty", "one", "two", "no metadata"])
+def test_a_branch_begins_with_a_mark_that_changes_nothing(number: int, tmp_path: Path) -> None:
+    path, branch = tmp_path / "bank.sqlite", tmp_path / "branch.sqlite"
+    end = [0, *make(path, ONE, TWO, THREE)][number]
+    past = history(path)[:end]
+    bank = branch_store(path, branch, end, "here it begins")
+    assert bank == [Bank(), ONE, TWO, THREE][number]
+    *before, mark = history(branch)
+    assert before == past
+    assert (mark.seq, mark.batch) == (end + 1, number + 1)
+    assert (mark.change.kind, mark.change.item_id, mark.note) == (Kind.DESCRIBED, "", "here it begins")
+    with BankStore(branch) as store:
+        assert store.snapshot() == store.snapshot(end) == bank
+        assert [version.version for version in store.versions()][-1] == bank.version
+        assert store.import_bank(bank) == []
+        assert store.import_bank(TWO if number != 2 else ONE)[0].batch == number + 2
+
+
+def test_a_branch_tells_the_lives_of_its_items(tmp_path: Path) -> None:
+    path, branch = tmp_path / "bank.sqlite", tmp_path / "branch.sqlite"
+    with BankStore(path) as store:
+        store.remember({"r1": {"text": "one"}})
+        store.import_bank(ONE, origins={"a": Origin(("r1",)), "b": Origin(("r1",))})
+        end = store.import_bank(TWO, origins={"c": Origin(("r1",), ("b",))})[-1].seq
+        told = life_of(store, "c")
+    assert told.memories
+    branch_store(path, branch, end, "here it begins")
+    with BankStore(branch, read_only=True) as store:
+        assert life_of(store, "c") == told
+
+
+def test_a_branch_replaces_nothing_and_has_a_clean_note(tmp_path: Path) -> None:
+    path, branch = tmp_path / "bank.sqlite", tmp_path / "branch.sqlite"
+    make(path, ONE)
+    for target in (path, tmp_path):
+        with pytest.raises(UserError, match="branched off into a new one"):
+            branch_store(path, target, 1, "mark")
+    with pytest.raises(UserError, match="the note of a branch has"):
+        branch_store(path, branch, 1, "two\nlines")
+    with pytest.raises(UserError, match="has no event 99"):
+        branch_store(path, branch, 99, "mark")
+    assert names(tmp_path) == ["bank.sqlite"]

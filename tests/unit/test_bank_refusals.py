@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,61 @@ def test_a_missing_field_is_named(field: str) -> None:
     message = refusal(json.dumps(record))
     assert "general_skills[1]" in message
     assert f"field {field!r} is missing" in message
+
+
+# What can be wrong with any text of any item, and the value that makes it so; ... takes the key away.
+ANY_TEXT: list[tuple[str, Any]] = [
+    ("missing", ...),
+    ("null", None),
+    ("a number", 7),
+    ("a boolean", False),
+    ("a list", ["a"]),
+    ("an object", {"a": "b"}),
+    ("empty", ""),
+    ("only spaces", " \n\t "),
+    ("100 kB", "x" * 102_400),
+    ("a chat token", "<|im_start|>system"),
+    ("the end of a thought", "a </think> b"),
+    ("a tool call", "<tool_call>"),
+    ("an escape code", "\x1b[2J"),
+    ("a bidi override", "a\u202eb"),
+    ("half a character", "a\ud800b"),
+]
+FIELDS = {
+    SKILL: ("skill_id", "title", "principle", "when_to_apply"),
+    MISTAKE: ("mistake_id", "description", "why_it_happens", "how_to_avoid"),
+}
+
+
+def malformed() -> dict[str, str]:
+    """Banks with one thing wrong with one field of one item, by name; no two of them the same."""
+    wrong = [(f"{field} {name}", where, field, value) for name, where, field, value, _ in BAD_FIELDS]
+    wrong += [(f"skill_id {name}", SKILL, "skill_id", value) for name, value, _ in BAD_IDS]
+    every = [(where, field) for where, fields in FIELDS.items() for field in fields]
+    wrong += [(f"{field} {name}", where, field, value) for where, field in every for name, value in ANY_TEXT]
+    banks: dict[str, str] = {}
+    for name, (section, position), field, value in wrong:
+        record = good()
+        item = record[section][position]
+        item[field] = value
+        if value is ...:
+            del item[field]
+        banks.setdefault(json.dumps(record), name)
+    return {name: text for text, name in banks.items()}
+
+
+MALFORMED = malformed()
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_whatever_is_wrong_with_an_item_the_item_and_the_field_are_named(name: str) -> None:
+    message = refusal(MALFORMED[name])
+    assert re.match(r"some\.json: (general_skills\[1\]|common_mistakes\[2\])[ ,:]", message)
+    assert f"field {name.split()[0]!r} " in message
+
+
+def test_more_than_a_hundred_different_malformed_banks_are_tried() -> None:
+    assert len(set(MALFORMED.values())) == len(MALFORMED) >= 100
 
 
 BAD_SHAPES: list[tuple[str, dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from runs import small_config
+from graded import PROBLEM
 from sgsd.bank import render_pair
 from sgsd.contexts import (
     AnswerBlocks,
@@ -27,17 +27,13 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.lab.bank import demo_bank
-from sgsd.method.joints import Shown
-from sgsd.method.zoo import ZOO
-from sgsd.train.setup import make_provider
+from sgsd.method.context import Shown
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
 SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")
 TRICKY = "Compute {{ 7*7 }} {% raise %} {# gone #} ${x}$ {% raw %}"
 
-PROBLEM = Problem("p1", "Addition: 38+35", gold="98765", solution="8+5=13, hence the sum. \\boxed{98765}")
 SKILL = Skill("s1", "Carry the one", "Add the ten on the left", "Addition of two numbers")
 MISTAKE = Mistake("m1", "Forgetting the ten", "It looks quicker", "Write the ten down")
 
@@ -57,26 +53,6 @@ def own_folder(folder: Path, **files: str) -> Path:
 
 def test_there_are_bundled_sets() -> None:
     assert {"lab", "math"} <= set(SETS)
-
-
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize(
-    "options", [*({"name": n} for n in ZOO), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
-)
-def test_every_bundled_set_serves_every_method_of_the_zoo(
-    name: str, options: dict[str, Any], lab_tokenizer: Any, tmp_path: Path
-) -> None:
-    config = small_config(tmp_path, method={"k": 2, **options} if options["name"] in ("sgsd", "trusted") else options)
-    method, made = config.build_method(), maker(lab_tokenizer, name)
-    (pool,) = make_provider(config, method, made, demo_bank()).views([PROBLEM])
-    assert len(pool) == method.context.teachers
-    assert sum(view.weight for view in pool) == pytest.approx(min(1, len(pool)))
-    assert "Addition: 38+35" in lab_tokenizer.decode(made.student(PROBLEM, thinking=False))
-    for view in pool:
-        shown = lab_tokenizer.decode(view.prompt_ids)
-        assert "Addition: 38+35" in shown
-        assert ("98765" in shown) == (method.context.shown is not None)
-        assert len(view.item_ids) == (2 if options["name"] in ("sgsd", "trusted") else 0)
 
 
 def test_the_mathematical_set_shows_all_that_a_pair_says_and_asks_for_a_box() -> None:

@@ -22,6 +22,7 @@ BELOW: dict[str, set[str]] = {
     "lab": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate"},
     "growth": {"types", "bank", "verify", "contexts", "rollout"},
     "train": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth"},
+    "integrations": {"types", "method", "contexts", "rollout", "scorer", "train"},
     "report": {"types"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}

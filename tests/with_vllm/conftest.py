@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import served
+from on_cpu import served
 from tiny_writer import save_tiny_writer
 
 

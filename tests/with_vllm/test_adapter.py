@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINE, in_this_process
+from on_cpu import ENGINE, in_this_process
 
 from runs import run_small
 from sgsd.contexts import PromptMaker, load_prompts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engines import SERVED_AS
+from on_cpu import SERVED_AS
 
 from runs import SMALL, merged
 from sgsd.bank import BankStore, open_bank

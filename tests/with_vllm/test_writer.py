@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engines import CONTEXT, ENGINE, in_this_process
+from on_cpu import CONTEXT, ENGINE, in_this_process
 
 from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
 from sgsd.growth.reading import read_answer

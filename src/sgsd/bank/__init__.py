@@ -10,6 +10,7 @@ from sgsd.bank.choose import Retrieval, check_retrieval, make_retriever
 from sgsd.bank.embed import Embedder, EmbeddingRetriever
 from sgsd.bank.encoder import EmbeddingSettings, Encoder, SentenceEncoder
 from sgsd.bank.evolve import (
+    DYNAMIC,
     Proposal,
     bank_of_proposals,
     content_id,
@@ -21,7 +22,7 @@ from sgsd.bank.evolve import (
     words_of,
 )
 from sgsd.bank.files import dump_bank, load_bank, parse_bank, save_bank
-from sgsd.bank.fork import fork_store
+from sgsd.bank.fork import branch_store, fork_store
 from sgsd.bank.fuse import DiverseRetriever, HybridRetriever
 from sgsd.bank.history import Change, Content, Event, Kind, Origin
 from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
@@ -47,6 +48,7 @@ from sgsd.bank.text import terminal_safe
 from sgsd.bank.trusting import LedgerNow, TrustingRetriever, weighed
 
 __all__ = [
+    "DYNAMIC",
     "Account",
     "Bank",
     "BankStore",
@@ -87,6 +89,7 @@ __all__ = [
     "at_event",
     "bank_of_proposals",
     "bank_record",
+    "branch_store",
     "check_retrieval",
     "content_hash",
     "content_id",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -99,19 +99,20 @@ def grown(
     add: int = 5,
     capacity: int = 30,
     worth: Callable[[str], float] | None = None,
+    given: Collection[str] = (),
 ) -> tuple[Bank, list[Proposal]]:
     """The bank with up to `add` new dynamic items, pruned to `capacity` of them; and the proposals taken in.
 
     What the bank says already, in the same words, is no new item.
 
-    Items of the bank's beginning are never pruned. Of the dynamic ones the least worthy go first, `worth` by id; where
-    nothing says what they are worth (`worth` none, the published way) the oldest go first. An item just taken in is
-    not pruned by its own arrival.
+    Items of the bank's beginning are never pruned: those without a mark, and the `given` ids, which may bear another
+    run's. Of the dynamic ones the least worthy go first, `worth` by id; where nothing says what they are worth (`worth`
+    none, the published way) the oldest go first. An item just taken in is not pruned by its own arrival.
     """
     known = {item.id for item in bank.items} | {content_id(item) for item in bank.items}
     fresh = [p for p in joined(proposals) if known.isdisjoint({p.item.id, content_id(p.item)})][: min(add, capacity)]
     marked = [replace(p, item=replace(p.item, meta={**p.item.meta, DYNAMIC: step})) for p in fresh]
-    dynamic = [item for item in bank.items if is_dynamic(item)]
+    dynamic = [item for item in bank.items if is_dynamic(item) and item.id not in given]
     order = {item.id: (worth(item.id) if worth else 0.0, item.meta[DYNAMIC], item.id) for item in dynamic}
     surplus = max(0, len(dynamic) + len(marked) - capacity)
     pruned = sorted(order, key=lambda item_id: order[item_id])[:surplus]

@@ -7,9 +7,11 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-from sgsd.bank.schema import Bank
+from sgsd.bank.history import Content, Kind
+from sgsd.bank.schema import Bank, canonical_json, hash_of
 from sgsd.bank.sqlite import connect, reported, transaction
-from sgsd.bank.store import BankStore
+from sgsd.bank.store import MAX_NOTE_CHARS, BankStore
+from sgsd.bank.text import check_line
 from sgsd.types import UserError
 
 # Table → the rows that a fork takes along, in the order in which rows refer to each other. Memories are not numbered
@@ -20,6 +22,9 @@ _KEPT = {
     "origins": "seq <= :event",
     "memories": "true",
 }
+# A version like the one before it: its one event says the metadata that hold already. Only its note is new.
+_MARK = """INSERT INTO main.events (seq, batch, kind, item_id, content_hash, note)
+           SELECT coalesce(max(seq), 0) + 1, coalesce(max(batch), 0) + 1, ?, '', ?, ? FROM main.events"""
 
 
 def fork_store(source: Path | str, target: Path | str, event: int) -> Bank:
@@ -45,7 +50,31 @@ def fork_store(source: Path | str, target: Path | str, event: int) -> Bank:
     return bank
 
 
-def _copy(source: Path, target: Path, event: int) -> None:
+def branch_store(source: Path | str, target: Path | str, event: int, note: str) -> Bank:
+    """Make `target`, a new file, a store that goes on from an event of `source`; returns the bank at that event.
+
+    One event more, which changes nothing and has that note, says where its own history begins. The file appears whole
+    or not at all.
+
+    Raises `UserError` where `source` is no store or has no such event, where `target` is there already, and where the
+    note is not one clean line.
+    """
+    source, target = Path(source), Path(target)
+    try:
+        check_line(note, MAX_NOTE_CHARS)
+    except ValueError as error:
+        raise UserError(f"{target}: the note of a branch {error}") from None
+    with BankStore(source, read_only=True) as store:
+        bank = store.snapshot(event)
+    if target.exists():
+        raise UserError(f"{target}: there is a file already; a bank is branched off into a new one")
+    metadata = canonical_json(dict(bank.metadata))
+    _copy(source, target, event, (hash_of(metadata), metadata, note))
+    return bank
+
+
+def _copy(source: Path, target: Path, event: int, mark: tuple[str, str, str] | None = None) -> None:
+    """The copy up to an event; a mark, as hash and JSON of the metadata that hold there and a note, comes after it."""
     draft = target.with_name(f".{target.name}.tmp")
     for left in (draft, draft.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
@@ -59,6 +88,13 @@ def _copy(source: Path, target: Path, event: int) -> None:
                 if table in known:
                     chosen = f"SELECT * FROM past.{table} WHERE {rows}"
                     connection.execute(f"INSERT INTO main.{table} {chosen}", {"event": event} if ":" in rows else {})
+            if mark is not None:
+                digest, metadata, note = mark
+                connection.execute(
+                    "INSERT OR IGNORE INTO main.contents (hash, kind, json) VALUES (?, ?, ?)",
+                    (digest, Content.METADATA, metadata),
+                )
+                connection.execute(_MARK, (Kind.DESCRIBED, digest, note))
     os.replace(draft, target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -20,6 +21,7 @@ from sgsd.bank import (
     BankStore,
     Event,
     Life,
+    Severity,
     Version,
     at_event,
     difference,
@@ -44,6 +46,17 @@ BankAt = Annotated[str, tyro.conf.arg(metavar="BANK[@EVENT]")]
 ItemId = Annotated[str, tyro.conf.arg(metavar="ITEM")]
 RunFolder = Annotated[Path | None, tyro.conf.arg(metavar="RUN")]
 EventNumber = Annotated[int, tyro.conf.arg(metavar="EVENT")]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What a command shows where its answer is no, and the line with which it ends."""
+
+    shown: RenderableType
+    complaint: str
+
+    def __rich__(self) -> RenderableType:
+        return self.shown
 
 
 def log(store: Store, events: bool = False, limit: int = 50) -> RenderableType:
@@ -148,6 +161,8 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
 def lint(path: BankFile) -> RenderableType:
     """Look for what should not stand in a bank: stated answers, orders to the reader, near-duplicates.
 
+    Ends with code 2 where something is found that a cold start or an upkeep would refuse.
+
     Args:
         path: A JSON file or a store.
     """
@@ -158,7 +173,11 @@ def lint(path: BankFile) -> RenderableType:
     for found in findings:
         row = (found.severity, found.kind, found.item, found.field, found.excerpt)
         table.add_row(*(_plain(str(cell)) for cell in row))
-    return table
+    refused = len({found.item for found in findings if found.severity is Severity.REFUSE})
+    if not refused:
+        return table
+    of_them = "one item holds" if refused == 1 else f"{refused:,} items hold"
+    return Refused(table, f"{path}: {of_them} what no item may hold; mend or remove what is marked refuse")
 
 
 def _versions(versions: Sequence[Version]) -> tuple[Table, list[tuple[str, ...]]]:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sgsd.method.context import Answer
+from sgsd.train.arithmetic import Lengths
 from sgsd.train.config import RunConfig
+from sgsd.train.launch import make_accelerator
+from sgsd.train.memory import Memory
+from sgsd.train.meta_pass import Ghost
+from sgsd.train.pools import make_foreseen, sampled_kinds
 from sgsd.train.processes import check_processes
 from sgsd.train.resume import check_folder
 from sgsd.train.setup import Parts, build_parts
@@ -23,10 +27,6 @@ from sgsd.verify.grader import gold_text
 
 TEACHER_PROBLEMS = 64  # whose teachers' prompts are built; every problem's student prompt is
 
-#: Bytes of activations that a layer keeps for the gradient, per token and hidden unit in 16 bit (arXiv 2205.05198,
-#: attention without its matrix).
-ACTIVATION_BYTES = 34
-
 
 def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> None:
     """Build and check what a run would use, and print what came out.
@@ -34,7 +34,7 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
     Raises:
         UserError: the first thing that would stop the run.
     """
-    accelerator = Accelerator(cpu=torch.backends.mps.is_available())
+    accelerator = make_accelerator()
     check_processes(accelerator.num_processes)
     if accelerator.is_main_process:
         check_folder(config.folder, config, resume=resume)
@@ -57,22 +57,28 @@ def table_rows(parts: Parts) -> dict[str, str]:
     """What the table says, by the name of its row. Raises UserError for what would stop the run."""
     config, problems = parts.config, parts.problems
     rows = {"problems": f"{len(problems):,}" + _skipped(parts.skipped_problems)}
-    if parts.method.context.shown in ("solution", "solution_or_answer"):
+    answer = parts.method.part(Answer)
+    if answer is not None and answer.show != "answer":
         rows["with a solution"] = with_solutions(parts)
     thinking = config.prompts.student_thinking
-    students = [len(parts.maker.student(problem, thinking=thinking)) for problem in problems]
-    views = [view for pool in parts.provider.views(problems[:TEACHER_PROBLEMS]) for view in pool]
+    asked = problems if parts.asker is parts.maker else problems[:TEACHER_PROBLEMS]  # retrieving for all takes long
+    students = [len(parts.asker.student(problem, thinking=thinking)) for problem in asked]
+    bank = None if parts.bank is None else parts.bank.current
+    foreseen = make_foreseen(config, parts.method, parts.maker, bank, problems)
+    views = [view for pool in foreseen.views(problems[:TEACHER_PROBLEMS]) for view in pool]
     teachers = [len(view.prompt_ids) for view in views if view.prompt_ids]
     check_positions(parts, max([*students, *teachers]))
-    rows["student's prompt"] = _lengths(students)
+    rows["student's prompt"] = _lengths(students) + ("" if len(asked) == len(problems) else f" (first {len(asked)})")
     if views:
         left_out = f", {len(views) - len(teachers)} left out" if len(teachers) < len(views) else ""
         rows["teachers' prompts"] = f"{_lengths(teachers)} (first {min(TEACHER_PROBLEMS, len(problems))}{left_out})"
+    if kinds := sampled_kinds(parts.method):
+        rows["made of rollouts"] = ", ".join(kinds)
     rows["reference answers"] = References.of(parts, problems).words(config.verifier.name)
     rows["parameters"] = trained_parameters(parts)
     rows["sampled"] = budget(parts)
     rows["processes"] = str(parts.accelerator.num_processes)
-    rows["memory, estimated"] = Memory.of(parts).words()
+    rows["memory, estimated"] = memory(parts, students, teachers).words()
     rows["would write"] = f"{config.folder}/: " + ", ".join(files(parts))
     return rows
 
@@ -90,7 +96,7 @@ def _lengths(lengths: Sequence[int]) -> str:
 def with_solutions(parts: Parts) -> str:
     """Raises UserError where the method insists on a solution and a problem has none."""
     without = [problem.id for problem in parts.problems if problem.solution is None]
-    if without and parts.method.context.shown == "solution":
+    if without and "solution" in parts.method.context.all_needs():
         raise UserError(
             f"problem {without[0]}: it has no solution ({len(without):,} of {len(parts.problems):,} have none), and"
             f" {parts.method.name} shows one; name its column by data.solution, or set method.show: solution_or_answer"
@@ -180,50 +186,22 @@ def budget(parts: Parts) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device, by arithmetic and not by trying."""
-
-    weights: float
-    optimizer: float  # gradients and AdamW's two moments
-    activations: float  # of a pass that keeps them for the gradient
-    cache: float  # of keys and values while sampling
-
-    @classmethod
-    def of(cls, parts: Parts) -> Memory:
-        parameters = list(parts.bare_scorer.parameters())
-        c, compute = _model_config(parts), parts.config.compute
-        layers, hidden = c.num_hidden_layers, c.hidden_size
-        heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-        head_size = getattr(c, "head_dim", None) or hidden // c.num_attention_heads
-        item = torch.empty((), dtype=getattr(torch, parts.config.model.dtype)).element_size()
-        layer = ACTIVATION_BYTES / 2 * item * hidden
-        kept = layers * item * hidden + layer if parts.config.model.gradient_checkpointing else layers * layer
-        return cls(
-            weights=sum(p.numel() * p.element_size() for p in parameters),
-            optimizer=sum(3 * p.numel() * p.element_size() for p in parameters if p.requires_grad),
-            activations=compute.student_tokens * kept,
-            cache=compute.rollout_tokens * layers * 2 * heads * head_size * item,
-        )
-
-    def words(self) -> str:
-        total = self.weights + self.optimizer + max(self.activations, self.cache)  # never both at once
-        parts = {
-            "weights": self.weights,
-            "gradients and optimizer": self.optimizer,
-            "activations": self.activations,
-            "or cache while sampling": self.cache,
-        }
-        listed = ", ".join(f"{name} {_gib(value)}" for name, value in parts.items())
-        return f"about {_gib(total)} a process: {listed}"
+def memory(parts: Parts, students: Sequence[int], teachers: Sequence[int]) -> Memory:
+    """At the worst moment, if completions are as long as they may be and prompts as long as the longest of these."""
+    longest = parts.config.sampling.max_tokens
+    lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
+    launch, processes = parts.launch, parts.accelerator.num_processes
+    return Memory.of(
+        Ghost.of(parts.config),
+        lengths,
+        processes=processes,
+        in_parts=launch.in_parts,
+        device=parts.accelerator.device.type,
+    )
 
 
 def _model_config(parts: Parts) -> Any:
     return parts.bare_scorer.model.config
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _count(number: float) -> str:
@@ -238,5 +216,5 @@ def files(parts: Parts) -> list[str]:
     found = ["config.yaml", "metrics.jsonl", "timings.jsonl"]
     found += ["rollouts.jsonl"] if parts.config.logged_rollouts else []
     found += ["evaluations.jsonl"] if parts.evaluator else []
-    found += ["bank.sqlite", "ledger.json", "sightings.jsonl"] if parts.bank else []
+    found += ["bank.sqlite", "ledger.json", "items.json", "sightings.jsonl"] if parts.bank else []
     return [*found, "checkpoints/", "adapter/" if parts.config.lora else "model/", "summary.json", "report.html"]

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
     "probe": "before any training: can this bank teach this model? sgsd probe CONFIG [--rollouts N]",
+    "plan": "time, memory and disk of a run before it: sgsd plan CONFIG [--steps N | --on DEVICE]",
     "report": "write one offline HTML page about a run folder",
     "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
     "push": "upload a finished run to the hub: sgsd push RUN OWNER/NAME [--private] [--dry-run]",
@@ -74,6 +75,10 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
         from sgsd.cli import probe
 
         return probe.probe
+    if name == "plan":
+        from sgsd.cli import plan
+
+        return plan.plan
     if name == "report":
         return _report
     if name in ("push", "track"):
@@ -120,6 +125,8 @@ def _bank(args: list[str], console: Console) -> None:
         commands, prog="sgsd bank", description=about, args=args, config=markers
     )
     console.print(parsed)
+    if isinstance(parsed, bank_history.Refused):
+        raise UserError(parsed.complaint)
 
 
 def _report(args: list[str], console: Console) -> None:
@@ -160,6 +167,7 @@ def _run_failures() -> tuple[type[Exception], ...]:
     named = (
         ("sgsd.train.step", "NonFiniteError"),
         ("sgsd.train.proof", "StaleSamplerError"),
+        ("sgsd.train.watch", "GuardStopError"),
         ("sgsd.growth", "WriterError"),
     )
     return tuple(getattr(sys.modules[room], name) for room, name in named if room in sys.modules)

@@ -19,16 +19,19 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from sgsd.cli.overrides import taken_out
 from sgsd.report import write_report
 from sgsd.train import RunConfig, load_config, make_config, run_training
 from sgsd.train.config import parse_yaml
 from sgsd.train.config import read_config as read_file
+from sgsd.train.watch import GuardStopError
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
 
 Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
-with the file's own values. --dry-run loads and checks everything, trains nothing and writes nothing."""
+with the file's own values. A switch takes true or false, or stands alone; `--lora none` takes a section out.
+--dry-run loads and checks everything, trains nothing and writes nothing."""
 
 WHAT_HAPPENS = """A Qwen3 of 0.3 M parameters works out small sums, half of them by a faulty procedure.
 It now learns from its own answers: a verifier says right or wrong, and the model itself, shown skills and
@@ -52,7 +55,11 @@ def train(args: list[str], console: Console) -> None:
 
             dry_run(config, console, resume=resume)
             return
-        folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+        try:
+            folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+        except GuardStopError:
+            finish(config.folder, console)  # the report shows what the guard saw
+            raise
     finish(folder, console)
 
 
@@ -88,16 +95,7 @@ def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
     Raises:
         UserError: see `load_config`.
     """
-    # What flags for single keys cannot say: another method brings its own options, and a section can be taken out.
-    rest = list(overrides)
-    first: dict[str, Any] = {}
-    if "--method.name" in rest and (named := rest[rest.index("--method.name") + 1 :][:1]):
-        first["method.name"] = named[0]
-    for section in ("lora", "evaluation.data"):
-        if f"--{section}" in rest and rest[rest.index(f"--{section}") + 1 :][:1] in (["none"], ["null"], ["None"]):
-            place = rest.index(f"--{section}")
-            del rest[place : place + 2]
-            first[section] = None
+    first, rest = taken_out(overrides)
     if not rest:
         return load_config(path, first)
     config = read_file(path, first)
@@ -111,22 +109,36 @@ def preview(args: list[str], console: Console) -> None:
     if path is None:
         return
     from sgsd.contexts import PromptMaker, load_prompts
+    from sgsd.train.controls import make_nulls
     from sgsd.train.data import load_problems
     from sgsd.train.models import load_tokenizer
-    from sgsd.train.setup import load_bank_for, make_provider
+    from sgsd.train.pools import make_asker, make_examiner, make_foreseen, sampled_kinds
+    from sgsd.train.setup import load_bank_for
 
     config = read_config(path, rest, "sgsd preview CONFIG")
     method = config.build_method()
     tokenizer = load_tokenizer(config.model)
-    problem = load_problems(config.data)[0]
+    problems = load_problems(config.data)
+    problem, bank = problems[0], load_bank_for(config, method)
     maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     thinking = config.prompts.student_thinking
-    student = maker.student(problem, thinking=thinking)
+    student = make_asker(config, method, maker, bank).student(problem, thinking=thinking)
     _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
-    provider = make_provider(config, method, maker, load_bank_for(config, method))
-    for number, view in enumerate(provider.views([problem])[0], start=1):
-        items = f" ({', '.join(view.item_ids)})" if view.item_ids else ""
-        heading = f"teacher {number}, weight {view.weight:.3f}{items}, thinking {_on(config.prompts.teacher_thinking)}"
+    if config.evaluation.skills:
+        thinking = config.prompts.evaluation_thinking
+        examined = make_examiner(config, maker, bank).student(problem, thinking=thinking)
+        _show(console, tokenizer, f"evaluation, thinking {_on(thinking)}", examined)
+    provider = make_foreseen(config, method, maker, bank, problems)
+    (views,) = provider.views([problem])
+    for number, view in enumerate(views, start=1):
+        what = f"weight {view.weight:.3f} ({', '.join(view.item_ids) or view.source})"
+        heading = f"teacher {number}, {what}, thinking {_on(config.prompts.teacher_thinking)}"
+        _show(console, tokenizer, heading, view.prompt_ids)
+    if kinds := sampled_kinds(method):
+        console.print(Text(f"Made of the rollouts, which there are none of yet: {', '.join(kinds)}"))
+    nulls = make_nulls(method, provider, config.prompts.folder) if views else None
+    for view in nulls.views([problem])[0] if nulls else ():
+        heading = f"null teacher, which the others are compared with, thinking {_on(config.prompts.teacher_thinking)}"
         _show(console, tokenizer, heading, view.prompt_ids)
     console.print(Text(f"Reference answer, which no prompt of the student holds: {problem.gold}"))
 

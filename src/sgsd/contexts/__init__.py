@@ -1,36 +1,83 @@
 """Contexts: what the teachers are shown, and the wording of every prompt."""
 
-from sgsd.contexts.blocks import AnswerBlocks, Block, BlockMaker, JoinedBlocks, SkillPairBlocks
-from sgsd.contexts.controls import IrrelevantBlocks, NullTeacherBlocks, OffTopic, ShuffledBlocks, no_context
+from sgsd.contexts.about_problems import DemonstrationBlocks, OtherProblemBlocks, RubricBlocks, WrongAnswerBlocks
+from sgsd.contexts.blocks import AnswerBlocks, Block, BlockMaker, JoinedBlocks, Maker, MixedBlocks, SkillPairBlocks
+from sgsd.contexts.controls import (
+    IrrelevantBlocks,
+    NullTeacherBlocks,
+    OffTopic,
+    RandomPairBlocks,
+    ShuffledBlocks,
+    no_context,
+)
 from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts, thinking_mode
 from sgsd.contexts.providers import (
+    AnyProvider,
     BlockProvider,
     ContextProvider,
+    InjectingMaker,
     NoContextProvider,
     PromptMaker,
+    RolloutProvider,
     UnfitPrompt,
     fitting,
+    pools_for,
+)
+from sgsd.contexts.rollouts import (
+    Critic,
+    CritiqueBlocks,
+    FeedbackBlocks,
+    Graded,
+    HintBlocks,
+    OfProblems,
+    Quote,
+    ReasonedBlocks,
+    Reasoner,
+    RolloutMaker,
+    SiblingBlocks,
 )
 
 __all__ = [
     "AnswerBlocks",
+    "AnyProvider",
     "Block",
     "BlockMaker",
     "BlockProvider",
     "ContextProvider",
+    "Critic",
+    "CritiqueBlocks",
+    "DemonstrationBlocks",
+    "FeedbackBlocks",
+    "Graded",
+    "HintBlocks",
+    "InjectingMaker",
     "IrrelevantBlocks",
     "JoinedBlocks",
+    "Maker",
+    "MixedBlocks",
     "NoContextProvider",
     "NullTeacherBlocks",
+    "OfProblems",
     "OffTopic",
+    "OtherProblemBlocks",
     "PromptMaker",
     "PromptSet",
+    "Quote",
+    "RandomPairBlocks",
+    "ReasonedBlocks",
+    "Reasoner",
+    "RolloutMaker",
+    "RolloutProvider",
+    "RubricBlocks",
     "ShuffledBlocks",
+    "SiblingBlocks",
     "SkillPairBlocks",
     "UnfitPrompt",
+    "WrongAnswerBlocks",
     "encode_chat",
     "fitting",
     "load_prompts",
     "no_context",
+    "pools_for",
     "thinking_mode",
 ]

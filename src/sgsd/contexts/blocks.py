@@ -1,21 +1,22 @@
 """Blocks: the pieces of text that a teacher is shown, and the functions that make them.
 
-A maker of blocks is a function from a batch of problems to a pool of blocks for each; makers compose, and a provider
-turns what comes out into prompts. It is handed problems and nothing else: no teacher made this way can know how the
-rollout it is going to judge came out. It is handed the whole batch at once, so that queries are embedded together and
-a maker may look at its neighbours (the skills of another problem). A context that learns from rollouts, a sibling's
-success or a grader's feedback, is a maker of another type, handed the graded rollouts too.
+A maker of blocks is a function from a batch to a pool of blocks for each of its members; makers compose, and a provider
+turns what comes out into prompts. There are two types of them. A `BlockMaker` is handed problems and nothing else: no
+teacher made by it can know how the rollout it is going to judge came out. A `RolloutMaker` (see `rollouts`) is handed
+the graded rollouts of a step, for contexts that are made of those: a sibling's success, a grader's feedback. Both are
+handed the whole batch at once, so that queries are embedded together and a maker may look at its neighbours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Generic, TypeVar
 
 from sgsd.contexts.prompts import PromptSet
-from sgsd.method.joints import Shown
+from sgsd.method.context import Shown
 from sgsd.types import Problem, SkillPair, UserError
 
 PairRetrieval = Callable[[Sequence[str]], Sequence[Sequence[SkillPair]]]
@@ -24,14 +25,22 @@ PairRendering = Callable[[SkillPair, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one teacher is shown, or a part of it; the weights of a pool sum to 1."""
+    """What one teacher is shown, or a part of it; the weights of a pool sum to 1.
+
+    A text of none: nothing is shown on purpose. An empty text: there is no context to show, and so no teacher. For
+    that, and for a prompt that is too long, somebody is to blame, unless the block is `optional`: then what it is made
+    of was sampled, and its teacher is left out without a word.
+    """
 
     source: str  # the template it was rendered by, or several joined by "+"
-    text: str | None  # none: nothing is shown on purpose; an empty text is a context that failed
+    text: str | None
     weight: float = 1.0
     item_ids: tuple[str, ...] = ()
+    optional: bool = False
 
 
+T = TypeVar("T")
+Maker = Callable[[Sequence[T]], Sequence[tuple[Block, ...]]]
 BlockMaker = Callable[[Sequence[Problem]], Sequence[tuple[Block, ...]]]
 
 
@@ -75,8 +84,11 @@ class AnswerBlocks:
         return Block("solution", self.prompts.render("solution", answer=problem.gold, solution=problem.solution))
 
 
+# ── Of several ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @dataclass(frozen=True)
-class JoinedBlocks:
+class JoinedBlocks(Generic[T]):
     """Every block of one maker together with every block of the others: K pairs and an answer make K blocks.
 
     Weights multiply. An empty text leaves the whole empty: half a context is not what was asked for. A block that
@@ -84,10 +96,10 @@ class JoinedBlocks:
     """
 
     prompts: PromptSet
-    makers: tuple[BlockMaker, ...]
+    makers: tuple[Maker[T], ...]
 
-    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-        made = [make(problems) for make in self.makers]
+    def __call__(self, batch: Sequence[T]) -> list[tuple[Block, ...]]:
+        made = [make(batch) for make in self.makers]
         return [tuple(self._join(parts) for parts in product(*pools)) for pools in zip(*made, strict=True)]
 
     def _join(self, parts: Sequence[Block]) -> Block:
@@ -96,9 +108,26 @@ class JoinedBlocks:
             text=self._text([part.text for part in parts if part.text is not None]),
             weight=math.prod(part.weight for part in parts),
             item_ids=tuple(item for part in parts for item in part.item_ids),
+            optional=any(part.optional for part in parts),
         )
 
     def _text(self, texts: list[str]) -> str | None:
         if not texts:
             return None
         return self.prompts.render("join", blocks=texts) if all(text.strip() for text in texts) else ""
+
+
+@dataclass(frozen=True)
+class MixedBlocks(Generic[T]):
+    """The pools of several makers as one pool: each weighs by its share of the teachers, n_part / Σ n."""
+
+    makers: tuple[Maker[T], ...]
+
+    def __call__(self, batch: Sequence[T]) -> list[tuple[Block, ...]]:
+        made = [make(batch) for make in self.makers]
+        return [_mixed(pools) for pools in zip(*made, strict=True)]
+
+
+def _mixed(pools: Sequence[Sequence[Block]]) -> tuple[Block, ...]:
+    count = sum(map(len, pools))
+    return tuple(replace(block, weight=block.weight * len(pool) / count) for pool in pools for block in pool)

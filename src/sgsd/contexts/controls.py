@@ -3,6 +3,7 @@
     null        nothing: the student's own prompt, in the teachers' thinking mode
     irrelevant  for each pair one about something else, as long as it
     shuffled    the pairs of another problem
+    random      pairs drawn from the bank by chance
 
 They are makers of blocks like any other and compose with the rest. They are handed problems, never an outcome, and
 what they choose for a problem depends on its id and not on the batch it stands in.
@@ -181,6 +182,17 @@ class ShuffledBlocks:
         items = item_ids(own)
         chosen = min(pools, key=lambda pool: len(items & item_ids(pool)))
         return tuple(self.pairs.block(pair, "shuffled") for pair in chosen)
+
+
+@dataclass(frozen=True)
+class RandomPairBlocks:
+    """The control `random`: pairs that retrieval by chance brings, so called in the run's records."""
+
+    pairs: SkillPairBlocks  # whose retriever draws
+
+    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
+        pools = self.pairs.retrieve([problem.text for problem in problems])
+        return [tuple(self.pairs.block(pair, "random") for pair in pool) for pool in pools]
 
 
 def item_ids(pool: Sequence[SkillPair]) -> set[str]:

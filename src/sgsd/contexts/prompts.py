@@ -1,9 +1,9 @@
 """Prompts: plain template files in a folder, and the chat template of the model's own tokenizer.
 
 A prompt set is a folder with `student.txt` (variable: problem), `teacher.txt` (problem, context), and one file for
-each kind of context: `skill_pair.txt` (skill, mistake), `answer.txt` (answer), `solution.txt` (answer, solution), and
-`join.txt` (blocks, a list) for teachers that are shown several. `system.txt` is optional. A user replaces the wording
-for another domain by naming a folder of their own.
+each kind of context that a method shows; docs/contexts.md has the list. `join.txt` (blocks, a list) is for teachers
+that are shown several. `system.txt` is optional. A user replaces the wording for another domain by naming a folder of
+their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ BUNDLED = Path(__file__).parent.parent / "prompts"
 REQUIRED = ("student", "teacher")
 
 #: What a template must show, lest a teacher be silently shown nothing.
-PURPOSE = {"student": ("problem",), "teacher": ("problem", "context"), "answer": ("answer",), "join": ("blocks",)}
+PURPOSE = {
+    "student": ("problem",),
+    "teacher": ("problem", "context"),
+    "answer": ("answer",),
+    "join": ("blocks",),
+    "rubric": ("rubric",),
+    "other_problem": ("problem",),
+    "critique": ("problem", "answer", "attempt"),
+    "critiqued": ("critique",),
+    "reasoned": ("context", "reasons"),
+    "injected": ("pairs",),
+}
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
 

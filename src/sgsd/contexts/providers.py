@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-from sgsd.contexts.blocks import Block, BlockMaker
+from sgsd.contexts.blocks import Block, BlockMaker, PairRendering, PairRetrieval
 from sgsd.contexts.prompts import PromptSet, encode_chat
+from sgsd.contexts.rollouts import Graded, RolloutMaker
 from sgsd.types import Problem, TeacherView, UserError
 
 Unfit = Literal["error", "skip"]
@@ -48,12 +49,12 @@ class PromptMaker:
         return self._encode(where, problem.text + context, messages, thinking)
 
     @cached_property
-    def _control_tokens(self) -> tuple[str, ...]:
+    def control_tokens(self) -> tuple[str, ...]:
         return tuple(token for token in self.tokenizer.get_added_vocab() if token.strip())
 
     def _encode(self, where: str, text: str, messages: list[dict[str, str]], thinking: bool) -> tuple[int, ...]:
         # Words that the tokenizer reads as control tokens could end the user's turn and speak for the model.
-        found = next((token for token in self._control_tokens if token in text), None)
+        found = next((token for token in self.control_tokens if token in text), None)
         if found is not None:
             raise UserError(f"{where}: its text holds the control token {found}; take it out")
         ids = encode_chat(self.tokenizer, messages, thinking=thinking)
@@ -74,20 +75,45 @@ class NoContextProvider:
 
 
 @dataclass(frozen=True)
-class BlockProvider:
-    """One teacher for each block; where `unfit` is "skip", those that fit share the weight of those that do not."""
+class InjectingMaker(PromptMaker):
+    """Shows the student itself the pairs retrieved for its problem, all in one block; teachers are as they were.
+
+    Where `unfit` is "skip", a prompt that would be too long shows fewer pairs, the last ones left out.
+    """
+
+    retrieve: PairRetrieval
+    render: PairRendering
+    unfit: Unfit = "error"
+
+    def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
+        """Raises UnfitPrompt, and UserError for a control token."""
+        (pool,) = self.retrieve([problem.text])
+        template = self.prompts.text("injected_pair")
+        pairs = [self.render(pair, template) for pair in pool]
+        while pairs:
+            try:
+                shown = self.prompts.render("injected", pairs=pairs)
+                messages = self.prompts.teacher(problem.text, shown)
+                return self._encode(f"problem {problem.id} with its pairs", problem.text + shown, messages, thinking)
+            except UnfitPrompt:
+                if self.unfit == "error":
+                    raise
+                pairs.pop()
+        return super().student(problem, thinking=thinking)
+
+
+# ── Of blocks ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Teachers:
+    """One teacher for each block; those that are there share the weight of those that are left out."""
 
     maker: PromptMaker
-    blocks: BlockMaker
     thinking: bool
     unfit: Unfit = "error"
 
-    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-        """Raises UserError, naming problem and teacher, for what cannot be shown."""
-        pools = self.blocks(problems)
-        return [self._pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
-
-    def _pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
+    def pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
         views = [self._view(problem, block) for block in blocks]
         kept = sum(view.weight for view in views if view.prompt_ids)
         if kept == 0 or all(view.prompt_ids for view in views):
@@ -102,10 +128,50 @@ class BlockProvider:
             else:
                 ids = self.maker.teacher(problem, block.text, thinking=self.thinking, name=name)
         except UnfitPrompt as error:
-            if self.unfit == "error":
+            if self.unfit == "error" and not block.optional:
                 raise UnfitPrompt(f"{error}; or leave such teachers out by prompts.unfit: skip") from error
             return TeacherView(block.source, (), 0.0, block.item_ids)
         return TeacherView(block.source, ids, block.weight, block.item_ids)
+
+
+@dataclass(frozen=True)
+class BlockProvider:
+    """One teacher for each block; where `unfit` is "skip", those that fit share the weight of those that do not."""
+
+    maker: PromptMaker
+    blocks: BlockMaker
+    thinking: bool
+    unfit: Unfit = "error"
+
+    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
+        """Raises UserError, naming problem and teacher, for what cannot be shown."""
+        teachers, pools = _Teachers(self.maker, self.thinking, self.unfit), self.blocks(problems)
+        return [teachers.pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
+
+
+@dataclass(frozen=True)
+class RolloutProvider:
+    """As `BlockProvider`, for blocks that are made of the step's rollouts."""
+
+    maker: PromptMaker
+    blocks: RolloutMaker
+    thinking: bool
+    unfit: Unfit = "error"
+
+    def views(self, rollouts: Sequence[Graded]) -> list[tuple[TeacherView, ...]]:
+        """Raises UserError, naming problem and teacher, for what cannot be shown and is not optional."""
+        teachers, pools = _Teachers(self.maker, self.thinking, self.unfit), self.blocks(rollouts)
+        return [teachers.pool(rollout.problem, blocks) for rollout, blocks in zip(rollouts, pools, strict=True)]
+
+
+AnyProvider = ContextProvider | RolloutProvider
+
+
+def pools_for(provider: AnyProvider, rollouts: Sequence[Graded]) -> list[tuple[TeacherView, ...]]:
+    """The teachers of every rollout. A provider that makes them of problems is handed problems and nothing else."""
+    if isinstance(provider, RolloutProvider):
+        return provider.views(rollouts)
+    return provider.views([rollout.problem for rollout in rollouts])
 
 
 def fitting(

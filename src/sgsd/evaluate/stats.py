@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 Z95 = 1.959963984540054
-RESAMPLES = 2000
-CHUNK = 64  # resamples at a time; bounds the memory
+#: Student's 97.5 % quantiles for 1, 2, … degrees of freedom; beyond the last one it serves as an upper bound.
+STUDENT_975 = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+)
 RESAMPLES = 2000
 CHUNK = 64  # resamples at a time; bounds the memory
 
@@ -177,3 +180,21 @@ def _bootstrap(samples: Sequence[Scored], resamples: int, seed: int) -> tuple[fl
     first, *others = (sample.resampled(counts_SC, columns) for sample in samples)
     values_S = first - sum(others)
     return float(values_S[0]), values_S[1:]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of independent runs and Student's 95 % interval of it: mean ± t s/√n. One run tells nothing: ±∞.
+
+    The bounds are not held to [0, 1]: what is estimated is a mean, and few runs know it badly.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not values:
+        raise ValueError("a mean over seeds needs at least one run")
+    n, centre = len(values), float(np.mean(values))
+    if n == 1:
+        return Estimate(centre, -math.inf, math.inf)
+    quantile = STUDENT_975[min(n - 1, len(STUDENT_975)) - 1]
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(centre, centre - half, centre + half)

@@ -72,7 +72,7 @@ class Desk:
         """
         allowed = max(MIN_FAILURES, self.failure_budget * len(requests))
         replies = self._replies(requests, allowed)
-        readings = {i: read_answer(r.text, requests[i].answer) for i, r in replies.items() if isinstance(r, Written)}
+        readings = {i: read_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, Written)}
         again = self._repair(requests, replies, readings, allowed)
         for position in range(len(requests)):
             self._count(replies[position], readings.get(position))
@@ -98,7 +98,7 @@ class Desk:
         self.bill.repairs += len(again)
         for place, reply in self._replies(list(again.values()), allowed, repeated=True).items():
             if isinstance(reply, Written):
-                better = read_answer(reply.text, requests[broken[place]].answer)
+                better = read_answer(reply.text, requests[broken[place]].form)
                 if better.unusable is None:
                     readings[broken[place]] = better
         return again
@@ -106,7 +106,7 @@ class Desk:
     def _repair_request(self, request: Request, reply: Written | Failed, reading: Reading) -> Request:
         said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, Written) else ""
         wrong = reading.unusable or ", ".join(reading.dropped)
-        asked = self.prompts.render("repair", problem=wrong, key=request.answer.key, fields=_fields(request))
+        asked = self.prompts.render("repair", problem=wrong, key=request.form.key, fields=_fields(request))
         talk: tuple[tuple[str, str], ...] = (*request.messages, ("assistant", said or "…"), ("user", asked))
         return Request(talk, request.answer, request.max_tokens)
 
@@ -183,4 +183,4 @@ class Desk:
 
 
 def _fields(request: Request) -> str:
-    return ", ".join(request.answer.draft.model_fields)
+    return ", ".join(request.form.draft.model_fields)

@@ -140,12 +140,10 @@ class ServerWriter:
                 return written
 
     def _create(self, request: Request, without: frozenset[str]) -> Written:
-        schema = {"name": request.answer.__name__, "schema": schema_of(request.answer), "strict": True}
-        form = {
-            "temperature": self.settings.temperature,
-            "max_tokens": request.max_tokens,
-            "response_format": {"type": "json_schema", "json_schema": schema},
-        }
+        form: dict[str, Any] = {"temperature": self.settings.temperature, "max_tokens": request.max_tokens}
+        if request.answer is not None:
+            schema = {"name": request.answer.__name__, "schema": schema_of(request.answer), "strict": True}
+            form["response_format"] = {"type": "json_schema", "json_schema": schema}
         chosen: dict[str, Any] = {name: value for name, value in form.items() if name not in without}
         if "max_tokens" in without:
             chosen["max_completion_tokens"] = request.max_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from sgsd.bank import Bank, Origin, Proposal, grown, joined, without
@@ -54,6 +54,7 @@ def update_bank(
     objection: Objection | None = None,
     worth: Callable[[str], float] | None = None,
     retired: Sequence[str] = (),
+    given: Collection[str] = (),
 ) -> Update:
     """The bank after the window's rollouts: extract, merge, add, prune. Pure but for what the desk asks.
 
@@ -73,7 +74,13 @@ def update_bank(
     # What most memories speak for comes first: only the first few are taken.
     ordered = sorted(joined(proposals), key=lambda p: -len(p.memories))
     new, taken = grown(
-        without(bank, gone), ordered, step=step, add=settings.add, capacity=settings.capacity, worth=worth
+        without(bank, gone),
+        ordered,
+        step=step,
+        add=settings.add,
+        capacity=settings.capacity,
+        worth=worth,
+        given=given,
     )
     return _after(bank, new, success, len(window), len(ordered), taken, extraction.refused)
 

@@ -94,7 +94,8 @@ class VllmWriter:
 
     def _sampling(self, request: Request) -> Any:
         vllm = import_module("vllm.sampling_params")
-        form = None if self.thinking else vllm.StructuredOutputsParams(json=schema_of(request.answer))
+        free = self.thinking or request.answer is None
+        form = None if free else vllm.StructuredOutputsParams(json=schema_of(request.form))
         seed = draw_of(request) + self.seed if self.temperature else None
         return vllm.SamplingParams(
             temperature=self.temperature, max_tokens=request.max_tokens, seed=seed, structured_outputs=form

@@ -18,15 +18,22 @@ class Request:
     """One call: a conversation, and the form of the answer."""
 
     messages: tuple[Message, ...]
-    answer: AnswerType
+    answer: AnswerType | None  # none: plain text, whatever it says
     max_tokens: int
+
+    @property
+    def form(self) -> AnswerType:
+        """The form of an answer that has one."""
+        assert self.answer is not None, "plain text is asked for and read elsewhere"
+        return self.answer
 
     def chat(self) -> list[dict[str, str]]:
         return [{"role": role, "content": _without_surrogates(text)} for role, text in self.messages]
 
     def identity(self) -> str:
         """The one text that stands for this request, for the cache."""
-        return json.dumps([self.messages, schema_of(self.answer), self.max_tokens], sort_keys=True)
+        schema = None if self.answer is None else schema_of(self.answer)
+        return json.dumps([self.messages, schema, self.max_tokens], sort_keys=True)
 
 
 @dataclass(frozen=True)

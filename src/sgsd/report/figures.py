@@ -64,6 +64,8 @@ HEALTH = (
     Curve("truncated", "Truncated", "share", "Rollouts that ran into the length limit before they ended."),
     Curve("unknown", "Ungraded", "share", "Rollouts the verifier could not judge (unreadable reference, time-out)."),
     Curve("entropy", "Entropy", "nats a token", "How undecided the policy is; a fall to zero is a collapse."),
+    Curve("style_share", "Pull on style", "share", "Of what the loss pulls at, the share on words and marks of style."),
+    Curve("style_tokens", "Style in the text", "share", "Of all tokens that count, the share that is style."),
 )
 OPTIMISER = (
     Curve("loss", "Loss", "", "Its sign and size depend on the method; watch for jumps, not for a descent."),
@@ -74,6 +76,11 @@ OPTIMISER = (
 TEACHERS = (
     Curve("gate_kept", "Gate kept", "share", "How much of the teachers' signal the gate lets through."),
     Curve("delta_abs", "Mean |Δ|", "nats", "How far teacher and student are apart on a sampled token."),
+    Curve("delta_trend", "Trend of |Δ|", "times", "The last five steps by the five before: 1 is no change."),
+    Curve("divergence", "Divergence", "nats", "How far teacher and student are apart at a token."),
+    Curve("support_auc", "Support tells right from wrong", "AUC", "0.5 is chance; below it, wrong ones are favoured."),
+    Curve("support_negative", "Support below zero", "share", "Teachers to whom a rollout is less likely."),
+    Curve("teacher_surprise", "Surprise of the teachers", "of a uniform guess's", "1: they know as much as a guess."),
     Curve("teachers", "Teachers", "a rollout", "Contexts under which each rollout was scored."),
 )
 SPEED = Curve("tokens_per_s", "Throughput", "tokens a second", "Sampled tokens by the time of the step.")
@@ -104,7 +111,7 @@ KNOWN = (
     | {key for stack in (STANCE, POLARITY) for key, _, _ in stack.layers}
     | {"accuracy", "rollouts"}
 )
-SHARES = {"truncated", "unknown", "gate_kept"}
+SHARES = {"truncated", "unknown", "gate_kept", "style_share", "style_tokens", "support_negative"}
 
 
 def steps_domain(run: Run) -> Domain:

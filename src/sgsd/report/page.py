@@ -15,8 +15,10 @@ import jinja2
 from markupsafe import Markup
 
 from sgsd.report import accuracy, figures, rollouts
+from sgsd.report.bank import bank_part
 from sgsd.report.curves import finite_mean, finite_sum, points_of
 from sgsd.report.figures import HALF, Curve, Figure
+from sgsd.report.guards import Fired, read_fired
 from sgsd.report.headline import caution, compare, headline, main_split, state
 from sgsd.report.read import read_run
 from sgsd.report.values import Run
@@ -43,7 +45,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     The file is complete or untouched, whatever happens in between. Raises UserError when the folder or its
     metrics are missing, a file cannot be understood, or the page cannot be written.
     """
-    page = render(read_run(run))
+    page = render(read_run(run), read_fired(run))
     target = output or run / "report.html"
     replace_file(target, page)
     return target
@@ -63,7 +65,7 @@ def replace_file(target: Path, text: str) -> None:
         raise UserError(f"{target}: cannot write the report ({error.strerror}); name another output file") from error
 
 
-def render(run: Run) -> str:
+def render(run: Run, fired: Sequence[Fired] = ()) -> str:
     """The whole page as text; the same run gives the same bytes."""
     templates = environment()
     style, script = inline(templates, STYLE), inline(templates, SCRIPT)
@@ -80,8 +82,10 @@ def render(run: Run) -> str:
         comparisons=compare(run),
         picture=accuracy.comparison_picture(compare(run)) if compare(run) else None,
         accuracy=accuracy.accuracy_figure(run),
+        guards=fired,
         sections=sections(run),
         constants=figures.constants(run),
+        bank=bank_part(run.items, run.updates),
         cards=shown,
         scale=scale,
         shades=range(-rollouts.SHADES, rollouts.SHADES + 1),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from sgsd.report.bank import parse_update, read_items
 from sgsd.report.jsonl import Row, as_float, parse_object, read_lines
 from sgsd.report.values import Estimate, Evaluation, Measurements, RolloutTrace, Run, Summary, TeacherTrace
 from sgsd.types import UserError
@@ -19,7 +20,7 @@ from sgsd.types import UserError
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-DATA_FILES = ("metrics", "timings", "evaluations", "rollouts")
+DATA_FILES = ("metrics", "timings", "evaluations", "rollouts", "bank")
 # Where a resolved config may say how many steps are planned, first match wins.
 PLANNED_STEPS = tuple(
     (*section, key)
@@ -41,6 +42,7 @@ def read_run(folder: Path) -> Run:
     files = {name: read_lines(folder / f"{name}.jsonl") for name in DATA_FILES}
     config = read_config(folder / "config.yaml")
     summary, remarks = read_summary(folder / "summary.json")
+    items, of_items = read_items(folder / "items.json")
     torn = [f"{name}.jsonl ends in an unfinished line, which is left out" for name in files if files[name].torn]
     metrics = last_by_key(map(parse_measurements, files["metrics"].rows), lambda row: row.step)
     timings = last_by_key(map(parse_measurements, files["timings"].rows), lambda row: row.step)
@@ -56,8 +58,10 @@ def read_run(folder: Path) -> Run:
         timings=timings,
         evaluations=evaluations,
         rollouts=rollouts,
+        items=items,
+        updates=last_by_key(map(parse_update, files["bank"].rows), lambda update: update.step),
         summary=summary,
-        remarks=(*remarks, *torn),
+        remarks=(*remarks, *of_items, *torn),
     )
 
 

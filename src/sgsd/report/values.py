@@ -72,6 +72,38 @@ class RolloutTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class BankItem:
+    """What came of one item: how its teachers were judged, and the share validated with its interval, in 0..1."""
+
+    id: str
+    kind: str
+    says: str
+    learned: int | None  # at which step; None: the run began with it
+    kept: bool  # whether the bank holds it at the end
+    retrieved: int
+    validated: int
+    reversed: int
+    neutral: int
+    standing: float  # nats a token
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class BankUpdate:
+    """What one update of the bank did, or why it `failed`."""
+
+    step: int
+    failed: str
+    success: float  # share of right answers in the window that was read
+    proposals: int
+    refused: int
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a finished run says about itself; `facts` are the remaining entries, as text."""
 
@@ -97,6 +129,8 @@ class Run:
     timings: tuple[Measurements, ...]
     evaluations: tuple[Evaluation, ...]
     rollouts: tuple[RolloutTrace, ...]
+    items: tuple[BankItem, ...]
+    updates: tuple[BankUpdate, ...]
     summary: Summary | None
     remarks: tuple[str, ...]
 

@@ -58,10 +58,10 @@ def interval(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.{decimals}f}–{100 * estimate.high:.{decimals}f}"
 
 
-def with_interval(estimate: Estimate) -> str:
+def with_interval(estimate: Estimate, decimals: int = 1) -> str:
     """42.1 % (40–44)."""
-    inside = interval(estimate)
-    return f"{percent(estimate.accuracy)} ({inside})" if inside else percent(estimate.accuracy)
+    inside, share = interval(estimate), percent(estimate.accuracy, decimals)
+    return f"{share} ({inside})" if inside else share
 
 
 def signed(value: float, decimals: int = 2) -> str:

@@ -1,6 +1,21 @@
 """Rollouts: engines that sample, each completion from a seed of its own."""
 
-from sgsd.rollout.engine import Engine, Sampling, ScriptedEngine
-from sgsd.rollout.transformers_engine import TransformersEngine
+from sgsd.rollout.engine import Engine, EngineError, Sampling, ScriptedEngine
+from sgsd.rollout.server_engine import ServerEngine, ServerSettings
+from sgsd.rollout.snapshots import Snapshots
+from sgsd.rollout.transformers_engine import TransformersEngine, end_token_ids
+from sgsd.rollout.vllm_engine import VllmEngine, VllmSettings
 
-__all__ = ["Engine", "Sampling", "ScriptedEngine", "TransformersEngine"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "Sampling",
+    "ScriptedEngine",
+    "ServerEngine",
+    "ServerSettings",
+    "Snapshots",
+    "TransformersEngine",
+    "VllmEngine",
+    "VllmSettings",
+    "end_token_ids",
+]

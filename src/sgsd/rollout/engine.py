@@ -8,7 +8,17 @@ from typing import Protocol
 
 import numpy as np
 
-from sgsd.types import Completion
+from sgsd.types import Completion, UserError
+
+
+class EngineError(UserError):
+    """An engine that did not sample: which one, what happened, after how many seconds, and what to do.
+
+    No rollout of the call is used, so no group is ever partial.
+    """
+
+    def __init__(self, engine: str, what: str, seconds: float, remedy: str) -> None:
+        super().__init__(f"rollout.engine {engine}: {what}, {seconds:.0f} s into the call; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,11 @@ class Engine(Protocol):
 def uniforms(seed: int, index: int, count: int) -> np.ndarray:
     """The random numbers of one rollout, in (0, 1], one a token: a function of (seed, index) and of nothing else."""
     return 1.0 - np.random.default_rng([seed, index]).random(count)
+
+
+def request_seed(seed: int, index: int) -> int:
+    """The seed of one rollout for an engine that draws its own numbers: 63 bits of (seed, index), nothing else."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass

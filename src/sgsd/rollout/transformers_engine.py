@@ -37,6 +37,11 @@ class TransformersEngine:
         self.end_ids = end_token_ids(self.model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
 
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def sync(self) -> None:
         """Nothing to do: the model sampled from is the model trained."""
 

@@ -65,18 +65,23 @@ class Scorer(nn.Module):
         role: Role = "student",
         entropy: bool = False,
         hidden_only: bool = False,
+        with_hidden: bool = False,
         teacher_hidden_KND: Sequence[Tensor] = (),
         divergence: Divergence | None = None,
     ) -> Scores:
         """Score one pass. Only completion positions reach the head.
 
-        The teacher runs in eval mode without gradients. `hidden_only` returns its states instead of log-probs, for
-        a later student pass that compares whole distributions by `divergence(student_logits, teacher_logits)`.
+        The teacher runs in eval mode without gradients. `hidden_only` returns its states instead of log-probs,
+        `with_hidden` both, for a later student pass
+        that compares whole distributions by `divergence(student_logits, teacher_logits)`.
         """
         if role == "teacher":
             with torch.no_grad(), self._as_teacher() as lm:
                 hidden_ND = self._hidden(lm, pack)
-                return Scores(hidden_ND=hidden_ND) if hidden_only else self._score(lm, hidden_ND, pack, entropy)
+                if hidden_only:
+                    return Scores(hidden_ND=hidden_ND)
+                scores = self._score(lm, hidden_ND, pack, entropy)
+                return scores._replace(hidden_ND=hidden_ND) if with_hidden else scores
         lm = causal_lm(self.model)
         hidden_ND = self._hidden(lm, pack)
         scores = self._score(lm, hidden_ND, pack, entropy)
@@ -98,9 +103,16 @@ class Scorer(nn.Module):
         ]
         return scores._replace(divergence_KN=torch.stack(values_KN))
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a teacher can score several completions of one prompt in a shared pass."""
+        from sgsd.scorer.prefix import can_share
+
+        return can_share(causal_lm(self.teacher_copy or self.model))
+
     @staticmethod
     def _hidden(lm: Any, pack: Pack) -> Tensor:
-        states_RLD = lm.base_model(input_ids=pack.input_ids_RL, use_cache=False).last_hidden_state
+        states_RLD = lm.base_model(input_ids=pack.input_ids_RL, **_layout_of(lm, pack)).last_hidden_state
         return states_RLD.flatten(0, 1)[pack.predict_N]
 
     @staticmethod
@@ -114,14 +126,45 @@ class Scorer(nn.Module):
         module = self.teacher_copy if self.teacher_weights == "copy" else self.model
         was_training = module.training
         module.eval()
-        with {
+        weights = {
             "live": nullcontext,
             "copy": nullcontext,
             "base": getattr(self.model, "disable_adapter", nullcontext),
             "adapter": lambda: active_adapter(self.model, TEACHER_ADAPTER),
-        }[self.teacher_weights]():
-            yield causal_lm(module)
-        module.train(was_training)
+        }[self.teacher_weights]
+        try:  # a pass that ran out of memory is made again, and must find the student as it was
+            with weights():
+                yield causal_lm(module)
+        finally:
+            module.train(was_training)
+
+
+def _layout_of(lm: Any, pack: Pack) -> dict[str, Any]:
+    """What the model must be told of a pass besides its tokens."""
+    if pack.prefixes is not None:
+        from sgsd.scorer.prefix import prefix_cache
+
+        prefixes = pack.prefixes
+        # A cache is only ever taken when `use_cache` is on.
+        return {
+            "past_key_values": prefix_cache(lm, prefixes),
+            "position_ids": prefixes.position_ids_RL,
+            "attention_mask": prefixes.mask_RL,
+            "use_cache": True,
+        }
+    if pack.segments is not None:
+        segments = pack.segments
+        # Positions that begin anew make the mask of sdpa and eager; flash attention would work out the rest from them
+        # in every layer, and wait for the device each time.
+        return {
+            "position_ids": segments.position_ids_RL,
+            "cu_seq_lens_q": segments.edges,
+            "cu_seq_lens_k": segments.edges,
+            "max_length_q": segments.longest,
+            "max_length_k": segments.longest,
+            "use_cache": False,
+        }
+    return {"use_cache": False}
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from sgsd.bank import Ledger, Sighting
+from sgsd.bank import BankStore, Ledger, Sighting
 from sgsd.train.processes import from_first
 from sgsd.train.records import Records, write_atomic
+from sgsd.train.run_bank import STORE, items_told
 
 NAME = "sightings"
 
@@ -46,9 +47,12 @@ class Books:
         self.ledger = self.ledger.observe(map(of_row, everyone))
 
     def close(self) -> None:
-        """Leave the ledger beside the run's other results."""
+        """Leave the ledger beside the run's other results, and what came of each item, in words, for the report."""
         if self.accelerator.is_main_process and self.ledger.items:
             write_atomic(self.records.folder / "ledger.json", json.dumps(self.ledger.to_json()))
+            with BankStore(self.records.folder / STORE, read_only=True) as store:
+                told = {"items": items_told(store, self.ledger)}
+            write_atomic(self.records.folder / "items.json", json.dumps(told, ensure_ascii=False))
 
 
 Row = list[Any]  # rollout, ids, outcome, support, polarity: what a line of the file holds of one teacher

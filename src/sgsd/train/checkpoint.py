@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sgsd.scorer import TEACHER_ADAPTER
+from sgsd.train.launch import Launch
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"
@@ -47,8 +48,12 @@ class Position:
 
 def stateful_tensors(scorer: nn.Module) -> dict[str, Tensor]:
     """What training changes: the weights with a gradient, and a teacher's own."""
+    return {name: parameter.detach() for name, parameter in stateful_parameters(scorer).items()}
+
+
+def stateful_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
     return {
-        name: parameter.detach()
+        name: parameter
         for name, parameter in scorer.named_parameters()
         if parameter.requires_grad or f".{TEACHER_ADAPTER}." in name or name.startswith("teacher_copy.")
     }
@@ -62,16 +67,23 @@ def save_checkpoint(
     *,
     keep: int,
     beside: Mapping[str, str] | None = None,
+    launch: Launch | None = None,
 ) -> Path:
-    """Write `root/step-NNNNNN`, with the texts of `beside` as further files, and prune older ones down to `keep`."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Write `root/step-NNNNNN`, with the texts of `beside` as further files, and prune older ones down to `keep`.
+
+    All processes call it, for weights that lie in parts are gathered; the first one writes. What it writes is the same
+    whatever the launch.
+    """
+    weights, state = gathered(scorer, optimizer, launch or Launch())
     final = root / position.name
+    if launch is not None and launch.accelerator is not None and not launch.accelerator.is_main_process:
+        return final
+    root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    # Tied weights are one tensor under two names; safetensors wants each its own memory.
-    save_file({k: v.contiguous().cpu().clone() for k, v in stateful_tensors(scorer).items()}, temporary / WEIGHTS)
-    torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+    save_file(weights, temporary / WEIGHTS)
+    torch.save(state, temporary / OPTIMIZER)
     for name, text in {POSITION: json.dumps(asdict(position)), **(beside or {})}.items():
         (temporary / name).write_text(text, encoding="utf-8")
     hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
@@ -83,6 +95,18 @@ def save_checkpoint(
     _fsync(root)
     prune(root, final, keep)
     return final
+
+
+def gathered(scorer: nn.Module, optimizer: Any, launch: Launch) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Whole weights and the optimizer's whole state, on the first process; the others help and keep nothing."""
+    first = launch.accelerator is None or launch.accelerator.is_main_process
+    launch.settle()
+    weights: dict[str, Tensor] = {}
+    for name, parameter in stateful_parameters(scorer).items():
+        value = launch.read(parameter).detach()
+        if first:  # tied weights are one tensor under two names; safetensors wants each its own memory
+            weights[name] = value.contiguous().cpu().clone()
+    return weights, launch.optimizer_state(optimizer)
 
 
 def prune(root: Path, newest: Path, keep: int) -> None:
@@ -106,22 +130,27 @@ def read_position(folder: Path) -> Position:
     return Position(**json.loads((folder / POSITION).read_text(encoding="utf-8")))
 
 
-def load_checkpoint(folder: Path, scorer: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def load_checkpoint(
+    folder: Path, scorer: nn.Module, optimizer: torch.optim.Optimizer, launch: Launch | None = None
+) -> Position:
     """Put weights and optimizer back as they were; returns where the run stood.
 
     Raises:
         UserError: the checkpoint is another model's.
     """
+    launch = launch or Launch()
+    launch.settle()
     saved = load_file(folder / WEIGHTS)
-    current = stateful_tensors(scorer)
+    current = stateful_parameters(scorer)
     if saved.keys() != current.keys():
         odd = sorted(saved.keys() ^ current.keys())[0]
         raise UserError(
             f"{folder}: the checkpoint does not fit this model (for instance {odd}); was the config changed?"
         )
-    for name, tensor in current.items():
-        tensor.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+    with torch.no_grad():
+        for name, parameter in current.items():
+            launch.write(parameter, saved[name])
+    launch.load_optimizer_state(optimizer, torch.load(folder / OPTIMIZER, weights_only=True))
     return read_position(folder)
 
 

@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from sgsd.method import Method, build
-from sgsd.method.joints import SkillPairs
 from sgsd.method.zoo import defaults, nearest, recipe
+from sgsd.train.guards import GuardsConfig
 from sgsd.train.sections import (
     BankConfig,
     CheckpointConfig,
@@ -25,6 +25,7 @@ from sgsd.train.sections import (
     ModelConfig,
     OptimizerConfig,
     PromptConfig,
+    RolloutConfig,
     SamplingConfig,
     Section,
     TeacherConfig,
@@ -34,6 +35,19 @@ from sgsd.train.sections import (
 )
 from sgsd.types import UserError
 
+#: Which engines each of these settings of rollouts means something to.
+ENGINE_KEYS = {
+    ("vllm",): ("memory", "tensor_parallel", "sleep", "options"),
+    ("server",): ("base_url", "key_variable", "concurrency"),
+    ("vllm", "server"): ("dtype", "context", "folder", "start_timeout", "timeout", "retries"),
+}
+#: What of vLLM's options follows from other settings, or must be as it is for rollouts to be the policy's.
+RESERVED_OPTIONS = {
+    "model", "revision", "dtype", "seed", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization",
+    "generation_config", "logprobs_mode", "enable_lora", "max_lora_rank", "max_loras", "enable_sleep_mode",
+    "worker_extension_cls", "trust_remote_code", "tokenizer_revision",
+}  # fmt: skip
+
 
 class RunConfig(Section):
     """Everything that decides a run."""
@@ -42,7 +56,8 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     output: str | None = None
     """Run folder; none: runs/NAME."""
-    steps: PositiveInt = 200
+    steps: NonNegativeInt = 200
+    """Updates of the policy; 0: evaluate it as it is."""
     rollouts: PositiveInt = 16
     """Rollouts a step, over all processes."""
     group: PositiveInt | None = None
@@ -56,6 +71,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     prompts: PromptConfig = PromptConfig()
     sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
     verifier: VerifierConfig = VerifierConfig()
     bank: BankConfig = BankConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -66,6 +82,7 @@ class RunConfig(Section):
     track: TrackConfig = TrackConfig()
     writer: WriterConfig = WriterConfig()
     growth: GrowthConfig = GrowthConfig()
+    guards: GuardsConfig = GuardsConfig()
 
     @property
     def folder(self) -> Path:
@@ -212,17 +229,31 @@ def check_together(config: RunConfig, where: str) -> None:
     method = config.build_method()
     if config.rollouts % config.group_size:
         raise UserError(f"{where}: rollouts: {config.rollouts} is not a whole number of groups of {config.group_size}")
-    if method.follows_outcome and config.group_size < 2:
+    if method.compares_siblings and config.group_size < 2:
         raise UserError(f"{where}: group: {method.name} compares rollouts of one problem and needs at least 2")
-    if isinstance(method.context, SkillPairs) and config.bank.path is None:
+    if method.retrieves and config.bank.path is None:
         raise UserError(f"{where}: bank.path: {method.name} retrieves skills; name a bank file")
+    if config.evaluation.skills and config.bank.path is None:
+        raise UserError(f"{where}: bank.path: evaluation.skills shows pairs of a bank; name its file")
+    if config.evaluation.skills and config.evaluation.data is None:
+        raise UserError(f"{where}: evaluation.data: evaluation.skills asks for an evaluation; name its data")
+    if config.steps == 0 and config.evaluation.data is None:
+        raise UserError(f"{where}: steps: with 0 nothing is trained; name evaluation.data to measure the model")
     if config.track.entity is not None and config.track.to != "wandb":
         raise UserError(f"{where}: track.entity: only wandb has teams; leave it out, or set track.to to wandb")
     plain = config.data.layout in ("auto", "plain") and not config.data.path.startswith("lab:")
-    if method.context.shown == "solution" and plain and not config.data.solution:
+    needs = method.context.all_needs()
+    if ("solution" in needs or method.on_policy < 1) and plain and not config.data.solution:
+        does = "shows" if "solution" in needs else "learns from"
         raise UserError(
-            f"{where}: data.solution: {method.name} shows the reference solution; name its column,"
+            f"{where}: data.solution: {method.name} {does} the reference solution; name its column,"
             " or by data.layout a layout that brings one"
+        )
+    if config.data.rubric and not plain:
+        raise UserError(f"{where}: data.rubric: only rows of data.layout plain have such a column; leave it out")
+    if "rubric" in needs and not config.data.rubric:
+        raise UserError(
+            f"{where}: data.rubric: {method.name} shows each problem's rubric; name its column (data.layout: plain)"
         )
     for key, data in (("data", config.data), ("evaluation.data", config.evaluation.data)):
         of_gym, by_gym = data is not None and data.path.startswith("gym:"), config.verifier.name == "gym"
@@ -234,6 +265,7 @@ def check_together(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: writer.base_url: only a writer of kind server has an address")
     if config.writer.kind != "vllm" and config.writer.options:
         raise UserError(f"{where}: writer.options: only a writer of kind vllm takes options")
+    check_rollout(config, where)
     if config.model.attention == "flash_attention_2" and config.model.dtype == "float32":
         raise UserError(f"{where}: model.attention: flash_attention_2 needs dtype bfloat16")
     if config.lora is None and config.model.dtype == "bfloat16":
@@ -241,3 +273,26 @@ def check_together(config: RunConfig, where: str) -> None:
             f"{where}: model.dtype: where all weights train, bfloat16 rounds their small updates away; use float32"
             " (accelerate launch --mixed_precision bf16 still computes in bfloat16)"
         )
+
+
+def check_rollout(config: RunConfig, where: str) -> None:
+    """Settings that the engine has no use for are refused, not passed over."""
+    rollout = config.rollout
+    for engines, keys in ENGINE_KEYS.items():
+        for key in keys:
+            if rollout.engine not in engines and getattr(rollout, key) != RolloutConfig.model_fields[key].get_default():
+                means = " and ".join(engines)
+                raise UserError(f"{where}: rollout.{key}: means something to {means}, not to engine {rollout.engine}")
+    if rollout.engine == "server" and not rollout.base_url:
+        raise UserError(f"{where}: rollout.base_url: where is the server? for instance http://127.0.0.1:8000/v1")
+    if rollout.sleep == 2 and config.lora is not None:
+        raise UserError(f"{where}: rollout.sleep: 2 forgets the weights under the adapter; use 1")
+    longest = config.prompts.max_tokens + config.sampling.max_tokens
+    if rollout.context is not None and rollout.context < longest:
+        raise UserError(
+            f"{where}: rollout.context: prompts.max_tokens and sampling.max_tokens together are {longest},"
+            f" {rollout.context} is less"
+        )
+    if set(rollout.options) & RESERVED_OPTIONS:
+        named = sorted(set(rollout.options) & RESERVED_OPTIONS)[0]
+        raise UserError(f"{where}: rollout.options: {named} is the engine's own to say; see docs/vllm.md")

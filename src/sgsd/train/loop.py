@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
+from sgsd.scorer.module import causal_lm
 from sgsd.train.checkpoint import Position, save_checkpoint
 from sgsd.train.config import RunConfig
+from sgsd.train.gap import StaleSamplerError, draws_dropout
 from sgsd.train.metrics import StepMetrics, rollout_record
 from sgsd.train.pending import Pending, shard_files
 from sgsd.train.processes import from_first
@@ -35,7 +38,9 @@ from sgsd.train.step import (
     verify,
     with_contexts,
 )
+from sgsd.train.style import StyleTokens
 from sgsd.train.upkeep import Upkeep
+from sgsd.train.watch import Watch, tell
 from sgsd.types import UserError
 
 OnStep = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -78,9 +83,10 @@ def listen_for_stop() -> Iterator[StopRequest]:
 
 
 def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Position:
-    """Steps to the end, or to where a stop is asked for; the position reached is saved."""
+    """Steps to the end, or to where a person or a guard asks for a stop; the position reached is saved."""
     config, main = parts.config, parts.accelerator.is_main_process
     position, pending, proven = start.position, start.pending, False
+    dropout = draws_dropout(parts.bare_scorer.model)
 
     def where(step: int) -> Position:
         event, version = (parts.bank.event, parts.bank.current.version) if parts.bank else (0, "")
@@ -89,6 +95,9 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
 
     parts.books.open()
     upkeep = Upkeep(parts, records)
+    watch = Watch(config.guards, from_first(parts.accelerator, lambda: records.read("metrics")))
+    style = StyleTokens(parts.tokenizer)
+    vocabulary = causal_lm(parts.bare_scorer.model).config.get_text_config().vocab_size
     with listen_for_stop() as stop:
 
         def stop_asked() -> bool:
@@ -97,7 +106,7 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
         if evaluation_due(config, position.step) and position.step not in evaluated(parts, records):
             evaluate(parts, records, position.step)  # the stop that ended the last session did not wait for it
         for step in range(position.step + 1, config.steps + 1):
-            clock, metrics = Clock(dict(pending.seconds) if pending else {}), StepMetrics()
+            clock, metrics = Clock(dict(pending.seconds) if pending else {}), StepMetrics(vocabulary)
             seed_dropout(config.seed, step, parts.accelerator.process_index)
             try:
                 batch = collect(parts, step, pending, clock)
@@ -105,7 +114,7 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
                 if parts.accelerator.num_processes == 1 and position.step < step - 1:
                     save(parts, where(step - 1), batch)
                 raise
-            if not proven:
+            if not proven or dropout:
                 prove_sampler(parts, batch)
                 proven = pending is None  # what another session sampled says nothing of this one's engine
             if stop_asked():
@@ -120,6 +129,10 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
                 lr = learning_rate(config.optimizer, step, config.steps)
                 try:
                     details = update(parts, batch, taught, metrics, lr)
+                except StaleSamplerError:
+                    if position.step < step - 1:
+                        save(parts, where(step - 1), batch)
+                    raise
                 except NonFiniteError as error:
                     raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
                 parts.keeper.after_step(step)
@@ -127,18 +140,29 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
                 parts.books.after_step(step, sightings(batch, details))
                 upkeep.after_step(step, batch.rollouts, batch.verdicts)
             metrics.add_rollouts(batch.rollouts, batch.verdicts)
-            record = {"step": step, "lr": lr, **metrics.finish(parts.all_sum, parts.largest)}
+            metrics.add_judged(batch, details, style)
+            measured = metrics.finish(parts.all_sum, parts.largest, gather_object)
+            record = watch.with_trend({"step": step, "lr": lr, **measured})
+            findings = watch(record)
+            stop.asked |= watch.ended_by is not None
             timing = {"step": step, **clock.seconds, **throughput(record, clock)}
             if main:
                 write_step(parts, records, record, timing, batch, details)
                 on_step(record, timing)
+                tell(records, findings)
             if evaluation_due(config, step) and not stop_asked():
-                evaluate(parts, records, step)
+                try:
+                    evaluate(parts, records, step)
+                except UserError:  # a resumed run makes up for it
+                    if parts.accelerator.num_processes == 1:
+                        save(parts, where(step), batch)
+                    raise
             stopping = stop_asked()
             if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 position = where(step)
                 save(parts, position, batch)
             if stopping:
+                watch.check_end(config.folder, step, config.steps)
                 break
     return position
 
@@ -211,9 +235,10 @@ def evaluated(parts: Parts, records: Records) -> set[int]:
 
 
 def save(parts: Parts, position: Position, batch: Batch, shards: Mapping[str, str] | None = None) -> None:
-    """A checkpoint by the first process, with a rollout to try it on; the others wait for it."""
-    if parts.accelerator.is_main_process:
-        root, keep = parts.config.folder / "checkpoints", parts.config.checkpoint.keep
-        beside = {CANARY: take_canary(parts, batch), **(shards or {})}
-        save_checkpoint(root, position, parts.bare_scorer, parts.optimizer, keep=keep, beside=beside)
+    """A checkpoint with a rollout to try it on: gathered from all processes, written by the first."""
+    root, keep = parts.config.folder / "checkpoints", parts.config.checkpoint.keep
+    beside = {CANARY: take_canary(parts, batch), **(shards or {})}
+    save_checkpoint(
+        root, position, parts.bare_scorer, parts.optimizer, keep=keep, beside=beside, launch=parts.launch
+    )
     parts.accelerator.wait_for_everyone()

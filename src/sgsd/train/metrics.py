@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sgsd.method.spec import Evidence, Judgement
 from sgsd.types import Rollout, Status, Verdict
 
+#: Edges of the bins in which a step's teachers are counted; a value on an edge counts above it.
+SUPPORT_EDGES = (-1.0, -0.3, -0.1, -0.03, -0.01, 0.01, 0.03, 0.1, 0.3, 1.0)  # nats a token
+POLARITY_EDGES = (-0.6, -0.2, 0.2, 0.6)
+TIES = 5  # decimals; supports that differ by rounding alone are equal
+
 
 class StepMetrics:
-    """Adds up micro-batches; `finish` turns the sums of all processes into shares and means."""
+    """Adds up micro-batches; `finish` turns the sums of all processes into shares and means.
 
-    def __init__(self) -> None:
+    `vocabulary` is the number of tokens that a uniform guess has the choice of.
+    """
+
+    def __init__(self, vocabulary: int | None = None) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.teachers: list[list[float]] | None = None  # support, outcome and polarity of each that was asked
+        self.uniform = None if vocabulary is None else math.log(vocabulary)
         self.grad_norm = 0.0
         self.sampler_gap_max = 0.0
 
@@ -31,13 +44,7 @@ class StepMetrics:
         self._add("tokens", mask_BT.sum())
         if evidence.entropy_BT is not None:
             self._add("entropy", (evidence.entropy_BT * mask_BT).sum())
-        if judgement.delta_BKT is not None and judgement.slope_BKT is not None:
-            mask_BKT = mask_BT[:, None, :].expand_as(judgement.delta_BKT)
-            if present_BK is not None:
-                mask_BKT = mask_BKT & present_BK[:, :, None]
-            self._add("teacher_tokens", mask_BKT.sum())
-            self._add("delta_abs", judgement.delta_BKT.abs().sum())
-            self._add("gate_kept", (2 * judgement.slope_BKT * mask_BKT).sum())
+        self._add_teacher_tokens(judgement, evidence)
         if judgement.stance_BK is not None and judgement.polarity_BK is not None:
             self._add("teachers", judgement.stance_BK.numel() if present_BK is None else present_BK.sum())
             for name, values_BK in (("support", judgement.stance_BK), ("polarity", judgement.polarity_BK)):
@@ -46,6 +53,38 @@ class StepMetrics:
         if present_BK is not None:
             self._add("skipped_teachers", (~present_BK).sum())
             self._add("untaught_rollouts", (~present_BK.any(-1)).sum())
+
+    def _add_teacher_tokens(self, judgement: Judgement, evidence: Evidence) -> None:
+        """What the teachers say token by token, as far as the method asks them."""
+        delta_BKT, logps_BKT, divergence_BKT = judgement.delta_BKT, evidence.teacher_logps_BKT, evidence.divergence_BKT
+        said_BKT = next((x for x in (delta_BKT, logps_BKT, divergence_BKT) if x is not None), None)
+        if said_BKT is None:
+            return
+        mask_BKT = evidence.mask_BT[:, None, :].expand_as(said_BKT)
+        if evidence.present_BK is not None:
+            mask_BKT = mask_BKT & evidence.present_BK[:, :, None]
+        self._add("teacher_tokens", mask_BKT.sum())
+        if delta_BKT is not None:
+            self._add("delta_abs", torch.where(mask_BKT, delta_BKT.abs(), 0.0).sum())
+        if judgement.slope_BKT is not None:
+            self._add("gate_kept", (2 * judgement.slope_BKT * mask_BKT).sum())
+        if logps_BKT is not None:
+            self._add("teacher_logp", torch.where(mask_BKT, logps_BKT, 0.0).sum())
+        if divergence_BKT is not None:
+            self._add("divergence", torch.where(mask_BKT, divergence_BKT, 0.0).sum())
+
+    def add_judged(self, batch: Any, details: Sequence[Any], style: Callable[[Sequence[int]], list[bool]]) -> None:
+        """What came of every rollout, once the passes are done: each teacher's verdict, and what the loss pulls at."""
+        if all(d.judgement.support_BK is not None and d.judgement.polarity_BK is not None for d in details):
+            self.teachers = [row for detail in details for row in teachers_of(batch, detail)]
+        token_ids = [batch.rollouts[detail.position].completion.token_ids for detail in details]
+        pulls_BT = pad_sequence([pulls(d)[: len(ids)] for d, ids in zip(details, token_ids)], batch_first=True)
+        mask_BT = pad_sequence([detail.mask_T for detail in details], batch_first=True).to(pulls_BT.device)
+        style_BT = pad_sequence([torch.tensor(style(ids)) for ids in token_ids], batch_first=True).to(pulls_BT.device)
+        pulls_BT = torch.where(mask_BT, pulls_BT.double(), 0.0)
+        self._add("pull", pulls_BT.sum())
+        self._add("pull_style", (pulls_BT * style_BT).sum())
+        self._add("text_style", (mask_BT & style_BT).sum())
 
     def add_rollouts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         """What was sampled and how it was graded."""
@@ -61,8 +100,13 @@ class StepMetrics:
         self._add("sampler_gap", gaps_N.sum())
         self.sampler_gap_max = float(gaps_N.max()) if len(gaps_N) else 0.0
 
-    def finish(self, all_sum: Callable[[Tensor], Tensor], largest: Callable[[float], float] = float) -> dict[str, Any]:
-        """Shares and means over all processes, ready for metrics.jsonl."""
+    def finish(
+        self,
+        all_sum: Callable[[Tensor], Tensor],
+        largest: Callable[[float], float] = float,
+        gather: Callable[[list[Any]], list[Any]] = list,
+    ) -> dict[str, Any]:
+        """Shares and means over all processes, ready for metrics.jsonl; `gather` puts the processes' lists together."""
         names = sorted(self.sums)
         totals = dict(zip(names, all_sum(torch.stack([self.sums[name].cpu() for name in names])).tolist()))
         rollouts, tokens = totals["rollouts"], max(1.0, totals["tokens"])
@@ -77,9 +121,14 @@ class StepMetrics:
         }
         if "entropy" in totals:
             record["entropy"] = totals["entropy"] / tokens
+        if totals.get("pull"):  # of a step in which nothing pulls, no share can be given
+            record["style_tokens"] = totals["text_style"] / tokens
+            record["style_share"] = totals["pull_style"] / totals["pull"]
         if "teacher_tokens" in totals:
             count = max(1.0, totals["teacher_tokens"])
-            record |= {"delta_abs": totals["delta_abs"] / count, "gate_kept": totals["gate_kept"] / count}
+            record |= {name: totals[name] / count for name in _TEACHER_MEANS if name in totals}
+            if "teacher_logp" in totals and self.uniform:
+                record["teacher_surprise"] = -totals["teacher_logp"] / count / self.uniform
         if "teachers" in totals:
             shares = {name: totals[name] / max(1.0, totals["teachers"]) for name in _SHARES}
             record |= {
@@ -90,13 +139,60 @@ class StepMetrics:
                 "neutral": max(0.0, 1 - shares["polarity_plus"] - shares["polarity_minus"]),
                 "reversed": shares["polarity_minus"],
             }
+        if self.teachers is not None:
+            record |= teacher_figures(gather(self.teachers))
         if "sampler_gap" in totals:
             record |= {"sampler_gap": totals["sampler_gap"] / tokens, "sampler_gap_max": largest(self.sampler_gap_max)}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
 
 
+_TEACHER_MEANS = ("delta_abs", "gate_kept", "divergence")  # a teacher's token
 _SKIPPED = ("skipped_teachers", "untaught_rollouts")  # counts, where prompts.unfit is skip
 _SHARES = ("support_plus", "support_minus", "polarity_plus", "polarity_minus")
+
+
+def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
+    """Support, outcome and polarity of each teacher that was asked about one rollout."""
+    judgement, outcome = detail.judgement, float(batch.verdicts[detail.position].outcome)
+    supports, polarities = (x_BK[detail.row].tolist() for x_BK in (judgement.support_BK, judgement.polarity_BK))
+    pool = zip(batch.views[detail.position], supports, polarities)
+    return [[support, outcome, polarity] for view, support, polarity in pool if view.prompt_ids]
+
+
+def pulls(detail: Any) -> Tensor:
+    """How strongly the loss pulls at each token of one rollout, [T]: |A|, or the loss where there is no advantage."""
+    judgement = detail.judgement
+    values_BT = judgement.losses_BT if judgement.advantages_BT is None else judgement.advantages_BT
+    return values_BT[detail.row].detach().abs()
+
+
+def teacher_figures(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Of N teachers (support, outcome, polarity): how many in which bin, and how well support separates."""
+    support_N, outcome_N, polarity_N = np.array(rows, dtype=float).reshape(-1, 3).T
+    known_N = outcome_N != 0
+    figures: dict[str, Any] = {
+        "support_bins": counts(support_N, SUPPORT_EDGES),
+        "polarity_bins": counts(polarity_N, POLARITY_EDGES),
+        "support_negative": float((support_N < 0).mean()) if len(support_N) else 0.0,
+        "support_pairs": int(known_N.sum()),
+    }
+    found = separation(support_N[known_N], outcome_N[known_N] > 0)
+    return figures if found is None else {**figures, "support_auc": found}
+
+
+def counts(values_N: np.ndarray, edges: Sequence[float]) -> list[int]:
+    """How many values lie below the first edge, between two, …, from the last one on."""
+    return np.bincount(np.searchsorted(edges, values_N, side="right"), minlength=len(edges) + 1).tolist()
+
+
+def separation(scores_N: np.ndarray, right_N: np.ndarray) -> float | None:
+    """AUC: the share of (right, wrong) pairs in which the right one scores higher, ties half; None without both."""
+    scores_N = np.round(scores_N, TIES)
+    won, lost = scores_N[right_N], np.sort(scores_N[~right_N])
+    if not len(won) or not len(lost):
+        return None
+    beaten = np.searchsorted(lost, won, side="left") + np.searchsorted(lost, won, side="right")
+    return float(beaten.sum() / (2 * len(won) * len(lost)))
 
 
 def rollout_record(

@@ -17,12 +17,13 @@ from torch import Tensor
 
 import sgsd
 from sgsd.bank import Ledger
-from sgsd.contexts import ContextProvider
+from sgsd.contexts import AnyProvider, Graded, pools_for
 from sgsd.method import Method
 from sgsd.method import losses as L
-from sgsd.method.joints import MAX_RATIO_CLIP, SkillPairs, StanceKind, VerifiedSupport
+from sgsd.method.context import SkillPairs
+from sgsd.method.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
-from sgsd.train.controls import CONTROLS, make_control, null_teacher
+from sgsd.train.controls import CONTROLS, make_control, null_teacher, pairs_alone
 from sgsd.train.models import weights_hash
 from sgsd.train.separation import (
     RULE,
@@ -39,7 +40,7 @@ from sgsd.train.separation import (
 )
 from sgsd.train.setup import Parts
 from sgsd.train.step import Question, answer, passes, questions, verify
-from sgsd.types import Problem, TeacherView, UserError
+from sgsd.types import TeacherView, UserError
 
 PACKAGES = ("torch", "transformers", "numpy", "bm25s")
 
@@ -86,7 +87,7 @@ def run_probe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda 
 
 def check_method(method: Method) -> None:
     """Raises UserError for a method without skill pairs."""
-    if not isinstance(method.context, SkillPairs):
+    if method.part(SkillPairs) is None:
         raise UserError(f"method.name: {method.name} retrieves no skill pairs, so there is no bank to probe; take sgsd")
 
 
@@ -99,14 +100,10 @@ def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda do
     """The first rollouts that training would draw, each read by all pools."""
     parts.engine.sync()
     parts.scorer.eval()
-    prompts = parts.config.prompts.folder
-    readers = Readers(
-        {
-            "bank": parts.provider,
-            **{name: make_control(name, parts.provider, prompts, parts.problems) for name in CONTROLS},
-        },
-        null_teacher(parts.provider, prompts),
-    )
+    prompts, bank = parts.config.prompts.folder, pairs_alone(parts.provider)
+    providers: dict[Source, AnyProvider] = {"bank": bank}
+    providers |= {name: make_control(name, bank, prompts, parts.problems) for name in CONTROLS}
+    readers = Readers(providers, null_teacher(bank, prompts))
     asked = islice(chain.from_iterable(questions(parts, step) for step in count(1)), rollouts)
     seen: list[Observation] = []
     while chunk := list(islice(asked, parts.config.rollouts)):
@@ -119,15 +116,15 @@ def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda do
 class Readers:
     """The pools of teachers that read every rollout, and the null teacher that a contrast compares them with."""
 
-    providers: Mapping[Source, ContextProvider]
-    nulls: ContextProvider
+    providers: Mapping[Source, AnyProvider]
+    nulls: AnyProvider
 
     def observe(self, parts: Parts, asked: Sequence[Question]) -> list[Observation]:
         """As many rollouts as one step of training would draw."""
         rollouts = answer(parts, asked)
         verdicts = verify(parts, rollouts)
         plain = score_rows(parts, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
-        shown = self._shown([rollout.problem for rollout in rollouts])
+        shown = self._shown([Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)])
         rows = [Row(v.prompt_ids, r.completion.token_ids) for r, views in zip(rollouts, shown) for _, v in views]
         taught = iter(score_rows(parts, rows, role="teacher"))
         found = []
@@ -137,10 +134,10 @@ class Readers:
             found.append(Observation(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
         return found
 
-    def _shown(self, problems: Sequence[Problem]) -> list[list[Shown]]:
-        """Of each problem its null teacher, then all teachers that fit; nothing where the null teacher does not."""
-        pools = {source: provider.views(problems) for source, provider in self.providers.items()}
-        nulls = [null for (null,) in self.nulls.views(problems)]
+    def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
+        """Of each rollout its null teacher, then all teachers that fit; nothing where the null teacher does not."""
+        pools = {source: pools_for(provider, rollouts) for source, provider in self.providers.items()}
+        nulls = [null for (null,) in pools_for(self.nulls, rollouts)]
         return [
             [(None, null), *((s, view) for s in SOURCES for view in pools[s][b] if view.prompt_ids)]
             if null.prompt_ids

@@ -19,25 +19,14 @@ from torch import Tensor
 
 from sgsd.scorer import Row, collate, plan_passes
 from sgsd.scorer.module import Role
+from sgsd.train.gap import StaleSamplerError, check_gap, mean_gap, trainer_rounding
 from sgsd.train.setup import Parts
 from sgsd.train.step import Batch
 from sgsd.types import UserError
 
+__all__ = ["CANARY", "StaleSamplerError", "check_canary", "prove_sampler", "take_canary"]
+
 CANARY = "canary.json"
-
-#: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.
-#: Measured on the lab, where sampling goes through a cache and scoring does not: 1.5e-7 and 8e-4. Another engine with
-#: kernels of its own is ten times further off in bfloat16; weights one epoch of training away are off by more.
-ROUNDING = {"float32": 1e-3, "bfloat16": 3e-2}
-
-
-class StaleSamplerError(RuntimeError):
-    """The engine samples from other weights than those that are trained; nothing has been changed by it."""
-
-
-def rounding(parts: Parts) -> float:
-    exact = parts.config.model.dtype == "float32" and parts.accelerator.mixed_precision == "no"
-    return ROUNDING["float32" if exact else "bfloat16"]
 
 
 @torch.no_grad()
@@ -46,8 +35,9 @@ def score_rows(parts: Parts, rows: Sequence[Row], role: Role = "student") -> Ten
     scorer = parts.bare_scorer
     training = scorer.model.training
     scorer.model.eval()
+    parts.launch.before_pass(role)
     try:
-        scores = scorer(collate(rows, pad_id=parts.pad_id, device=parts.accelerator.device), role=role)
+        scores = parts.scorer(collate(rows, pad_id=parts.pad_id, device=parts.accelerator.device), role=role)
     finally:
         scorer.model.train(training)
     assert scores.logps_N is not None
@@ -57,6 +47,9 @@ def score_rows(parts: Parts, rows: Sequence[Row], role: Role = "student") -> Ten
 def prove_sampler(parts: Parts, batch: Batch) -> None:
     """Compare one pass of the step's rollouts with what the sampler said of them, on all processes together.
 
+    Once a session, before anything is scored; from then on `update` compares the passes that it makes anyway, unless a
+    dropout hides in them what is to be seen.
+
     Raises:
         StaleSamplerError: they differ by more than rounding.
     """
@@ -65,13 +58,8 @@ def prove_sampler(parts: Parts, batch: Batch) -> None:
         return
     rows = batch.student_rows()
     chosen = plan_passes([len(row) for row in rows], parts.config.compute.student_tokens)[0]
-    differences_N = score_rows(parts, [rows[i] for i in chosen]) - torch.cat([said[i] for i in chosen])
-    gap, bound = parts.largest(float(differences_N.abs().mean())), rounding(parts)
-    if not gap <= bound:
-        raise StaleSamplerError(
-            f"the engine samples from other weights than the trainer's: its log-probabilities are off by {gap:.2g} nats"
-            f" a token, {bound:g} is what rounding explains; no weight and no checkpoint has been touched"
-        )
+    scored_N = score_rows(parts, [rows[i] for i in chosen])
+    check_gap(parts, mean_gap([said[i] for i in chosen], [scored_N]))
 
 
 def take_canary(parts: Parts, batch: Batch) -> str:
@@ -100,9 +88,10 @@ def check_canary(parts: Parts, folder: Path) -> list[str]:
         gap = max(gap, _not_nan(float((score_rows(parts, [row], role) - expected_N).abs().mean())))
     gap, now = parts.largest(gap), machine(parts)
     before = saved["machine"]
-    changed = [f"{key} {before.get(key)} → {value}" for key, value in now.items() if before.get(key) != value]
+    keys = dict.fromkeys([*now, *before])
+    changed = [f"{key} {before.get(key)} → {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
     to_the_bit = not changed and parts.accelerator.device.type == "cpu"
-    if gap > (0.0 if to_the_bit else rounding(parts)):
+    if gap > (0.0 if to_the_bit else trainer_rounding(parts)):
         raise UserError(
             f"{folder}: its weights do not give the log-probabilities they were saved with (off by {gap:.2g} nats a"
             " token); restore it from a copy, or remove it to go on from an older one"
@@ -125,6 +114,7 @@ def machine(parts: Parts) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "precision": parts.accelerator.mixed_precision,
         **(own if on_cpu else {"device": torch.cuda.get_device_name(parts.accelerator.device)}),
+        **({"launch": parts.launch.name} if parts.launch.name else {}),
     }
 
 

@@ -48,7 +48,14 @@ SHARED = (
 # ── Saving ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Path:
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    config: Mapping[str, Any],
+    result: Mapping[str, Any],
+    weights: Mapping[str, Any] | None = None,
+) -> Path:
     """Write RUN/adapter or RUN/model: weights, tokenizer with its chat template, and card; complete or not at all.
 
     Args:
@@ -57,15 +64,17 @@ def save_model(model: Any, tokenizer: Any, folder: Path, config: Mapping[str, An
         folder: The run folder.
         config: The run's configuration.
         result: The run's summary.
+        weights: The model's, gathered, where it lies in parts over processes.
     """
+    given = {} if weights is None else {"state_dict": dict(weights)}
     adapter = hasattr(model, "peft_config")
     with replacing(folder / ("adapter" if adapter else "model")) as new:
         if adapter:
             # "auto" would ask the hub for the base model's vocabulary, and might save embeddings that did not train.
-            model.save_pretrained(new, selected_adapters=["default"], save_embedding_layers=False)
+            model.save_pretrained(new, selected_adapters=["default"], save_embedding_layers=False, **given)
             _name_base(new / "adapter_config.json", config, result)
         else:
-            model.save_pretrained(new)
+            model.save_pretrained(new, **given)
         tokenizer.save_pretrained(new)
         (new / "README.md").write_text(render_card(config, result, weight_hashes(new)), encoding="utf-8")
     return folder / ("adapter" if adapter else "model")

@@ -1,7 +1,8 @@
 """The files a run writes, one JSON object a line.
 
 metrics (no clock in them), timings, evaluations, rollouts (some, with every token's numbers), sightings (what every
-teacher said of every rollout), and, where the bank is kept up, memories and the bank's changes.
+teacher said of every rollout), guards (those that fired), and, where the bank is kept up, memories and the bank's
+changes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from sgsd.types import UserError
 
-FILES = ("metrics", "timings", "evaluations", "rollouts", "sightings", "memories", "bank")
+FILES = ("metrics", "timings", "evaluations", "rollouts", "sightings", "memories", "bank", "guards")
 
 
 class Records:

@@ -21,7 +21,7 @@ from sgsd.train.setup import Parts
 from sgsd.types import UserError
 
 #: What may differ between a run and its resumption: it cannot change a result.
-FREE = ("output", "checkpoint", "logged_rollouts", "track")
+FREE = ("output", "checkpoint", "logged_rollouts", "track", "guards")
 
 SHOWN_CHANGES = 8
 LEFTOVERS = (".*.tmp*", ".*.partial")  # of a killed write; what they were to replace is still whole
@@ -81,7 +81,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 def fingerprint(parts: Parts) -> dict[str, str]:
     """Hashes of the files that decide a run: one may change while its name stays."""
-    problems = [[p.id, p.text, p.gold, p.solution] for p in parts.problems]
+    problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in parts.problems]
     return {
         "data": text_hash(json.dumps(problems)),
         "prompts": text_hash(json.dumps(dict(parts.maker.prompts.texts), sort_keys=True)),
@@ -122,7 +122,7 @@ def restore(parts: Parts, records: Records, console: Console) -> Start:
         if position.fingerprint.get(what) != digest:
             verb = "have" if what == "prompts" else "has"
             raise UserError(f"{chosen}: the {what} {verb} changed since; put back what the run was started with")
-    load_checkpoint(chosen, parts.bare_scorer, parts.optimizer)
+    load_checkpoint(chosen, parts.bare_scorer, parts.optimizer, parts.launch)
     if changed := check_canary(parts, chosen):
         differs = f"The last bits may differ from an uninterrupted run's, for the machine does: {'; '.join(changed)}."
         console.print(differs, markup=False, soft_wrap=True)

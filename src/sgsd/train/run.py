@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
 import sgsd
 from sgsd.train.config import RunConfig
+from sgsd.train.launch import make_accelerator
 from sgsd.train.loop import evaluate, evaluated, train
 from sgsd.train.models import weights_hash
 from sgsd.train.processes import check_processes
@@ -25,6 +25,7 @@ from sgsd.train.resume import begin, check_folder, restore
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.tracking import check_tracker, tracked
 from sgsd.train.view import LiveView
+from sgsd.train.watch import fired
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 
@@ -35,8 +36,7 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
     Raises:
         UserError: the folder holds another run, there is nothing to resume, or the configuration has changed.
     """
-    # Apple's GPUs have no float64, which the sampler and the sums need.
-    accelerator = Accelerator(cpu=torch.backends.mps.is_available())
+    accelerator = make_accelerator()
     check_processes(accelerator.num_processes)
     folder, main = config.folder, accelerator.is_main_process
     if not main:
@@ -51,9 +51,11 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
         start = restore(parts, records, console) if resume else begin(parts, records)
         if main:
             records = closing.enter_context(tracked(records, config, console, resumed=resume))
+        if parts.critic is not None:
+            closing.enter_context(parts.critic)
         first = start.position.step
         if parts.evaluator is not None and first == 0 and 0 not in evaluated(parts, records):
-            console.print("Measuring the untrained model on held-out problems …")
+            console.print(f"Measuring the {'model' if config.steps == 0 else 'untrained model'} on held-out problems …")
             evaluate(parts, records, 0)
         started, before = time.perf_counter(), train_seconds(records)
         with LiveView(console, title(parts), config.steps, first) as view:
@@ -64,13 +66,16 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             saved = f"saved with the rollouts of step {end.step + 1}" if end.pending else "saved"
             console.print(f"Stopped after step {end.step}, {saved}. Go on with: {go_on}", markup=False, soft_wrap=True)
             return folder
-        if parts.evaluator is not None:
+        if parts.evaluator is not None and config.steps > 0:
             console.print("Measuring the trained model on the same problems …")
             evaluate(parts, records, config.steps)
+        weights = parts.launch.whole_state(parts.bare_scorer.model)
         if main:
             parts.books.close()
+            records.path("metrics").touch()  # a run without a step is a run as well, and has a report
             result = summary(parts, records, seconds, command)
-            save_model(parts.bare_scorer.model, parts.tokenizer, folder, config.model_dump(mode="json"), result)
+            shown = config.model_dump(mode="json")
+            save_model(parts.bare_scorer.model, parts.tokenizer, folder, shown, result, weights)
             write_atomic(folder / "summary.json", json.dumps(result, indent=1))
     return folder
 
@@ -104,6 +109,7 @@ def summary(parts: Parts, records: Records, seconds: float, command: str) -> dic
         "before": accuracies(0),
         "after": accuracies(config.steps),
         "problems": config.evaluation.problems if parts.evaluator else 0,
+        "guards": fired(records),
         "steps": config.steps,
         "rollouts": config.rollouts,
         "train_seconds": round(seconds, 3),

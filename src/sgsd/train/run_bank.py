@@ -1,16 +1,35 @@
-"""The bank of a run: the configured one at its start, in a store of the run's own, so that it may grow and go back."""
+"""The bank of a run: the configured one at its start, in a store of the run's own, so that it may grow and go back.
+
+A configured bank that is a store itself brings its history along, so that an item's origin is known in the run as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
-from sgsd.bank import Bank, BankStore, fork_store
+from sgsd.bank import (
+    DYNAMIC,
+    Bank,
+    BankStore,
+    Ledger,
+    Row,
+    Version,
+    branch_store,
+    fork_store,
+    is_dynamic,
+    is_store,
+    words_of,
+)
 from sgsd.train.processes import from_first
-from sgsd.types import UserError
+from sgsd.types import BankItem, Skill, UserError
+
+STORE = "bank.sqlite"  # the run's own bank, in its folder
+START = "start of the run"  # the note of the event at which the run began; a store that was another run's has two
 
 
 @dataclass
@@ -22,22 +41,23 @@ class RunBank:
     """
 
     path: Path
+    source: Path | None  # the configured bank's file; none: it is bundled
     started_from: str  # version of the configured bank
     current: Bank
     event: int = 0  # number of the last event that `current` contains; 0 as long as the store has not been made
 
     @classmethod
-    def configured(cls, bank: Bank, path: Path) -> RunBank:
-        return cls(path, bank.version, bank)
+    def configured(cls, bank: Bank, path: Path, source: Path | None = None) -> RunBank:
+        return cls(path, source, bank.version, bank)
 
     def start(self, accelerator: Accelerator) -> None:
         """Put the configured bank into the run's store, or go back to it in a store that is there.
 
         Raises:
-            UserError: the store began with another bank.
+            UserError: the store began with another bank, or the configured one has just been changed.
         """
         configured = self.current
-        self._take(accelerator, lambda: _start(self.path, configured))
+        self._take(accelerator, lambda: _start(self.path, self.source, configured))
 
     def go_back(self, accelerator: Accelerator, event: int, version: str) -> None:
         """Return to the event that a checkpoint has pinned; later ones are set aside.
@@ -51,14 +71,30 @@ class RunBank:
         self.current, self.event = from_first(accelerator, find)
 
 
-def _start(path: Path, configured: Bank) -> tuple[Bank, int]:
+def _start(path: Path, source: Path | None, configured: Bank) -> tuple[Bank, int]:
     with BankStore(path) as store:
-        if store.event == 0:
-            store.import_bank(configured, "start of the run")
-        first = store.versions()[0]
-    if first.version != configured.version:
+        begun = store.event > 0
+    if not begun:
+        _fill(path, source, configured)
+    with BankStore(path, read_only=True) as store:
+        first = beginning(store)
+    if first is None or first.version != configured.version:
         raise UserError(f"{path}: the run was started with another bank than the one configured now; put that one back")
     return fork_store(path, path, first.event), first.event
+
+
+def _fill(path: Path, source: Path | None, configured: Bank) -> None:
+    """Make the empty store at `path` one that begins with the configured bank."""
+    if source is None or not is_store(source):
+        with BankStore(path) as store:
+            store.import_bank(configured, START)
+        return
+    with BankStore(source, read_only=True) as store:
+        alike = [version for version in store.versions() if version.version == configured.version]
+    if not alike:  # somebody has put another file in its place since it was read
+        raise UserError(f"{source}: the bank was changed while the run was starting; start it again")
+    path.unlink()
+    branch_store(source, path, alike[-1].event, START)
 
 
 def _go_back(path: Path, event: int, version: str) -> tuple[Bank, int]:
@@ -67,3 +103,38 @@ def _go_back(path: Path, event: int, version: str) -> tuple[Bank, int]:
     if found != version:
         raise UserError(f"{path}: its event {event} is not the bank of the checkpoint; restore the file from a copy")
     return fork_store(path, path, event), event
+
+
+def beginning(store: BankStore) -> Version | None:
+    """Where the run that owns the store began; None where it is no run's."""
+    return next((version for version in reversed(store.versions()) if version.note == START), None)
+
+
+def items_told(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
+    """What came of every item of the run, the highest standing first: what it says, and its line in the ledger.
+
+    `learned` is the step at which an update brought it, None for an item that the run began with; `kept` says whether
+    it stands in the bank now.
+    """
+    first = beginning(store)
+    began = {item.id: item for item in store.snapshot(first.event if first else 0).items}
+    kept = {item.id: item for item in store.snapshot().items}
+    last = {event.change.item_id: event for event in store.events()}
+    lost = {name: store.item_of(last[name]) for name in ledger.items if name in last}
+    known: dict[str, BankItem] = lost | began | kept
+
+    def told(row: Row) -> dict[str, Any]:
+        (name,) = row.ids
+        item = known[name]
+        return {
+            "id": name,
+            "kind": "skill" if isinstance(item, Skill) else "mistake",
+            "says": words_of(item)[0],
+            "learned": item.meta[DYNAMIC] if is_dynamic(item) and name not in began else None,
+            "kept": name in kept,
+            "standing": ledger.standing(name),
+            **{key: value for key, value in asdict(row).items() if key != "ids"},
+        }
+
+    whole = replace(ledger, items={name: ledger.account(name) for name in known}, pairs={})
+    return sorted(map(told, whole.rows()), key=lambda item: (-item["standing"], item["id"]))

@@ -52,9 +52,10 @@ class Item:
 
 
 def plain(row: Row, config: DataConfig) -> Item:
-    """Columns of text, named by `data.problem`, `data.answer` and, where one is asked for, `data.solution`."""
+    """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
     solution = cell(row, config.solution) if config.solution else None
-    return Item(cell(row, config.problem), cell(row, config.answer), solution)
+    meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
+    return Item(cell(row, config.problem), cell(row, config.answer), solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:
@@ -203,6 +204,11 @@ def _without_frame(text: str, frame: tuple[str, str], config: DataConfig) -> tup
     if not config.strip_instruction or not whole or not inside.strip():
         return text, ()
     return inside, (FRAME_TAKEN_OFF,)
+
+
+def _rubric(row: Row, column: str) -> Any:
+    """A text, or a list of criteria as it is. Raises MissingColumn, and UnusableRow for an empty one."""
+    return row[column] if isinstance(row.get(column), list) and row[column] else cell(row, column)
 
 
 def _between(text: str, marks: tuple[str, str]) -> str:

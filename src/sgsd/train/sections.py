@@ -71,6 +71,8 @@ class DataConfig(Section):
     """Column of the reference answer, where rows are plain."""
     solution: str | None = None
     """Column of a reference solution, where rows are plain, for methods that show one."""
+    rubric: str | None = None
+    """Column of what a good solution is judged by, a text or a list, where rows are plain, for methods that show it."""
     domain: str | None = None
     """Keep only rows whose column "domain" says this."""
     strip_instruction: bool = True
@@ -110,6 +112,42 @@ class SamplingConfig(Section):
 
     def to_sampling(self) -> Sampling:
         return Sampling(**self.model_dump())
+
+
+class RolloutConfig(Section):
+    """Which engine samples: transformers in this process, vLLM beside it, or vLLM servers. See docs/vllm.md."""
+
+    engine: Literal["transformers", "vllm", "server"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What vLLM computes in; none: what the trainer does, and of a server, which does not say, bfloat16."""
+    context: PositiveInt | None = None
+    """Tokens that a prompt and its completion may have together; none: all that the run may ask for."""
+    memory: float | None = Field(default=None, gt=0, le=1)
+    """Share of the device's memory that vLLM takes (gpu_memory_utilization); none: vLLM's own."""
+    tensor_parallel: PositiveInt = 1
+    """Devices over which vLLM spreads each matrix."""
+    sleep: Literal[1, 2] | None = None
+    """Give memory back between samplings: 1 keeps the weights in main memory, 2 forgets them; none: never."""
+    options: dict[str, Any] = {}
+    """Handed to vLLM by name, for instance max_num_seqs."""
+    base_url: str | list[str] | None = None
+    """Address of a running vLLM server, or of several, which share the rollouts."""
+    key_variable: str = "VLLM_API_KEY"
+    """Name of the environment variable that holds the servers' key; empty or not set: none is sent."""
+    concurrency: PositiveInt = 256
+    """Requests under way at a time, over all servers."""
+    folder: str | None = None
+    """Folder for weights on their way, which a server must see under the same path; none: RUN/engine."""
+    start_timeout: PositiveFloat = 600.0
+    """Seconds until vLLM must be there, or a server that went away be back."""
+    timeout: PositiveFloat = 1800.0
+    """Seconds that a request to a server may take, or vLLM beside the trainer be silent between two completions."""
+    retries: NonNegativeInt = 2
+    """Further tries of a call after the engine died, hung or answered with less than it was asked for."""
+    gap_alarm: PositiveFloat | None = None
+    """Mean gap between sampler and trainer worth a warning, nats a token; none: half of what stops the run."""
+    importance_cap: PositiveFloat | None = None
+    """Weigh each token's loss by min(student / sampler probability, this); none: not at all."""
 
 
 class VerifierConfig(Section):
@@ -198,6 +236,8 @@ class WriterConfig(Section):
     """Handed to vLLM by name, for instance gpu_memory_utilization, which the policy beside it needs to be low."""
     failure_budget: float = Field(default=0.2, ge=0, le=1)
     """Share of requests that may fail before a build stops."""
+    critique_tokens: PositiveInt = 2048
+    """Of a critique of one rollout, for methods whose teachers are shown one."""
     prompts: str = "growth"
     """Folder of the templates it is asked with; "growth" is the bundled one."""
 
@@ -250,6 +290,8 @@ class TeacherConfig(Section):
     """What a teacher of kind "ema" keeps of itself at each step."""
     period: PositiveInt = 25
     """Steps between copies for a teacher of kind "periodic"."""
+    reason_tokens: PositiveInt = 1024
+    """Of what a teacher that reasons first may write before it judges."""
 
 
 class EvaluationConfig(Section):
@@ -261,6 +303,8 @@ class EvaluationConfig(Section):
     every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before and after."""
     sampling: SamplingConfig = SamplingConfig()
+    skills: NonNegativeInt = 0
+    """Pairs of the bank that the evaluation's prompts show; 0: plain prompts."""
 
 
 class CheckpointConfig(Section):

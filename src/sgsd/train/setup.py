@@ -4,56 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from sgsd.bank import (
     Bank,
-    Ledger,
-    LedgerNow,
-    Retriever,
-    TrustingRetriever,
-    make_retriever,
     open_bank,
-    pairs_for,
-    render_pair,
-    weighed,
 )
 from sgsd.contexts import (
-    AnswerBlocks,
-    BlockMaker,
-    BlockProvider,
-    ContextProvider,
-    JoinedBlocks,
+    AnyProvider,
     NoContextProvider,
     PromptMaker,
-    PromptSet,
-    SkillPairBlocks,
     fitting,
     load_prompts,
     thinking_mode,
 )
 from sgsd.evaluate import Evaluator
 from sgsd.method import Method
-from sgsd.method.joints import FollowOutcome, RetrievalSoftmax, SkillPairs
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
 from sgsd.train.books import Books
 from sgsd.train.config import RunConfig
 from sgsd.train.controls import make_nulls
+from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.data import load_problems
+from sgsd.train.engines import make_engine
+from sgsd.train.launch import Launch, make_launch
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
+from sgsd.train.off_policy import check_solutions
+from sgsd.train.passes import Budgets, rehearse
+from sgsd.train.pools import made_of_rollouts, make_asker, make_examiner, make_provider
 from sgsd.train.processes import from_first
 from sgsd.train.public import is_hub_name
 from sgsd.train.records import Records
-from sgsd.train.run_bank import RunBank
+from sgsd.train.run_bank import STORE, RunBank
 from sgsd.train.teachers import TeacherKeeper
-from sgsd.types import Problem, SkillPair, UserError
+from sgsd.types import Problem, UserError
 from sgsd.verify import Verifier, load_verifier
 
 
@@ -70,15 +62,23 @@ class Parts:
     engine: Engine
     verifier: Verifier
     maker: PromptMaker
-    provider: ContextProvider
+    provider: AnyProvider
     problems: Sequence[Problem]
     keeper: TeacherKeeper
     evaluator: Evaluator | None
     bank: RunBank | None
     books: Books
     silent_ids: frozenset[int]
-    nulls: ContextProvider | None = None  # of the null teacher, where the stance is a contrast to one
+    nulls: AnyProvider | None = None  # of the null teacher, where the stance is a contrast to one
     skipped_problems: int = 0  # left out because the student's prompt does not fit
+    launch: Launch = field(default_factory=Launch)
+    critic: WriterCritic | None = None  # where teachers are shown its words
+    asker: PromptMaker = field(init=False)  # words the prompts of the student that trains: `maker`, or with pairs
+    budgets: Budgets = field(init=False)  # of passes; a process that runs out of memory halves them for all
+
+    def __post_init__(self) -> None:
+        self.asker = self.maker
+        self.budgets = Budgets(self.config.compute.student_tokens, self.config.compute.teacher_tokens)
 
     @property
     def pad_id(self) -> int:
@@ -104,12 +104,28 @@ class Parts:
         tensor = torch.tensor([value], dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.gather(tensor).max())
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether a teacher may be missing; a property of the run, so that all processes count alike."""
+        return self.config.prompts.unfit == "skip" or made_of_rollouts(self.method.context)
+
     def follow_bank(self) -> None:
         """Make contexts from what the bank holds now."""
-        if self.bank is not None:
-            bank, ledger = self.bank.current, lambda: self.books.ledger
-            self.provider = make_provider(self.config, self.method, self.maker, bank, ledger)
-            self.nulls = make_nulls(self.method, self.provider, self.config.prompts.folder)
+        bank, ledger = self.bank.current if self.bank else None, lambda: self.books.ledger
+        self.provider = make_provider(
+            self.config,
+            self.method,
+            self.maker,
+            bank,
+            ledger,
+            problems=self.problems,
+            engine=self.engine,
+            critic=self.critic,
+        )
+        self.nulls = make_nulls(self.method, self.provider, self.config.prompts.folder)
+        self.asker = make_asker(self.config, self.method, self.maker, bank, ledger)
+        if self.evaluator is not None:
+            self.evaluator = replace(self.evaluator, maker=make_examiner(self.config, self.maker, bank, ledger))
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
@@ -121,6 +137,8 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     method = config.build_method()
+    launch = make_launch(accelerator)
+    check_launch(config, method, accelerator)
     warn_of_moving_names(config)
     # What is quick to check comes first: a missing file should not wait for a model.
     problems = load_problems(config.data)
@@ -129,41 +147,45 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     warn_of_template(config, method, tokenizer)
     usable = usable_problems(config, maker, problems)
+    check_solutions(method, usable, maker.control_tokens)
     books = Books(accelerator, Records(config.folder))
-    provider = make_provider(config, method, maker, bank, lambda: books.ledger)
     verifier = make_verifier(config)
     model = load_model(config.model)
     check_vocabulary(model, tokenizer)
     checkpointing = config.model.gradient_checkpointing
     scorer = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     trained = [p for p in scorer.parameters() if p.requires_grad]
-    check_launch(config, method, accelerator)
     o = config.optimizer
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-    keeper = TeacherKeeper(method.teacher, config.teacher, scorer.model, scorer.teacher_copy)
+    keeper = TeacherKeeper(method.teacher, config.teacher, scorer.model, scorer.teacher_copy, launch)
     sampler = scorer.model
-    scorer, optimizer = accelerator.prepare(scorer, optimizer)
-    engine = TransformersEngine(sampler, tokenizer, token_budget=config.compute.rollout_tokens)
-    return Parts(
+    scorer, optimizer = launch.prepare(scorer, optimizer, config.model, o)
+    own = TransformersEngine(sampler, tokenizer, token_budget=config.compute.rollout_tokens)
+    engine = make_engine(config, accelerator, launch, sampler, own)
+    parts = Parts(
         config=config,
         method=method,
         accelerator=accelerator,
+        launch=launch,
         scorer=scorer,
         optimizer=optimizer,
         tokenizer=tokenizer,
         engine=engine,
         verifier=verifier,
         maker=maker,
-        provider=provider,
-        nulls=make_nulls(method, provider, config.prompts.folder),
+        provider=NoContextProvider(),
+        critic=make_critic(config, method, accelerator, engine, tokenizer),
         problems=usable,
         keeper=keeper,
-        evaluator=make_evaluator(config, engine, verifier, maker),
+        evaluator=make_evaluator(config, accelerator, engine, verifier, maker),
         books=books,
-        bank=None if bank is None else RunBank.configured(bank, config.folder / "bank.sqlite"),
-        silent_ids=silent_token_ids(tokenizer) | engine.end_ids,
+        bank=None if bank is None else RunBank.configured(bank, config.folder / STORE, bank_file(config)),
+        silent_ids=silent_token_ids(tokenizer) | own.end_ids,
         skipped_problems=len(problems) - len(usable),
     )
+    parts.follow_bank()
+    launch.start(lambda: rehearse(parts))
+    return parts
 
 
 def usable_problems(config: RunConfig, maker: PromptMaker, problems: Sequence[Problem]) -> list[Problem]:
@@ -196,65 +218,33 @@ def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
 
 
 def check_launch(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
-    """Raises UserError for launches this version cannot do right."""
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
-        raise UserError(f"accelerate: {accelerator.distributed_type} is not supported yet; use plain data parallelism")
-    groups = config.rollouts // config.group_size
-    if groups < accelerator.num_processes:
-        raise UserError(f"rollouts: {groups} groups cannot be shared by {accelerator.num_processes} processes")
-    if method.follows_trust and accelerator.num_processes > 1:
-        raise UserError("method.name: trusted takes its baseline from one process's rollouts; launch one process")
-    batch_scaled = isinstance(method.direction, FollowOutcome) and method.direction.scale == "batch"
-    if batch_scaled and accelerator.num_processes > 1:
-        raise UserError("method.scale_rewards: 'batch' sees one process's rollouts only; use 'group' or 'none'")
+    """Raises UserError for what several processes, or weights in parts, cannot do."""
+    groups, count, launch = config.rollouts // config.group_size, accelerator.num_processes, make_launch(accelerator)
+    if groups < count:
+        raise UserError(f"rollouts: {groups} groups cannot be shared by {count} processes")
+    writes = "writer" in method.context.all_needs() or (method.retrieves and config.growth.every > 0)
+    if launch.in_parts and writes and config.writer.kind == "policy":
+        raise UserError(
+            f"writer.kind: policy writes on one process, which under {launch.kind} holds only a part of the weights;"
+            " use a writer of kind server, or a launch that keeps them whole"
+        )
 
 
 def load_bank_for(config: RunConfig, method: Method) -> Bank | None:
-    if not isinstance(method.context, SkillPairs):
+    if not (method.retrieves or config.evaluation.skills):
         return None
-    if config.bank.path == "lab":
+    path = bank_file(config)
+    if path is None:
         from sgsd.lab.bank import demo_bank
 
         return demo_bank()
+    return open_bank(path)
+
+
+def bank_file(config: RunConfig) -> Path | None:
+    """Where the configured bank is read from; none: it is the bundled one."""
     assert config.bank.path is not None, "the configuration has been checked for this"
-    return open_bank(Path(config.bank.path))
-
-
-def make_provider(
-    config: RunConfig, method: Method, maker: PromptMaker, bank: Bank | None, ledger: LedgerNow = Ledger
-) -> ContextProvider:
-    """The provider of the method's context; `ledger` is asked anew at every use."""
-    if not method.has_teachers:
-        return NoContextProvider()
-    blocks = make_blocks(config, method, maker.prompts, bank, ledger)
-    return BlockProvider(maker, blocks, config.prompts.teacher_thinking, config.prompts.unfit)
-
-
-def make_blocks(
-    config: RunConfig, method: Method, prompts: PromptSet, bank: Bank | None, ledger: LedgerNow
-) -> BlockMaker:
-    """What the method's teachers are shown."""
-    context, weights = method.context, method.weights
-    answer = None if context.shown is None else AnswerBlocks(prompts, context.shown)
-    if not isinstance(context, SkillPairs):
-        assert answer is not None, "a context without pairs shows the reference"
-        return answer
-    assert bank is not None, "the configuration has been checked for this"
-    chosen = config.bank
-    embedding = chosen.embedding.to_settings() if chosen.embedding else None
-    retriever: Retriever = make_retriever(
-        chosen.retrieval, bank, seed=config.seed, diversity=chosen.diversity, embedding=embedding
-    )
-    if chosen.rerank:
-        retriever = TrustingRetriever(retriever, ledger, chosen.rerank)
-    temperature = weights.temperature if isinstance(weights, RetrievalSoftmax) else float("inf")
-
-    def retrieve(queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
-        pools = pairs_for(retriever, queries, context.k, temperature, chosen.pairing)
-        return [weighed(pool, ledger(), chosen.reweigh, temperature) for pool in pools] if chosen.reweigh else pools
-
-    pairs = SkillPairBlocks(prompts, retrieve, render_pair)
-    return pairs if answer is None else JoinedBlocks(prompts, (pairs, answer))
+    return None if config.bank.path == "lab" else Path(config.bank.path)
 
 
 def make_verifier(config: RunConfig) -> Verifier:
@@ -274,7 +264,9 @@ def warn_of_moving_names(config: RunConfig) -> None:
             warn(f"{key} {section.path}: {what}: results may change; add {key}.revision: <commit>")
 
 
-def make_evaluator(config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptMaker) -> Evaluator | None:
+def make_evaluator(
+    config: RunConfig, accelerator: Accelerator, engine: Engine, verifier: Verifier, maker: PromptMaker
+) -> Evaluator | None:
     """The held-out evaluation, if the configuration names data for one."""
     if config.evaluation.data is None:
         return None
@@ -293,6 +285,8 @@ def make_evaluator(config: RunConfig, engine: Engine, verifier: Verifier, maker:
         samples=config.evaluation.samples,
         thinking=config.prompts.evaluation_thinking,
         seed=config.seed + 1_000_003,  # away from the training rollouts' seeds
+        share=(accelerator.process_index, accelerator.num_processes),
+        gather=gather_object,
     )
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from sgsd.bank import Sighting
+from sgsd.contexts import Graded, pools_for
+from sgsd.method.importance import importance_weights
 from sgsd.method.spec import Evidence, Judgement, token_weights
-from sgsd.scorer import Pack, Row, Scores, collate, plan_passes
+from sgsd.scorer import Pack, Row, Scores, teacher_layout
 from sgsd.train.data import problem_at
+from sgsd.train.gap import check_gap, draws_dropout, mean_gap
 from sgsd.train.metrics import StepMetrics
+from sgsd.train.off_policy import by_reference, reference_completion
+from sgsd.train.passes import in_passes, passes  # noqa: F401
 from sgsd.train.setup import Parts
-from sgsd.types import Completion, Problem, Rollout, TeacherView, Verdict
+from sgsd.types import Completion, Problem, Rollout, TeacherView, UserError, Verdict
 
 
 class NonFiniteError(RuntimeError):
@@ -113,7 +119,7 @@ def questions(parts: Parts, step: int) -> list[Question]:
     asked: list[Question] = []
     for group in ((step - 1) * groups + j for j in mine):
         problem = problem_at(parts.problems, group, parts.config.seed)
-        prompt_ids = parts.maker.student(problem, thinking=thinking)
+        prompt_ids = parts.asker.student(problem, thinking=thinking)
         asked += [Question(group * size + i, group, problem, prompt_ids) for i in range(size)]
     return asked
 
@@ -124,9 +130,18 @@ def sample(parts: Parts, step: int) -> list[Rollout]:
 
 def answer(parts: Parts, asked: Sequence[Question]) -> list[Rollout]:
     """Each depends on its own index and prompt alone, never on the others asked with it."""
-    sampling, seed = parts.config.sampling.to_sampling(), parts.config.seed
-    done = parts.engine.sample([q.prompt_ids for q in asked], [q.index for q in asked], sampling, seed=seed)
-    return [question.answered(completion) for question, completion in zip(asked, done, strict=True)]
+    sampling, seed, on_policy = parts.config.sampling.to_sampling(), parts.config.seed, parts.method.on_policy
+    own = [q for q in asked if not by_reference(on_policy, seed, q.index)]
+    done = parts.engine.sample([q.prompt_ids for q in own], [q.index for q in own], sampling, seed=seed)
+    if on_policy == 1:
+        return [question.answered(completion) for question, completion in zip(own, done, strict=True)]
+    # Solutions come without log-probs, and a sampler is proved by all rollouts of all processes or by none.
+    sampled = {completion.index: replace(completion, logps=()) for completion in done}
+
+    def completion_of(q: Question) -> Completion:
+        return sampled.get(q.index) or reference_completion(q.problem, q.index, parts.tokenizer, sampling.max_tokens)
+
+    return [question.answered(completion_of(question)) for question in asked]
 
 
 def verify(parts: Parts, rollouts: Sequence[Rollout]) -> list[Verdict]:
@@ -135,11 +150,11 @@ def verify(parts: Parts, rollouts: Sequence[Rollout]) -> list[Verdict]:
 
 def with_contexts(parts: Parts, rollouts: list[Rollout], verdicts: list[Verdict]) -> Batch:
     """The rollouts together with the prompts of their teachers."""
-    problems = [rollout.problem for rollout in rollouts]
-    views = parts.provider.views(problems)
+    graded = [Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)]
+    views = pools_for(parts.provider, graded)
     if parts.nulls is None:
         return Batch(rollouts, verdicts, views)
-    nulls = [null for (null,) in parts.nulls.views(problems)]
+    nulls = [null for (null,) in pools_for(parts.nulls, graded)]
     # Without a null teacher nothing can be said of a pool: where that one does not fit, all of it is left out.
     views = [pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, nulls, strict=True)]
     return Batch(rollouts, verdicts, views, nulls)
@@ -149,67 +164,125 @@ def left_out(view: TeacherView) -> TeacherView:
     return replace(view, prompt_ids=(), weight=0.0)
 
 
+@dataclass
+class TeacherPasses:
+    """What the teachers say of their rows, by the row's number: log-probs, hidden states, or both."""
+
+    parts: Parts
+    rows: Sequence[Row]
+    logps: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+        whole, tokens = self.parts.method.matches_distribution, self.parts.method.reads_tokens
+        scores: Scores = self.parts.scorer(pack, role="teacher", hidden_only=not tokens, with_hidden=whole)
+        lengths = [len(self.rows[i].completion_ids) for i in indices]  # none: a pass made for the others' sake
+        for kept, values in ((self.logps, scores.logps_N), (self.hidden, scores.hidden_ND)):
+            if indices and values is not None:
+                kept.update(zip(indices, values.split(lengths)))
+
+
 def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
     """All teachers of all rollouts, the null ones among them, in passes of a token budget; no gradient."""
-    taught, whole = batch.teacher_rows(), parts.method.matches_distribution
+    taught = batch.teacher_rows()
     rows = [*taught, *batch.null_rows()]
-    found: dict[int, Tensor] = {}
-    for indices, pack in passes(parts, rows, parts.config.compute.teacher_tokens, idle=batch.student_rows()[0]):
-        scores: Scores = parts.scorer(pack, role="teacher", hidden_only=whole)
-        values = scores.hidden_ND if whole else scores.logps_N
-        assert values is not None
-        if indices:  # an idle pass has been made for the others' sake
-            found.update(zip(indices, values.split([len(rows[i].completion_ids) for i in indices])))
-    in_order = [found[i] for i in range(len(rows))]
-    if whole:
-        return TeacherScores(hidden=in_order)
-    return TeacherScores(logps=in_order[: len(taught)], nulls=in_order[len(taught) :])
+    layout = teacher_layout(
+        group=parts.config.group_size,
+        attention=parts.config.model.attention,
+        device=parts.accelerator.device.type,
+        shares=parts.bare_scorer.shares_prefixes,
+    )
+    idle, begin = batch.student_rows()[0], lambda: TeacherPasses(parts, rows)
+    scored = in_passes(parts, "teacher", rows, idle, begin, layout=layout)
+    logps, hidden = ([kept[i] for i in sorted(kept)] for kept in (scored.logps, scored.hidden))
+    return TeacherScores(logps[: len(taught)], hidden[: len(taught)], nulls=logps[len(taught) :])
 
 
-def passes(parts: Parts, rows: Sequence[Row], token_budget: int, *, idle: Row) -> Iterator[tuple[list[int], Pack]]:
-    """Rows in passes; every process makes the same number, since FSDP's collectives would wait for ever otherwise."""
-    plan = plan_passes([len(row) for row in rows], token_budget)
-    most = int(parts.all_max(len(plan)))
-    for indices in [*plan, *[[] for _ in range(most - len(plan))]]:
-        pack = collate([rows[i] for i in indices] or [idle], pad_id=parts.pad_id, device=parts.accelerator.device)
-        yield indices, pack
+@dataclass
+class StudentPasses:
+    """The gradient of one update, what was judged on the way, and its metrics."""
+
+    parts: Parts
+    batch: Batch
+    taught: TeacherScores
+    masks: Sequence[Tensor]
+    tokens: int  # of all processes
+    outcome_B: Tensor
+    advantages_B: Tensor
+    old_logps: dict[int, Tensor]  # filled by the first update of a step
+    losses: list[tuple[list[int], Tensor]] = field(default_factory=list)
+    details: list[Detail] = field(default_factory=list)
+    metrics: StepMetrics = field(default_factory=StepMetrics)
+
+    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+        parts, batch, used = self.parts, self.batch, indices or [0]
+        mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
+        evidence = gather_evidence(
+            parts, batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, self.old_logps
+        )
+        judgement = parts.method.judge(evidence)
+        shares_BT = token_weights(
+            mask_BT,
+            parts.method.reduce,
+            rollouts=parts.config.rollouts,
+            tokens=self.tokens,
+            max_tokens=parts.config.sampling.max_tokens,
+        )
+        # An idle process goes through the motions with weight 0; all launches average over processes.
+        loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, used)).sum() * bool(indices)
+        parts.launch.backward(loss * parts.accelerator.num_processes, last=last)
+        self.losses.append((indices, loss.detach()))
+        if indices:
+            self.metrics.add(judgement, evidence, loss.detach())
+            self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
+
+    def corrected(self, losses_BT: Tensor, evidence: Evidence, used: Sequence[int]) -> Tensor:
+        """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
+        cap, said = self.parts.config.rollout.importance_cap, self.batch.sampled_logps()
+        if cap is None:
+            return losses_BT
+        if said is None:
+            raise UserError("rollout.importance_cap: the engine does not say its log-probabilities; leave it out")
+        sampler_BT = pad_rows([said[i] for i in used]).to(losses_BT.device)
+        return losses_BT * importance_weights(evidence.old_logps_BT, sampler_BT, cap=cap)
 
 
 def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetrics, lr: float) -> list[Detail]:
     """One student pass a rollout and iteration, whatever the number of teachers; then the optimizer."""
     outcome_B = torch.tensor([float(v.outcome) for v in batch.verdicts])
-    groups_B = torch.tensor([r.group for r in batch.rollouts])
-    advantages_B = parts.method.outcome_advantages(outcome_B, groups_B)
+    advantages_B = outcome_advantages(parts, batch)
     masks = [parts.token_mask(r.completion.token_ids) for r in batch.rollouts]
     tokens = int(parts.all_sum(sum(int(mask.sum()) for mask in masks)))
     old_logps: dict[int, Tensor] = {}
     details: list[Detail] = []
+    rows = batch.student_rows()
+
+    def begin() -> StudentPasses:
+        return StudentPasses(parts, batch, taught, masks, tokens, outcome_B, advantages_B, dict(old_logps))
+
     for iteration in range(parts.method.iterations):
-        losses: list[tuple[list[int], Tensor]] = []
-        rows = batch.student_rows()
-        for indices, pack in passes(parts, rows, parts.config.compute.student_tokens, idle=rows[0]):
-            used = indices or [0]
-            mask_BT = pad_rows([masks[i] for i in used]).to(pack.targets_N.device)
-            evidence = gather_evidence(parts, batch, taught, pack, used, mask_BT, outcome_B, advantages_B, old_logps)
-            judgement = parts.method.judge(evidence)
-            shares_BT = token_weights(
-                mask_BT,
-                parts.method.reduce,
-                rollouts=parts.config.rollouts,
-                tokens=tokens,
-                max_tokens=parts.config.sampling.max_tokens,
-            )
-            # An idle process goes through the motions with weight 0; DDP and FSDP average over processes.
-            loss = (shares_BT * judgement.losses_BT).sum() * bool(indices)
-            parts.accelerator.backward(loss * parts.accelerator.num_processes)
-            losses.append((indices, loss.detach()))
-            if indices and iteration == 0:
-                metrics.add(judgement, evidence, loss.detach())
-                details += [Detail(i, judgement, row, masks[i]) for row, i in enumerate(indices)]
-        if iteration == 0 and (said := batch.sampled_logps()) is not None:
-            metrics.add_sampler(said, [old_logps[i] for i in range(len(said))], masks)
-        metrics.grad_norm = apply_gradient(parts, lr, batch, losses)
+        done = in_passes(parts, "student", rows, rows[0], begin)
+        old_logps = done.old_logps
+        if iteration == 0:
+            metrics.sums.update(done.metrics.sums)
+            details = done.details
+            if (said := batch.sampled_logps()) is not None:
+                scored = [old_logps[i] for i in range(len(said))]
+                metrics.add_sampler(said, scored, masks)
+                if not draws_dropout(parts.bare_scorer.model):
+                    check_gap(parts, mean_gap(said, scored))
+        metrics.grad_norm = apply_gradient(parts, lr, batch, done.losses)
     return sorted(details, key=lambda detail: detail.position)
+
+
+def outcome_advantages(parts: Parts, batch: Batch) -> Tensor:
+    """Of this process's rollouts, from the outcomes of all: a mean over the step is one over all processes."""
+    mine = [(r.completion.index, r.group, float(v.outcome)) for r, v in zip(batch.rollouts, batch.verdicts)]
+    step = sorted(gather_object(mine))  # by the rollout's index: any number of processes adds up in one order
+    outcome_S, group_S = torch.tensor([row[2] for row in step]), torch.tensor([row[1] for row in step])
+    advantages_S = parts.method.outcome_advantages(outcome_S, group_S)
+    places = {row[0]: place for place, row in enumerate(step)}
+    return advantages_S[[places[row[0]] for row in mine]]
 
 
 def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighting]]:
@@ -260,7 +333,7 @@ def gather_evidence(
     own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
     if parts.method.matches_distribution and divergence_BKT is None:
         divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
-    elif K and divergence_BKT is None:
+    if K and parts.method.reads_tokens:
         # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
         by_teacher = [pad_rows(choose(taught.logps, places, own.__getitem__)) for places in places_KB]
         teacher_logps_BKT = torch.stack(by_teacher, dim=1)
@@ -283,7 +356,7 @@ def gather_evidence(
         trust_BK=torch.tensor([trusts(parts, batch, i) for i in used], device=device)
         if parts.method.follows_trust
         else None,
-        present_BK=torch.tensor(present, device=device) if K and parts.config.prompts.unfit == "skip" else None,
+        present_BK=torch.tensor(present, device=device) if K and parts.may_leave_out else None,
     )
 
 
@@ -300,8 +373,7 @@ def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Calla
 
 def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
     """Clip, check, step. Raises NonFiniteError, naming the rollouts, before a bad gradient reaches a weight."""
-    trained = [p for p in parts.scorer.parameters() if p.requires_grad]
-    norm = float(parts.accelerator.clip_grad_norm_(trained, parts.config.optimizer.grad_clip))
+    norm = parts.launch.gradient_norm(parts.config.optimizer.grad_clip)
     if not math.isfinite(norm):
         bad = [i for indices, loss in losses if not math.isfinite(float(loss)) for i in indices]
         rollouts = [batch.rollouts[i] for i in bad] or batch.rollouts
@@ -309,8 +381,7 @@ def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple
         raise NonFiniteError(f"the gradient's norm is {norm}; rollouts of the pass: {named}")
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
-    parts.optimizer.step()
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.launch.step()
     return norm
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sgsd.method.spec import TeacherKind
 from sgsd.scorer import TEACHER_ADAPTER, TeacherWeights
+from sgsd.train.launch import Launch
 from sgsd.train.sections import LoraConfig, TeacherConfig
 
 
@@ -38,8 +39,11 @@ class TeacherKeeper:
     ema:       W_T ← d W_T + (1 − d) W_S        periodic:  W_T ← W_S every `period` steps
     """
 
-    def __init__(self, kind: TeacherKind, config: TeacherConfig, model: Any, teacher_copy: Any) -> None:
+    def __init__(
+        self, kind: TeacherKind, config: TeacherConfig, model: Any, teacher_copy: Any, launch: Launch | None = None
+    ) -> None:
         self.kind, self.config, self.model, self.teacher_copy = kind, config, model, teacher_copy
+        self.launch = launch or Launch()
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -49,12 +53,16 @@ class TeacherKeeper:
             decay = 0.0
         else:
             return
+        self.launch.settle()
         if self.teacher_copy is not None:
+            # Number by number, so parts of a weight do as well as the whole.
             for teacher, student in zip(self.teacher_copy.parameters(), self.model.parameters()):
-                teacher.lerp_(student.to(teacher.dtype), 1 - decay)
-            return
-        for layer in lora_layers(self.model):
-            blend_lora(layer, decay)
+                with self.launch.writing([teacher, student]):
+                    teacher.lerp_(student.to(teacher.dtype), 1 - decay)
+        else:
+            for layer in lora_layers(self.model):
+                with self.launch.writing(factors(layer)):
+                    blend_lora(layer, decay, self.launch)
 
 
 def lora_layers(model: Any) -> Iterator[Any]:
@@ -62,22 +70,28 @@ def lora_layers(model: Any) -> Iterator[Any]:
     return (m for m in model.modules() if TEACHER_ADAPTER in getattr(m, "lora_A", {}))
 
 
-def blend_lora(layer: Any, decay: float) -> None:
+def factors(layer: Any) -> list[Tensor]:
+    """B and A of the teacher, then of the student."""
+    names = (TEACHER_ADAPTER, "default")
+    return [factor[name].weight for name in names for factor in (layer.lora_B, layer.lora_A)]
+
+
+def blend_lora(layer: Any, decay: float, launch: Launch | None = None) -> None:
     """B_T A_T ← d·B_T A_T + (1 − d)·B_S A_S, cut back to the teacher's rank.
 
     Averaging the factors would not average the products. The sum of the two products is [d·B_T, (1−d)·B_S][A_T; A_S];
     QR of both stacks leaves a small core whose singular values say what to keep.
     """
-    b_teacher, a_teacher = layer.lora_B[TEACHER_ADAPTER].weight, layer.lora_A[TEACHER_ADAPTER].weight
-    b_student, a_student = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+    launch = launch or Launch()
+    into_b, into_a, *_ = factors(layer)
+    b_teacher, a_teacher, b_student, a_student = map(launch.read, factors(layer))
     ratio = layer.scaling["default"] / layer.scaling[TEACHER_ADAPTER]
     if decay == 0 and b_student.shape == b_teacher.shape:
-        b_teacher.copy_(ratio * b_student)
-        a_teacher.copy_(a_student)
-        return
-    b, a = low_rank_sum(decay * b_teacher, a_teacher, (1 - decay) * ratio * b_student, a_student)
-    b_teacher.copy_(b)
-    a_teacher.copy_(a)
+        b, a = ratio * b_student, a_student
+    else:
+        b, a = low_rank_sum(decay * b_teacher, a_teacher, (1 - decay) * ratio * b_student, a_student)
+    launch.write(into_b, b)
+    launch.write(into_a, a)
 
 
 def low_rank_sum(b_left: Tensor, a_left: Tensor, b_right: Tensor, a_right: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ an update that is made again after a resume asks nothing and comes out the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from sgsd.train.bank_build import Objector, build_settings
 from sgsd.train.models import warn
 from sgsd.train.processes import from_first
 from sgsd.train.records import Records
+from sgsd.train.run_bank import beginning
 from sgsd.train.setup import Parts
 from sgsd.train.writers import make_writer
 from sgsd.types import Rollout, UserError, Verdict
@@ -82,6 +83,7 @@ class Upkeep:
     def _ask(self, step: int, bank: Bank) -> Update:
         config, parts = self.parts.config, self.parts
         prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
+        given = self._given()
         by_evidence = worth(parts.books.ledger) if config.growth.prune == "evidence" else None
         # The policy learns from step to step: its answers of one update must not stand for those of another.
         with (
@@ -97,13 +99,22 @@ class Upkeep:
                 step,
                 objection=Objector(parts.problems),
                 worth=by_evidence,
-                retired=self._quarantined(bank),
+                retired=self._quarantined(bank, given),
+                given=given,
             )
 
-    def _quarantined(self, bank: Bank) -> list[str]:
+    def _given(self) -> frozenset[str]:
+        """What the run began with: it stays, though another run may have learned it and left its mark."""
+        assert self.parts.bank is not None
+        with BankStore(self.parts.bank.path, read_only=True) as store:
+            first = beginning(store)
+            return frozenset(item.id for item in store.snapshot(first.event).items) if first else frozenset()
+
+    def _quarantined(self, bank: Bank, given: Collection[str]) -> list[str]:
         if not self.parts.config.growth.quarantine:
             return []
-        return quarantined(self.parts.books.ledger, [item.id for item in bank.items if is_dynamic(item)])
+        learned = [item.id for item in bank.items if is_dynamic(item) and item.id not in given]
+        return quarantined(self.parts.books.ledger, learned)
 
     def _window(self, step: int) -> list[Memory]:
         rows = (row for row in self.records.read("memories") if step - self.settings.every < row["step"] <= step)

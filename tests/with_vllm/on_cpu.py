@@ -46,26 +46,68 @@ def in_this_process() -> Iterator[None]:
         cleanup_dist_env_and_memory()  # or no second engine could start in this process
 
 
+class PolicyServer:
+    """A server of a policy with adapters, which can be killed and started again at the same address."""
+
+    def __init__(self, model: Path, log: Path, rank: int) -> None:
+        self.model, self.log, self.rank, self.starts = model, log, rank, 0
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        """Until it answers."""
+        told = {"--port": str(self.port), "--max-model-len": "640", "--max-lora-rank": str(self.rank)}
+        self.starts += 1
+        self._process = _launch(self.model, {**PLAIN, **told}, ["--enable-lora"], self.log)
+        _wait_for(self._process, f"http://127.0.0.1:{self.port}", self.log)
+
+    def kill(self) -> None:
+        """With all that belongs to it, at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+PLAIN = {"--host": "127.0.0.1", "--dtype": "float32", "--max-num-seqs": "8"}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _launch(model: Path, told: dict[str, str], switches: list[str], log: Path) -> subprocess.Popen[bytes]:
+    # Not `vllm serve`: in the package for processors, which has another name, it does not find its own version.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--enforce-eager"]
+    command += [*switches, *(part for pair in told.items() for part in pair)]
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+        )
+
+
 @contextmanager
 def served(model: Path, log: Path) -> Iterator[str]:
     """The address of a server that has answered its canary; afterwards nothing of it is left."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     told = {
-        "--host": "127.0.0.1",
+        **PLAIN,
         "--port": str(port),
         "--served-model-name": SERVED_AS,
-        "--dtype": "float32",
         "--max-model-len": str(CONTEXT),
-        "--max-num-seqs": "8",
         "--structured-outputs-config": json.dumps(STRICT_FORM),
     }
-    # Not `vllm serve`: in the package for processors, which has another name, it does not find its own version.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--enforce-eager"]
-    command += [part for pair in told.items() for part in pair]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    process = _launch(model, told, [], log)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(process, url, log)

@@ -1,0 +1,272 @@
+"""What `sgsd plan` says of a run, by a few steps and by arithmetic, against the run itself.
+
+    python benchmarks/plan.py                # three runs, planned and run in turns; about five minutes on two cores
+    python benchmarks/plan.py --threads 1    # where other work goes on: then read the processor's seconds
+    python benchmarks/plan.py --toy          # so small that it only shows that it runs
+
+Every plan and every run is a process of its own, so that none finds memory that another has left. Writes
+results/plan.json; docs/plan.md reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import transformers
+from rich.console import Console
+
+from machine import commit, processor
+from sgsd.train import make_config, run, run_training
+from sgsd.train.config import RunConfig
+from sgsd.train.estimate import Estimate
+from sgsd.train.models import load_tokenizer
+from sgsd.train.plan import Gauge, Measured, StepWatch, measure
+from sgsd.train.sections import ModelConfig
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TARGET = 0.15
+MEASURED_STEPS = 4
+LAB: dict[str, Any] = {
+    "data": {"path": "lab:train"},
+    "prompts": {
+        "folder": "lab",
+        "student_thinking": False,
+        "teacher_thinking": False,
+        "evaluation_thinking": False,
+        "max_tokens": 512,
+    },
+    "sampling": {"max_tokens": 96},
+    "bank": {"path": "lab"},
+    "optimizer": {"lr": 3e-4, "grad_clip": 1.0},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "lab": {
+        "steps": 20,
+        "rollouts": 32,
+        "method": {"name": "sgsd", "k": 4, "confidence": 0.01},
+        "model": {"path": "lab", "dtype": "float32"},
+        "lora": None,
+        "evaluation": {
+            "data": {"path": "lab:held-out"},
+            "problems": 256,
+            "samples": 4,
+            "sampling": {"max_tokens": 96},
+        },
+        "checkpoint": {"every": 8},
+    },
+    "adapter": {
+        "steps": 8,
+        "rollouts": 8,
+        "method": {"name": "sgsd", "k": 8, "confidence": 0.01},
+        "model": {"path": "RANDOM", "dtype": "float32"},
+        "lora": {"rank": 16, "alpha": 32},
+        "checkpoint": {"every": 3},
+        "compute": {"student_tokens": 1024, "teacher_tokens": 4096},
+    },
+    "full": {
+        "steps": 8,
+        "rollouts": 16,
+        "method": {"name": "sgsd", "k": 4, "confidence": 0.01},
+        "model": {"path": "RANDOM", "dtype": "float32"},
+        "lora": None,
+        "compute": {"student_tokens": 1024, "teacher_tokens": 4096},
+    },
+}
+VOCABULARY = {"adapter": 32_000, "full": 8_192}
+
+
+def config_of(name: str, folder: Path, threads: int, toy: bool) -> RunConfig:
+    """The case's config, its random model saved beside it."""
+    case = {**LAB, **CASES[name], "output": str(folder / "run")}
+    if case["model"]["path"] == "RANDOM":
+        save_model(folder / "model", VOCABULARY[name] // (16 if toy else 1), 32 if toy else 256)
+        case["model"] = {**case["model"], "path": str(folder / "model")}
+    if toy:
+        case |= {"steps": 4, "rollouts": 4}
+        case["sampling"] = {"max_tokens": 16}
+        if "evaluation" in case:
+            case["evaluation"] = {**case["evaluation"], "problems": 8}
+    return make_config(case | {"name": name, "compute": {**case.get("compute", {}), "threads": threads}})
+
+
+def save_model(folder: Path, vocabulary: int, hidden: int) -> None:
+    """A Qwen3 with random weights and the lab's tokenizer; it hardly ever ends an answer by itself."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(ModelConfig(path="lab"))
+    config = transformers.Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+# ── In a process of their own ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_alone(config: RunConfig) -> dict[str, Any]:
+    found: Measured = measure(config, MEASURED_STEPS)
+    by_arithmetic = Estimate.of(config, "cpu", found.lengths)
+    return {
+        "step": {"wall": found.step, "processor": statistics.fmean(step.processor for step in found.steps)},
+        "phases": {name: statistics.fmean(values) for name, values in found.phases.items()},
+        "run": found.run,
+        "peak": found.peak,
+        "disk": found.disk,
+        "lengths": asdict(found.lengths),
+        "arithmetic": {
+            "step": by_arithmetic.step,
+            "phases": dict(by_arithmetic.seconds),
+            "peak": by_arithmetic.memory.peak,
+            "device": asdict(by_arithmetic.device),
+        },
+    }
+
+
+def run_alone(config: RunConfig) -> dict[str, Any]:
+    """The run itself, with a clock at every step."""
+    watch = StepWatch()
+
+    class View(run.LiveView):
+        def __enter__(self) -> Any:
+            watch.last = StepWatch().last
+            return watch
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    run.LiveView = View  # type: ignore[misc]
+    gauge, start = Gauge(torch.device("cpu")), time.perf_counter()
+    folder = run_training(config, Console(file=io.StringIO()))
+    wall = time.perf_counter() - start
+    steps = watch.steps[1:]
+    return {
+        "step": {
+            "wall": statistics.fmean(step.wall for step in steps),
+            "processor": statistics.fmean(step.processor for step in steps),
+        },
+        "phases": {
+            name: statistics.fmean(step.phases.get(name, 0.0) for step in steps)
+            for name in ("sample", "verify", "contexts", "score", "update", "bank")
+        },
+        "run": wall,
+        "peak": gauge.peak(),
+        "disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "length": statistics.fmean(step.tokens for step in steps) / config.rollouts,
+    }
+
+
+def alone(what: str, name: str, threads: int, toy: bool) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--alone", what, "--case", name, "--threads", str(threads)]
+    done = subprocess.run([*command, *(["--toy"] if toy else [])], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{what} {name}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ── The comparison ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
+    """Plan and run in turns; the medians of both, and by how much the plan was off."""
+    plans, runs = [], []
+    for _ in range(rounds):
+        plans.append(alone("plan", name, threads, toy))
+        runs.append(alone("run", name, threads, toy))
+
+    def middle(found: list[dict[str, Any]], *keys: str) -> float:
+        return statistics.median(_at(one, keys) for one in found)
+
+    pairs = {
+        "step, wall s": (middle(plans, "step", "wall"), middle(runs, "step", "wall")),
+        "step, processor s": (middle(plans, "step", "processor"), middle(runs, "step", "processor")),
+        "run, wall s": (statistics.median(sum(p["run"].values()) for p in plans), middle(runs, "run")),
+        "peak, MiB": (middle(plans, "peak") / 2**20, middle(runs, "peak") / 2**20),
+        "disk, MiB": (statistics.median(sum(p["disk"].values()) for p in plans) / 2**20, middle(runs, "disk") / 2**20),
+        "arithmetic: step, s": (middle(plans, "arithmetic", "step"), middle(runs, "step", "processor") / threads),
+        "arithmetic: peak, MiB": (middle(plans, "arithmetic", "peak") / 2**20, middle(runs, "peak") / 2**20),
+    }
+    table = {what: {"planned": a, "found": b, "off": a / b - 1} for what, (a, b) in pairs.items()}
+    return {"table": table, "plans": plans, "runs": runs}
+
+
+def _at(found: Mapping[str, Any], keys: tuple[str, ...]) -> float:
+    value: Any = found
+    for key in keys:
+        value = value[key]
+    return float(value)
+
+
+def words(name: str, found: dict[str, Any]) -> str:
+    lines = [f"\n{name:<24} {'planned':>10} {'found':>10} {'off':>7}"]
+    for what, row in found["table"].items():
+        lines.append(f"{what:<24} {row['planned']:>10.3f} {row['found']:>10.3f} {row['off']:>7.1%}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--case", choices=tuple(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--alone", choices=("plan", "run"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    if arguments.alone:
+        transformers.utils.logging.disable_progress_bar()
+        with tempfile.TemporaryDirectory() as folder:
+            config = config_of(arguments.case, Path(folder), arguments.threads, arguments.toy)
+            found = {"plan": plan_alone, "run": run_alone}[arguments.alone](config)
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    about = {
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
+        "threads": arguments.threads,
+        "load_before": os.getloadavg()[0],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "commit": commit(),
+        "target": TARGET,
+        "measured_steps": MEASURED_STEPS,
+    }
+    start, found = time.perf_counter(), {}
+    for name in [arguments.case] if arguments.case else CASES:
+        found[name] = compare(name, arguments.rounds, arguments.threads, arguments.toy)
+        sys.stdout.write(words(name, found[name]) + "\n")
+        sys.stdout.flush()
+    about["seconds"] = time.perf_counter() - start
+    out = arguments.out or RESULTS / f"plan{'_toy' if arguments.toy else ''}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(about | {"cases": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

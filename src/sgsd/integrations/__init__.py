@@ -1,0 +1,1 @@
+"""Our methods inside other people's trainers, by per-token advantages."""

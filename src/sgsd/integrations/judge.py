@@ -1,0 +1,253 @@
+"""What a method says of rollouts that another trainer sampled: an advantage for every token, and nothing is trained.
+
+The contexts, the scorer and `Method.judge` are those of a run of ours, called by the very functions of its step; so a
+method needs no second telling here. Whoever holds the optimizer decides what a loss makes of the advantages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from sgsd.contexts import PromptMaker, load_prompts
+from sgsd.method import Method
+from sgsd.rollout import TransformersEngine
+from sgsd.scorer import Pack, Scorer
+from sgsd.train.books import NAME, Books, read_ledger
+from sgsd.train.config import RunConfig, make_config
+from sgsd.train.controls import make_nulls
+from sgsd.train.launch import Launch, make_launch
+from sgsd.train.metrics import StepMetrics
+from sgsd.train.passes import in_passes
+from sgsd.train.pools import make_provider
+from sgsd.train.records import Records, write_atomic
+from sgsd.train.setup import (
+    Parts,
+    check_launch,
+    load_bank_for,
+    make_verifier,
+    silent_token_ids,
+    warn_of_template,
+)
+from sgsd.train.step import (
+    Batch,
+    Detail,
+    TeacherScores,
+    gather_evidence,
+    outcome_advantages,
+    pad_rows,
+    score_teachers,
+    sightings,
+    with_contexts,
+)
+from sgsd.train.teachers import TeacherKeeper, frozen_copy, teacher_weights
+from sgsd.types import Problem, Rollout, UserError, Verdict
+
+#: The sections of a configuration that say what a method does; all others are the other trainer's affair.
+SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
+
+#: Numbers of a step that the other trainer reports itself, or that it alone knows.
+TRAINERS_OWN = ("loss", "grad_norm", "rollouts", "accuracy", "length", "truncated", "entropy")
+
+
+def judge_config(
+    settings: Mapping[str, Any], *, model: str, output: str, rollouts: int, group: int, max_tokens: int
+) -> RunConfig:
+    """The configuration of a judge: `settings` has the sections of ours, the rest is what the other trainer does.
+
+    Raises:
+        UserError: a section that would have no effect here, an unknown key, or a method without per-token advantages.
+    """
+    if strange := [key for key in settings if key not in SECTIONS]:
+        raise UserError(
+            f"settings.{strange[0]}: has no effect here; give {', '.join(SECTIONS)}, the rest to the trainer"
+        )
+    theirs = {
+        "model": {"path": model},
+        "output": output,
+        "rollouts": rollouts,
+        "group": group,
+        "sampling": {"max_tokens": max_tokens},
+    }
+    config = make_config({**settings, **theirs}, "settings")
+    method = config.build_method()
+    for wrong, why in (
+        (method.matches_distribution, "matches whole distributions, which is no advantage a token"),
+        (method.inject is not None, "shows skills to the student, whose prompt the other trainer writes"),
+    ):
+        if wrong:
+            raise UserError(f"settings: method.name: {method.name} {why}; train it by sgsd train")
+    return config
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was made of this process's rollouts, in their order; lengths are those of the completions."""
+
+    advantages: list[Tensor]  # A_t, 0 outside the mask; no gradient
+    masks: list[Tensor]  # the tokens the method's loss is of
+    metrics: dict[str, Any]  # of all processes
+
+
+@dataclass
+class JudgingPasses:
+    """Every rollout as the method judges it, pass by pass."""
+
+    parts: Parts
+    batch: Batch
+    taught: TeacherScores
+    masks: Sequence[Tensor]
+    outcome_B: Tensor
+    advantages_B: Tensor
+    details: list[Detail] = field(default_factory=list)
+    metrics: StepMetrics = field(default_factory=StepMetrics)
+
+    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+        parts, used = self.parts, indices or [0]
+        mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
+        evidence = gather_evidence(
+            parts, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
+        )
+        judgement = parts.method.judge(evidence)
+        if indices:  # an idle pass has been made for the others' sake
+            self.metrics.add(judgement, evidence, torch.zeros(()))
+            self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
+
+
+class Borrowed(Launch):
+    """Weights and gradients that another trainer looks after."""
+
+    def forget_gradient(self) -> None:
+        """Not ours to forget."""
+
+
+class Judge:
+    """A method with all it needs to judge the rollouts of a model that somebody else trains."""
+
+    def __init__(self, parts: Parts, end_ids: frozenset[int]) -> None:
+        self.parts, self.end_ids = parts, end_ids
+
+    @classmethod
+    def build(cls, config: RunConfig, model: Any, tokenizer: Any, accelerator: Accelerator) -> Judge:
+        """Wire a judge; `model` is the unwrapped one, on its device, and stays the other trainer's.
+
+        Raises:
+            UserError: something the configuration names is missing or does not fit, or a launch that shards weights.
+        """
+        method = config.build_method()
+        check_launch(config, method, accelerator)
+        if (theirs := make_launch(accelerator)).in_parts:
+            raise UserError(
+                f"accelerate: {theirs.kind} holds weights in parts; a judge needs a launch that keeps them whole"
+            )
+        bank = load_bank_for(config, method)
+        maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+        warn_of_template(config, method, tokenizer)
+        books = Books(accelerator, Records(config.folder))
+        provider = make_provider(config, method, maker, bank, lambda: books.ledger)
+        scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
+        nobodys: Any = None  # the other trainer's own
+        return cls(
+            Parts(
+                config=config,
+                method=method,
+                accelerator=accelerator,
+                launch=Borrowed(accelerator),
+                scorer=scorer,
+                optimizer=nobodys,
+                tokenizer=tokenizer,
+                engine=engine,
+                verifier=make_verifier(config),
+                maker=maker,
+                provider=provider,
+                nulls=make_nulls(method, provider, config.prompts.folder),
+                problems=(),
+                keeper=TeacherKeeper(method.teacher, config.teacher, model, scorer.teacher_copy),
+                evaluator=None,
+                bank=None,
+                books=books,
+                silent_ids=silent_token_ids(tokenizer) | engine.end_ids,
+            ),
+            engine.end_ids,
+        )
+
+    def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        return self.parts.verifier.grade(list(texts), [problem.gold for problem in problems])
+
+    @torch.no_grad()
+    def judge(
+        self, rollouts: list[Rollout], verdicts: list[Verdict], written: Sequence[Tensor], *, step: int
+    ) -> Judged:
+        """Advantages of one step's rollouts, all processes at once, as many on each; the ledger learns from them.
+
+        `written` says which tokens of a completion are the model's own; those of a tool, for instance, are not.
+
+        Raises:
+            UserError: what a teacher is to be shown does not fit.
+        """
+        parts = self.parts
+        batch = with_contexts(parts, rollouts, verdicts)
+        taught = score_teachers(parts, batch)
+        outcome_B = torch.tensor([float(verdict.outcome) for verdict in verdicts])
+        advantages_B = outcome_advantages(parts, batch)
+        masks = [parts.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
+        rows = batch.student_rows()
+
+        def begin() -> JudgingPasses:
+            return JudgingPasses(parts, batch, taught, masks, outcome_B, advantages_B)
+
+        done = in_passes(parts, "student", rows, rows[0], begin)
+        details = sorted(done.details, key=lambda detail: detail.position)
+        parts.books.after_step(step, sightings(batch, details))
+        done.metrics.add_rollouts(rollouts, verdicts)
+        numbers = done.metrics.finish(parts.all_sum, parts.largest)
+        said = {name: value for name, value in numbers.items() if name not in TRAINERS_OWN}
+        return Judged([token_advantages(detail) for detail in details], masks, said)
+
+    def resume(self, step: int) -> None:
+        """Take up after `step` (0: a new run) what the output folder's sightings say up to there.
+
+        Raises:
+            UserError: the folder has another run's, or the teacher's weights would have to be read back as well.
+        """
+        parts, records = self.parts, self.parts.books.records
+        if step and parts.method.teacher in ("ema", "periodic"):
+            raise UserError(
+                f"method.teacher: a teacher of kind {parts.method.teacher} is in no checkpoint of another trainer;"
+                " begin anew, or take live or frozen"
+            )
+        lines = records.read(NAME)
+        if lines and not step:
+            raise UserError(f"{records.path(NAME)}: is of another run; give another output folder, or resume that run")
+        kept = [line for line in lines if line["step"] <= step]
+        parts.books.ledger = read_ledger(kept)
+        parts.accelerator.wait_for_everyone()
+        if parts.accelerator.is_main_process:
+            records.folder.mkdir(parents=True, exist_ok=True)
+            if len(kept) < len(lines):
+                write_atomic(records.path(NAME), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+def token_advantages(detail: Detail) -> Tensor:
+    """A_t of one rollout [T], 0 outside its mask."""
+    advantages_BT = detail.judgement.advantages_BT
+    assert advantages_BT is not None, "methods without one are refused by their configuration"
+    mask_T = detail.mask_T.to(advantages_BT.device)
+    return advantages_BT[detail.row][: len(mask_T)] * mask_T
+
+
+def make_scorer(method: Method, model: Any) -> Scorer:
+    """The scorer of a model that is there already, adapter included. Raises UserError for a teacher it cannot hold."""
+    lora = hasattr(model, "peft_config")
+    where = teacher_weights(method.teacher if method.has_teachers else "live", lora=lora)
+    if where == "adapter":
+        raise UserError(
+            f"method.teacher: {method.teacher} needs an adapter of its own beside the trainer's; take live or frozen"
+        )
+    return Scorer(model, teacher_weights=where, teacher_copy=frozen_copy(model) if where == "copy" else None)

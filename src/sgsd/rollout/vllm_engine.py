@@ -1,0 +1,240 @@
+"""Rollouts from vLLM beside the trainer, on the same machine and, if there is one, the same GPU."""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sgsd.rollout.canary import CANARY, known_trouble
+from sgsd.rollout.engine import EngineError, Sampling, completion, request_seed
+from sgsd.rollout.snapshots import Snapshot, Snapshots
+from sgsd.rollout.vllm_extension import EXTENSION
+from sgsd.rollout.vllm_process import Lost, Refused, VllmProcess
+from sgsd.types import Completion, UserError
+
+_LOAD_SECONDS = 600.0  # for an adapter or all weights, for going to sleep and for waking up
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """How vLLM is started and how long it may take; seconds throughout.
+
+    Args:
+        model: folder or hub name of what the policy started from.
+        options: handed to `vllm.LLM` as they are, after what the engine itself asks for.
+        max_rank: of the adapters, one of vLLM's sizes; None where all weights train.
+        sleep: level at which memory is given back between samplings; None: never.
+        start: until the engine is there and has answered its canary.
+        silence: between two completed rollouts of one call.
+        retries: further tries of a call, each with a new process, after one that died, hung or answered with less.
+        environment: of the process, over what this one has.
+    """
+
+    model: str
+    log: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_rank: int | None = None
+    sleep: int | None = None
+    start: float = 600.0
+    silence: float = 1800.0
+    retries: int = 2
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def for_vllm(self) -> dict[str, Any]:
+        lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": self.max_rank} if self.max_rank else {}
+        whole = {} if self.max_rank else {"worker_extension_cls": EXTENSION}
+        sleeping = {"enable_sleep_mode": True} if self.sleep else {}
+        # What generation_config.json says of sampling is not what the run's configuration says.
+        return {"model": self.model, "generation_config": "vllm", **lora, **whole, **sleeping, **self.options}
+
+
+class VllmEngine:
+    """Samples from a vLLM of its own, which is started by the first `sync` and given the policy by each.
+
+    Raises:
+        UserError: vLLM is not installed or refuses the model or an option.
+        EngineError: it died, hung or answered with less than it was asked for, as often as it may be tried.
+    """
+
+    def __init__(
+        self,
+        settings: VllmSettings,
+        snapshots: Snapshots,
+        decode: Callable[[Sequence[int]], str],
+        end_ids: frozenset[int],
+    ) -> None:
+        self.settings, self.snapshots, self.decode, self.end_ids = settings, snapshots, decode, end_ids
+        self.dtype = str(settings.options.get("dtype", "bfloat16"))  # until vLLM says
+        self.context = 0  # tokens of a prompt and its completion together; until vLLM says
+        self.restarts = 0
+        self._process: VllmProcess | None = None
+        self._policy: Snapshot | None = None
+        self._asleep = False
+        self._end: Callable[[], object] = lambda: None
+
+    def sync(self) -> None:
+        before, self._policy = self._policy, self.snapshots.take()
+        try:
+            self._retrying("taking over the weights", lambda: self._load() if self._ready() else None)
+        finally:
+            self.snapshots.drop(before)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
+    ) -> list[Completion]:
+        if len(prompts) != len(indices):
+            raise ValueError(f"{len(prompts)} prompts but {len(indices)} indices")
+        if self._policy is None:
+            self.sync()
+        done: dict[int, Completion] = {}
+
+        def ask() -> None:
+            self._ready()
+            self._check_lengths(prompts)
+            self._rouse()
+            places = [place for place in range(len(prompts)) if place not in done]
+            seeds = [request_seed(seed, indices[place]) for place in places]
+            for place, ids, logps in self._draw([prompts[place] for place in places], seeds, sampling):
+                at = places[place]
+                done[at] = completion(indices[at], ids, self.decode, self.end_ids, logps)
+            if len(done) < len(prompts):
+                raise Lost(f"answered {len(done)} of {len(prompts)} prompts")
+            self._rest()
+
+        self._retrying(f"sampling {len(prompts)} rollouts", ask, min(map(len, prompts), default=0))
+        return [done[place] for place in range(len(prompts))]
+
+    def close(self) -> None:
+        """End vLLM's process and give back what it holds; the next sync starts another."""
+        self._end()
+        self._process = None
+        self.snapshots.close()
+        self._policy = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of vLLM's process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    # ── The process ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _retrying(self, doing: str, act: Callable[[], object], shortest: int = 0) -> None:
+        """`act`, with a new process each time that one was lost. Raises EngineError, UserError."""
+        begun = time.monotonic()
+        for left in range(self.settings.retries, -1, -1):
+            try:
+                act()
+                return
+            except (Lost, Refused) as error:
+                process, what = self._process, f"while {doing} it {_said(error)}"
+                words = process.last_words() if process is not None else ""
+                self._end()
+                self._process = None
+                self.restarts += 1
+                if left == 0:
+                    trouble = known_trouble(f"{error} {words}", shortest, self.dtype)
+                    tries = f"{self.settings.retries + 1} tries" if self.settings.retries else "one try"
+                    raise EngineError(
+                        "vllm",
+                        f"{what} ({tries})",
+                        time.monotonic() - begun,
+                        f"{trouble}; see {self.settings.log}, mend it, and go on by --resume",
+                    ) from error
+
+    def _ready(self) -> bool:
+        """Start the process where there is none, with its canary; returns whether it was there already."""
+        if self._process is not None:
+            return True
+        process = self._process = VllmProcess(self.settings.log, self.settings.environment)
+        self._end = weakref.finalize(self, process.kill)
+        self._asleep = False
+        deadline = time.monotonic() + self.settings.start
+        try:
+            process.tell({"do": "start", "settings": self.settings.for_vllm()}, self.settings.start)
+            told = process.hear(self.settings.start)
+        except Refused as error:
+            self._end()
+            self._process = None
+            raise _unwilling(str(error), self.settings, process) from error
+        self.dtype, self.context = told["dtype"], told["context"]
+        list(self._draw([CANARY], [0], Sampling(max_tokens=4), max(1.0, deadline - time.monotonic())))
+        self._load()
+        return False
+
+    def _load(self) -> None:
+        """Give vLLM the policy's current weights."""
+        assert self._policy is not None, "a sync comes first"
+        self._rouse()
+        folder = str(self._policy.folder)
+        if self.snapshots.kind == "adapter":
+            self._do({"do": "adapt", "number": self._policy.number, "name": self._policy.name, "folder": folder})
+        else:
+            self._do({"do": "load", "folder": folder})
+
+    def _draw(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, silence: float | None = None
+    ) -> Any:
+        """(place, token ids, log-probs) of each completion as it ends."""
+        process, silence = self._process, silence or self.settings.silence
+        assert process is not None
+        order = {"do": "sample", "prompts": [list(prompt) for prompt in prompts], "seeds": list(seeds)}
+        process.tell({**order, "sampling": _for_vllm(sampling, self.end_ids)}, silence)
+        while "done" not in (told := process.hear(silence)):
+            yield told["place"], told["ids"], told["logps"]
+
+    def _rouse(self) -> None:
+        if not self._asleep:
+            return
+        torch.cuda.empty_cache()  # what the trainer holds without use is what vLLM will need
+        self._do({"do": "wake"})
+        self._asleep = False
+        if self.settings.sleep == 2:  # it has forgotten the weights
+            self._load()
+
+    def _rest(self) -> None:
+        if self.settings.sleep is not None:
+            self._do({"do": "sleep", "level": self.settings.sleep})
+            self._asleep = True
+
+    def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process is not None
+        seconds = min(_LOAD_SECONDS, self.settings.silence)
+        self._process.tell(order, seconds)
+        told = self._process.hear(seconds)
+        if told.get("forgot") is False:
+            raise Lost("kept keys and values of the old weights")
+        return told
+
+    def _check_lengths(self, prompts: Sequence[Sequence[int]]) -> None:
+        longest = max(map(len, prompts), default=0)
+        if longest >= self.context:
+            raise UserError(
+                f"rollout.context: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
+                " or prompts.max_tokens lower"
+            )
+
+
+def _for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
+    return {**{name: getattr(sampling, name) for name in names}, "stop_token_ids": sorted(end_ids)}
+
+
+def _said(error: Lost | Refused) -> str:
+    return str(error) if isinstance(error, Lost) else f"failed with {str(error)[:240]}"
+
+
+def _unwilling(message: str, settings: VllmSettings, process: VllmProcess) -> UserError:
+    """vLLM was there, and did not want to start: it will not want to the next time."""
+    if message.startswith("ModuleNotFoundError: No module named 'vllm'"):
+        return UserError("rollout.engine: vLLM is not installed: pip install 'sgsd[vllm]'")
+    found = re.search(r"Value error, (.*?)(?:\[type=|\Z)", message)
+    reason = (found[1] if found else message).strip()[:240]
+    trouble = known_trouble(f"{message} {process.last_words()}", 0, str(settings.options.get("dtype")))
+    return UserError(f"rollout.engine: vLLM refuses {settings.model}: {reason}; {trouble}; see {settings.log}")

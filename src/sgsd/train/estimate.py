@@ -1,0 +1,254 @@
+"""A run on a machine that is not here, by arithmetic: operations, times at a stated utilisation, memory, and fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from sgsd.rollout import Sampling
+from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_of
+from sgsd.train.config import RunConfig
+from sgsd.train.devices import Device, device_named
+from sgsd.train.memory import Memory, size_words
+from sgsd.train.meta_pass import Cost, Ghost
+from sgsd.types import UserError
+
+STUDENT_PROMPT, TEACHER_PROMPT = 200, 600  # tokens, where nobody says
+OPTIMIZER_WRITES = 6  # bytes that AdamW writes for each byte of what trains
+GENERATE_CALLS = 60  # kernels that `generate` calls a token besides the model's
+SPARE = 0.9  # of a device's memory; the rest goes to its context and to holes between tensors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What arithmetic says of a run. Seconds are of a step, by phase; operations of one process in a step."""
+
+    config: RunConfig
+    device: Device
+    processes: int
+    lengths: Lengths
+    shape: Shape
+    rows: Rows
+    operations: Operations
+    seconds: Mapping[str, float]
+    evaluation_seconds: float  # of one evaluation; 0 where none is configured
+    memory: Memory
+    parameters: int
+    trained: int
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        device: str | Device,
+        lengths: Lengths | None = None,
+        *,
+        processes: int = 1,
+        utilisation: float | None = None,
+    ) -> Estimate:
+        """Raises UserError for an unknown device, more processes than groups, or a model without a configuration."""
+        if config.rollouts // config.group_size < processes:
+            groups = config.rollouts // config.group_size
+            raise UserError(f"--processes: {groups} groups of rollouts cannot be shared by {processes} processes")
+        if config.compute.threads is not None:
+            torch.set_num_threads(config.compute.threads)
+        ghost = Ghost.of(config)
+        shape = Shape.of(ghost)
+        if isinstance(device, str):
+            device = device_named(device, dtype=getattr(torch, config.model.dtype), width=shape.hidden)
+        if utilisation is not None:
+            device = replace(device, utilisation=utilisation)
+        lengths = lengths or assumed_lengths(config)
+        rows = Rows.of(config, ghost.method, lengths, processes)
+        whole = ghost.method.matches_distribution
+        operations = Operations.of(shape, rows, lengths, compares_distributions=whole)
+        clock = _Clock(ghost, shape, device)
+        student = ghost.whole.model
+        return cls(
+            config=config,
+            device=device,
+            processes=processes,
+            lengths=lengths,
+            shape=shape,
+            rows=rows,
+            operations=operations,
+            seconds={
+                "sample": clock.sample(rows.rollouts, lengths, config.sampling.to_sampling()),
+                "score": clock.score(rows, lengths, operations),
+                "update": clock.update(rows, lengths, operations, bytes_of(student, trained=True) / processes),
+            },
+            evaluation_seconds=clock.evaluation(lengths, processes),
+            memory=Memory.of(ghost, lengths, device=device.kind, processes=processes, in_parts=processes > 1),
+            parameters=sum(p.numel() for p in student.parameters()),
+            trained=sum(p.numel() for p in student.parameters() if p.requires_grad),
+        )
+
+    @property
+    def step(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def evaluations(self) -> int:
+        return evaluations(self.config)
+
+    @property
+    def run(self) -> float:
+        return self.config.steps * self.step + self.evaluations * self.evaluation_seconds
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.peak <= SPARE * self.device.memory
+
+    def advice(self) -> str:
+        """Whether it fits, and what to lower first where it does not."""
+        share = self.memory.peak / self.device.memory
+        said = f"{size_words(self.memory.peak)} of {size_words(self.device.memory)}, {share:.0%}"
+        if self.fits:
+            return f"fits: {said}"
+        return (
+            f"does not fit: {said}. {remedy(self.config, self.memory, self.rows, self.device.memory, self.processes)}"
+        )
+
+    def assumptions(self) -> list[str]:
+        """All that was taken for granted, each with its value."""
+        d, n = self.device, self.lengths
+        by_vllm = self.config.rollout.engine != "transformers"
+        overlap = "the longer of the two counts" if d.queues else "both count"
+        return [
+            f"device: {d.flops / 1e12:,.4g} TFLOP/s, {d.bandwidth / 1e12:,.3g} TB/s, {d.memory / 1e9:,.0f} GB:"
+            f" {d.source}",
+            f"reached: {d.utilisation:.0%} of the FLOP/s, {d.bandwidth_share:.0%} of the bandwidth (--utilisation)",
+            f"{d.dispatch * 1e6:.1f} µs for Python to start a kernel; while the last one runs: {overlap}",
+            f"student's prompts {n.student_prompt} tokens, teachers' {n.teacher_prompt} (--student-prompt,"
+            " --teacher-prompt; sgsd train CONFIG --dry-run counts them)",
+            f"completions {n.completion} tokens in the mean, {n.longest} the longest of a batch (--completion,"
+            " --longest)",
+            *(["float32 weights compute in bfloat16 (accelerate --mixed_precision bf16)"] if self._mixed else []),
+            *(["an engine beside the trainer starts kernels in no time; its own memory is not counted"] * by_vllm),
+            *(
+                [f"{self.processes} processes hold the weights in parts (FSDP); what they send takes no time"]
+                if self.processes > 1
+                else []
+            ),
+            "not counted: verifying, retrieval, checkpoints, loading; what a teacher or writer samples; pads",
+        ]
+
+    @property
+    def _mixed(self) -> bool:
+        return self.device.queues and self.config.model.dtype == "float32"
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Seconds on one device."""
+
+    ghost: Ghost
+    shape: Shape
+    device: Device
+
+    def sample(self, rollouts: int, lengths: Lengths, sampling: Sampling) -> float:
+        """Prefill, then a step a token until the longest of a batch has ended: weights and cache are read each time."""
+        config, shape, item = self.ghost.config, self.shape, getattr(torch, self.ghost.config.model.dtype).itemsize
+        width = lengths.student_prompt + sampling.max_tokens
+        most = max(1, min(rollouts, config.compute.rollout_tokens // width))
+        middle = lengths.student_prompt + lengths.longest // 2
+        seconds = 0.0
+        for rows, batches in ((most, rollouts // most), (rollouts % most, 1)):
+            if not rows or not batches:
+                continue
+            prompts = rows * lengths.student_prompt
+            prefill = shape.forward(prompts, lengths.student_prompt, shape.adapter) + shape.head(rows, 1)
+            products = shape.forward(rows, middle, shape.adapter) + shape.head(rows, 1)
+            cost = self.ghost.decode_step(rows, middle, sampling)
+            calls = 0.0 if config.rollout.engine != "transformers" else cost.operations + GENERATE_CALLS
+            read = item * (shape.body + shape.adapter + shape.vocabulary * shape.hidden + rows * middle * shape.cached)
+            token = max(
+                self.device.seconds(products, replace(cost, operations=calls)),
+                self.device.moving(read) if self.device.queues else 0.0,
+            )
+            first = self.device.seconds(prefill, self.ghost.teacher_pass(rows, lengths.student_prompt))
+            seconds += batches * (first + lengths.longest * token)
+        return seconds
+
+    def score(self, rows: Rows, lengths: Lengths, operations: Operations) -> float:
+        if not rows.teachers:
+            return 0.0
+        cost, passes = self.ghost.teacher_pass(rows.per_teacher, lengths.teacher), rows.teachers / rows.per_teacher
+        return self.device.seconds(operations.score, cost, passes)
+
+    def update(self, rows: Rows, lengths: Lengths, operations: Operations, trained: float) -> float:
+        cost = self.ghost.student_pass(rows.per_student, lengths.student)
+        passes = rows.iterations * rows.rollouts / rows.per_student
+        moved = self.device.seconds(0.0, Cost(0.0, OPTIMIZER_WRITES * trained, 0.0), rows.iterations)
+        return self.device.seconds(operations.update, cost, passes) + moved
+
+    def evaluation(self, lengths: Lengths, processes: int) -> float:
+        """Greedy and sampled answers; where they may be longer than in training, all are taken to be."""
+        e = self.ghost.config.evaluation
+        if e.data is None:
+            return 0.0
+        if e.sampling.max_tokens > self.ghost.config.sampling.max_tokens:
+            lengths = lengths.at(e.sampling.max_tokens)
+        problems, sampling = math.ceil(e.problems / processes), e.sampling.to_sampling()
+        return sum(self.sample(problems * samples, lengths, sampling) for samples in (1, e.samples))
+
+
+def assumed_lengths(
+    config: RunConfig,
+    student_prompt: int | None = None,
+    teacher_prompt: int | None = None,
+    completion: int | None = None,
+    longest: int | None = None,
+) -> Lengths:
+    """What is known of lengths, and for the rest the longest completions and middling prompts."""
+    most = config.sampling.max_tokens
+    mean = min(most, completion or most)
+    return Lengths(
+        student_prompt or min(STUDENT_PROMPT, config.prompts.max_tokens),
+        teacher_prompt or min(TEACHER_PROMPT, config.prompts.max_tokens),
+        mean,
+        min(most, max(mean, longest or most)),
+    )
+
+
+def evaluations(config: RunConfig) -> int:
+    """How many a run makes: before, during and after."""
+    if config.evaluation.data is None:
+        return 0
+    every = config.evaluation.every
+    between = (config.steps - 1) // every if every and config.steps else 0
+    return between + (2 if config.steps else 1)
+
+
+def remedy(config: RunConfig, memory: Memory, rows: Rows, room: float, processes: int = 1) -> str:
+    """What to lower first, by what is largest at the worst moment."""
+    room *= SPARE
+    if memory.standing + memory.gradients >= room:
+        if config.lora is None:
+            return (
+                "The weights, their gradients and AdamW's moments alone are too much: train an adapter (lora), or"
+                f" hold them in parts over more than {processes} processes (configs/accelerate/fsdp2.yaml)."
+            )
+        return "The weights alone are too much: model.dtype bfloat16, or more processes that hold them in parts (FSDP)."
+    compute, worst = config.compute, memory.worst
+    if worst == "sampling":
+        return _lower("rollout_tokens", compute.rollout_tokens, memory.sampling, memory, room, rows.per_batch)
+    if worst == "teachers' pass":
+        return _lower("teacher_tokens", compute.teacher_tokens, memory.teachers, memory, room, rows.per_teacher)
+    if worst == "student's pass" and not config.model.gradient_checkpointing:
+        return "Set model.gradient_checkpointing: true, which computes activations again instead of keeping them."
+    if worst == "student's pass":
+        return _lower("student_tokens", compute.student_tokens, memory.student, memory, room, rows.per_student)
+    return "AdamW's step needs the most: train fewer weights (lora), or hold them in parts over more processes."
+
+
+def _lower(key: str, value: int, part: float, memory: Memory, room: float, rows: int) -> str:
+    """The setting's value at which its part would fit, if parts grow as their tokens do."""
+    if rows == 1:
+        return f"compute.{key} holds a single row already: lower sampling.max_tokens or prompts.max_tokens."
+    over = memory.peak - room
+    fitting = int(value * max(0.0, 1 - over / part))
+    return f"Lower compute.{key} first: {value:,} → {fitting:,}." if fitting else f"Lower compute.{key} first."

@@ -1,0 +1,105 @@
+"""What a command line may say of a config's keys, and what `sgsd preview` shows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runs import SMALL, merged
+from sgsd.cli.main import run
+from sgsd.cli.overrides import taken_out
+from sgsd.types import UserError
+
+
+def write_config(folder: Path, **changes: Any) -> str:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(merged(SMALL, {"output": str(folder / "run"), **changes})))
+    return str(path)
+
+
+SPLIT: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("--seed 3 --optimizer.lr 1e-4", {}, ["--seed", "3", "--optimizer.lr", "1e-4"]),
+    ("--seed=3", {}, ["--seed", "3"]),
+    ("--growth.quarantine", {}, ["--growth.quarantine"]),
+    ("--growth.no-quarantine --seed 1", {}, ["--growth.no-quarantine", "--seed", "1"]),
+    ("--growth.quarantine True", {"growth.quarantine": True}, []),
+    ("--growth.quarantine=true", {"growth.quarantine": True}, []),
+    ("--data.strip-instruction false --seed 1", {"data.strip_instruction": False}, ["--seed", "1"]),
+    ("--growth.quarantine maybe", {}, ["--growth.quarantine", "maybe"]),
+    ("--name true", {}, ["--name", "true"]),
+    ("--method.name grpo --method.group 4", {"method.name": "grpo", "method.group": 4}, []),
+    ("--method.also answer", {"method.also": "answer"}, []),
+    ("--method.also None", {"method.also": None}, []),
+    ("--method.also null", {"method.also": None}, []),
+    ("--method.scale-rewards none", {"method.scale_rewards": "none"}, []),
+    ("--method.tau 5e-1", {"method.tau": 0.5}, []),
+    ("--method.low -1", {"method.low": -1}, []),
+    ("--method.switch --seed 1", {"method.switch": True}, ["--seed", "1"]),
+    ("--lora none --seed 1", {"lora": None}, ["--seed", "1"]),
+    ("--lora.targets [q_proj]", {"lora.targets": ["q_proj"]}, []),
+    ("--evaluation.data None", {"evaluation.data": None}, []),
+    ("--evaluation.data.path lab:held-out", {"evaluation.data.path": "lab:held-out"}, []),
+    ("--evaluation.problems 8", {}, ["--evaluation.problems", "8"]),
+    ("--verifier.options.timeout 3", {"verifier.options.timeout": 3}, []),
+    ("--help", {}, ["--help"]),
+    ("loose", {}, ["loose"]),
+]
+
+
+@pytest.mark.parametrize(("line", "values", "rest"), SPLIT, ids=[line for line, *_ in SPLIT])
+def test_what_a_parser_by_types_cannot_read_is_taken_out(line: str, values: dict[str, Any], rest: list[str]) -> None:
+    assert taken_out(line.split()) == (values, rest)
+
+
+def test_a_value_that_is_no_yaml_is_named_by_its_key() -> None:
+    with pytest.raises(UserError, match=r"--method.k: not readable as YAML"):
+        taken_out(["--method.k", "[1"])
+
+
+def test_switches_and_options_that_are_none_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path)
+    said = "--growth.quarantine True --data.strip-instruction=false --method.also answer --method.k 3 --seed 5"
+    assert run(["train", path, "--print-config", *said.split()]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["growth"]["quarantine"], printed["data"]["strip_instruction"], printed["seed"]) == (True, False, 5)
+    assert (printed["method"]["also"], printed["method"]["k"]) == ("answer", 3)
+    absent = "--evaluation.data.path lab:held-out --evaluation.data.limit 16 --bank.retrieval random"
+    assert run(["train", path, "--print-config", *absent.split()]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["evaluation"]["data"]["limit"] == 16
+    assert printed["bank"]["retrieval"] == "random"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--method.also everything", "method.also: input should be 'answer'"),
+        ("--method.k", "method.k: input should be a valid integer, not True"),
+        ("--method.kk 3", "sgsd has no such option; did you mean 'k'?"),
+        ("--evaluation.data.limit many", "evaluation.data.limit: input should be a valid integer, not 'many'"),
+    ],
+)
+def test_what_is_no_value_is_one_clear_line(
+    line: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", write_config(tmp_path), *line.split()]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("stance", ["raw", "contrast", "ratio"])
+def test_preview_shows_the_null_teacher_of_a_contrast(
+    stance: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["preview", write_config(tmp_path), "--method.stance", stance]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("teacher 2, weight") == 1
+    assert shown.count("null teacher, which the others are compared with, thinking off") == (stance == "contrast")
+    if stance == "contrast":
+        panel = shown[shown.index("null teacher") :]
+        assert "Skill:" in panel
+        assert "<|im_start|>assistant" in panel

@@ -1,0 +1,120 @@
+"""Rollouts from vLLM beside the trainer: from the weights of the last sync, whatever happens to its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from runs import small_config
+from sgsd.rollout import Sampling, VllmEngine
+from sgsd.scorer import Row
+from sgsd.train.gap import StaleSamplerError
+from sgsd.train.loop import Clock, collect
+from sgsd.train.proof import prove_sampler, score_rows
+from sgsd.train.setup import Parts, build_parts
+from sgsd.types import Completion
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+ROUNDING = 1e-4  # float32 on both sides: 5e-6 was measured, and another processor may add in another order
+SAMPLING = Sampling(max_tokens=64)
+
+
+@pytest.fixture(scope="module", params=["adapter", "weights"])
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    lora = {"rank": 8, "alpha": 16} if request.param == "adapter" else None
+    options = {"enforce_eager": True, "max_num_seqs": 8}
+    rollout = {"engine": "vllm", "options": options, "start_timeout": 240.0, "timeout": 60.0}
+    config = small_config(tmp_path_factory.mktemp(request.param) / "run", rollout=rollout, lora=lora)
+    parts = build_parts(config, Accelerator())
+    yield parts
+    engine_of(parts).close()
+    assert not (config.folder / "engine").exists()
+
+
+def engine_of(parts: Parts) -> VllmEngine:
+    assert isinstance(parts.engine, VllmEngine)
+    return parts.engine
+
+
+def prompts_of(parts: Parts, count: int) -> list[tuple[int, ...]]:
+    return [parts.maker.student(problem, thinking=False) for problem in parts.problems[:count]]
+
+
+def sample(parts: Parts, count: int = 12) -> list[Completion]:
+    return parts.engine.sample(prompts_of(parts, count), range(count), SAMPLING, seed=3)
+
+
+def gap(parts: Parts, done: list[Completion]) -> float:
+    """The largest one, over all tokens."""
+    rows = [Row(prompt, c.token_ids) for prompt, c in zip(prompts_of(parts, len(done)), done)]
+    said_N = torch.tensor([logp for c in done for logp in c.logps])
+    return float((score_rows(parts, rows) - said_N).abs().max())
+
+
+def train(parts: Parts, seed: int) -> None:
+    """A step of chance, large enough to be heard."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parts.bare_scorer.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Parts) -> None:
+    engine = engine_of(parts)
+    for seed in range(3):
+        engine.sync()
+        done = sample(parts)
+        assert gap(parts, done) < ROUNDING
+        train(parts, seed)
+        stale = sample(parts)
+        assert [c.token_ids for c in stale] == [c.token_ids for c in done]
+        assert gap(parts, stale) > 100 * ROUNDING
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "sync", lambda: None)
+        with pytest.raises(StaleSamplerError):
+            prove_sampler(parts, collect(parts, 1, None, Clock()))
+    prove_sampler(parts, collect(parts, 1, None, Clock()))
+    assert engine.restarts == 0
+
+
+def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Parts) -> None:
+    parts.engine.sync()
+    together, prompts = sample(parts), prompts_of(parts, 12)
+    for place in (0, 5, 11):
+        (alone,) = parts.engine.sample([prompts[place]], [place], SAMPLING, seed=3)
+        assert alone.token_ids == together[place].token_ids
+    (other,) = parts.engine.sample([prompts[0]], [0], SAMPLING, seed=4)
+    assert other.token_ids != together[0].token_ids
+    for c in together:
+        end = parts.tokenizer.eos_token_id
+        assert (c.finish == "stop") == (c.token_ids[-1] == end)
+        assert end not in c.token_ids[:-1]
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.prove)])
+def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Parts, blow: int) -> None:
+    engine = engine_of(parts)
+    train(parts, 7)
+    engine.sync()
+    whole, before, pid = sample(parts), engine.restarts, engine.pid
+    assert pid is not None
+    thread = threading.Thread(target=lambda: (time.sleep(0.05), os.kill(pid, blow)))
+    object.__setattr__(engine.settings, "silence", 5.0 if blow == signal.SIGSTOP else 60.0)
+    thread.start()
+    begun = time.monotonic()
+    done = sample(parts)
+    thread.join()
+    object.__setattr__(engine.settings, "silence", 60.0)
+    assert engine.restarts == before + 1
+    assert engine.pid != pid
+    assert [c.token_ids for c in done] == [c.token_ids for c in whole]
+    assert gap(parts, done) < ROUNDING
+    assert time.monotonic() - begun < 120
