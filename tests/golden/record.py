@@ -27,6 +27,15 @@ RUNS: dict[str, dict[str, Any]] = {
     "sgsd-ratio": {"method": {"name": "sgsd", "k": 2, "confidence": 0.02, "stance": "ratio"}},
     "grpo": {"method": {"name": "grpo", "group": 4}},
     "opsd-lora": {"lora": LORA, "method": {"name": "opsd"}},
+    "sgsd_calibrated": {"method": {"name": "sgsd_calibrated", "k": 2}},
+    "sgsd_distribution": {"method": {"name": "sgsd_distribution", "k": 2, "confidence": 0.01}},
+    "trusted": {"method": {"name": "trusted", "k": 2}},
+    "reinforce": {"method": {"name": "reinforce"}},
+    **{name: {"method": {"name": name, "group": 4}} for name in ("dasd", "rlsd", "rlrt", "sdpo", "sdpg", "grpo_skill")},
+    "rlcsd": {"method": {"name": "rlcsd", "wrong": 2, "group": 8}},
+    **{name: {"method": {"name": name}} for name in ("sdft", "op2sd", "rcsd", "opsd_skill")},
+    "critique": {"method": {"name": "critique"}, "writer": {"critique_tokens": 16}},
+    "sgsd-mixed": {"method": {"name": "sgsd", "k": 2, "confidence": 0.01, "others": ["sibling", "null"], "group": 4}},
 }
 KEYS = ("loss", "grad_norm", "entropy", "accuracy", "length")
 

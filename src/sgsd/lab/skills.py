@@ -123,6 +123,12 @@ def make_mistake(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence
     )
 
 
+def rubric(branches: Sequence[str]) -> str:
+    """What a solution with these branches is judged by: the right procedure of each, as a helpful skill says it."""
+    acts = (_act(Aim(HELPFUL, branch), phrasing=0) for branch in branches)
+    return "\n".join(f"Skill: {_TITLES[2].format(act)}." for act in acts)
+
+
 def kind_for_problem(item: BankItem, branches: Sequence[str]) -> str:
     """What an item is for one problem: an item about a branch the problem does not meet is irrelevant there."""
     kind, target = item.meta["kind"], item.meta["target"]

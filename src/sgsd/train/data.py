@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,20 @@ def _tell(message: str) -> None:
 
 
 def _lab_problems(config: DataConfig) -> list[Problem]:
-    from sgsd.lab.task import TaskSettings, held_out_problems, problems
+    from sgsd.lab.skills import rubric
+    from sgsd.lab.task import LabProblem, TaskSettings, held_out_problems, problems
+
+    def judged(problem: LabProblem) -> Problem:
+        plain = problem.to_problem()
+        return replace(plain, meta={**plain.meta, "rubric": rubric(problem.branches)})
 
     side = config.path.removeprefix("lab:")
     if side == "held-out":
-        return [problem.to_problem() for problem in held_out_problems(config.limit or 512)]
+        return [judged(problem) for problem in held_out_problems(config.limit or 512)]
     if side != "train":
         raise UserError(f"data.path: the lab has lab:train and lab:held-out, not {config.path}")
     stream = problems(TaskSettings(), held_out=False, seed=0)
-    return [problem.to_problem() for problem in islice(stream, config.limit or LAB_TRAINING_PROBLEMS)]
+    return [judged(problem) for problem in islice(stream, config.limit or LAB_TRAINING_PROBLEMS)]
 
 
 # ── From rows to problems ──────────────────────────────────────────────────────────────────────────────────────────

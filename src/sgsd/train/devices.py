@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
@@ -38,9 +39,10 @@ class Device:
     def kind(self) -> str:
         return "cuda" if self.queues else "cpu"
 
-    def seconds(self, operations: float, cost: Cost, passes: float = 1) -> float:
-        """Of passes that multiply `operations` in all and cost the rest each."""
-        work = operations / (self.flops * self.utilisation) + self.moving(cost.written * passes * TOUCHED)
+    def seconds(self, operations: float, cost: Cost, passes: float = 1, *, read: float = 0.0) -> float:
+        """Of passes that multiply `operations` in all, with `read` bytes of weights, and cost the rest each."""
+        products = max(operations / (self.flops * self.utilisation), self.moving(read))
+        work = products + self.moving(cost.written * passes * TOUCHED)
         starting = cost.operations * passes * self.dispatch
         return max(work, starting) if self.queues else work + starting
 
@@ -77,19 +79,19 @@ def measured_cpu(dtype: torch.dtype, width: int) -> Device:
     size = x.numel() * x.element_size()
     return Device(
         name="cpu",
-        flops=2 * 1024 * width * 3 * width / _least(lambda: a @ b),
-        bandwidth=size * TOUCHED / _least(lambda: x * y),
+        flops=2 * 1024 * width * 3 * width / _usual(lambda: a @ b),
+        bandwidth=size * TOUCHED / _usual(lambda: x * y),
         memory=_physical_memory(),
         utilisation=1.0,
         bandwidth_share=1.0,
-        dispatch=_least(*_tiny_layer()),
+        dispatch=_usual(*_tiny_layer()),
         queues=False,
         source=f"measured here just now, {torch.get_num_threads()} threads",
     )
 
 
-def _least(work: Callable[[], object], units: float = 1.0, *, budget: float = 0.3) -> float:
-    """Seconds a unit of the fastest of as many tries as the time allows; a busy machine makes none faster."""
+def _usual(work: Callable[[], object], units: float = 1.0, *, budget: float = 0.3) -> float:
+    """Seconds a unit, the median of as many tries as the time allows."""
     work()
     found: list[float] = []
     end = time.perf_counter() + budget
@@ -97,7 +99,7 @@ def _least(work: Callable[[], object], units: float = 1.0, *, budget: float = 0.
         start = time.perf_counter()
         work()
         found.append(time.perf_counter() - start)
-    return min(found) / units
+    return median(found) / units
 
 
 def _tiny_layer() -> tuple[Callable[[], object], float]:

@@ -165,10 +165,7 @@ class _Clock:
             cost = self.ghost.decode_step(rows, middle, sampling)
             calls = 0.0 if config.rollout.engine != "transformers" else cost.operations + GENERATE_CALLS
             read = item * (shape.body + shape.adapter + shape.vocabulary * shape.hidden + rows * middle * shape.cached)
-            token = max(
-                self.device.seconds(products, replace(cost, operations=calls)),
-                self.device.moving(read) if self.device.queues else 0.0,
-            )
+            token = self.device.seconds(products, replace(cost, operations=calls), read=read)
             first = self.device.seconds(prefill, self.ghost.teacher_pass(rows, lengths.student_prompt))
             seconds += batches * (first + lengths.longest * token)
         return seconds

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from sgsd.rollout import Sampling
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.scorer.divergence import MAX_ELEMENTS
 from sgsd.scorer.head import CPU_TILES, OTHER_TILES
@@ -29,7 +31,7 @@ class Memory:
     teacher: float  # a teacher's own copy or adapter
     moments: float  # AdamW's two
     gradients: float
-    sampling: float  # cache, the draw, and whole weights where a process otherwise holds a part
+    sampling: float  # in training or evaluation: cache, the draw, and whole weights where a process otherwise holds a part
     teachers: float  # a pass of teachers
     student: float  # a pass of the student: what is kept for the gradient and what comes and goes
     step: float  # what AdamW needs while it moves weights
@@ -52,10 +54,19 @@ class Memory:
         teacher = bytes_of(copied) if copied is not None else adapter
         weights = bytes_of(scorer.model) - adapter
         item, hidden = lm.dtype.itemsize, shape.hidden
-        width = lengths.student_prompt + config.sampling.max_tokens
-        last_token = ghost.decode_step(rows.per_batch, width, config.sampling.to_sampling()).peak  # cache and draw
-        prompts = rows.per_batch * lengths.student_prompt * shape.cached * item
-        prefill = prompts + ghost.teacher_pass(rows.per_batch, lengths.student_prompt).peak
+        e, budget = config.evaluation, config.compute.rollout_tokens
+
+        def sampled(rows: int, sampling: Sampling) -> float:
+            """At the last token the cache and the draw; or, before the first, the prompts' pass."""
+            last = ghost.decode_step(rows, lengths.student_prompt + sampling.max_tokens, sampling).peak
+            prompts = rows * lengths.student_prompt * shape.cached * item
+            return max(last, prompts + ghost.teacher_pass(rows, lengths.student_prompt).peak)
+
+        sampling = sampled(rows.per_batch, config.sampling.to_sampling())
+        if e.data is not None:
+            width = lengths.student_prompt + e.sampling.max_tokens
+            together = max(1, min(budget // width, math.ceil(e.problems / processes) * e.samples))
+            sampling = max(sampling, sampled(together, e.sampling.to_sampling()))
         head = head_bytes(shape, rows.per_student * lengths.completion, item, device, trains=shape.head_trains)
         states = 0.0
         if method.matches_distribution:
@@ -70,7 +81,7 @@ class Memory:
             teacher=teacher / holders,
             moments=2 * learned / holders,
             gradients=learned / holders,
-            sampling=max(last_token, prefill) + (weights if in_parts else 0),
+            sampling=sampling + (weights if in_parts else 0),
             teachers=0.0
             if not rows.teachers
             else states
