@@ -34,12 +34,13 @@ import transformers
 from rich.console import Console
 
 from machine import commit, processor
-from sgsd.train import make_config, run, run_training
+from sgsd.train import loop, make_config, plan, run, run_training
 from sgsd.train.config import RunConfig
 from sgsd.train.estimate import Estimate
+from sgsd.train.gauges import Gauge, StepWatch
 from sgsd.train.models import load_tokenizer
-from sgsd.train.plan import Gauge, Measured, StepWatch, measure
-from sgsd.train.sections import ModelConfig
+from sgsd.train.plan import Measured, measure
+from sgsd.train.sections import EvaluationConfig, ModelConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TARGET = 0.15
@@ -94,10 +95,9 @@ VOCABULARY = {"adapter": 32_000, "full": 8_192}
 
 
 def config_of(name: str, folder: Path, threads: int, toy: bool) -> RunConfig:
-    """The case's config, its random model saved beside it."""
-    case = {**LAB, **CASES[name], "output": str(folder / "run")}
+    """The case's config; its run has a folder of its own, its random model is the one in `folder`."""
+    case = {**LAB, **CASES[name], "output": tempfile.mkdtemp(dir=folder)}
     if case["model"]["path"] == "RANDOM":
-        save_model(folder / "model", VOCABULARY[name] // (16 if toy else 1), 32 if toy else 256)
         case["model"] = {**case["model"], "path": str(folder / "model")}
     if toy:
         case |= {"steps": 4, "rollouts": 4}
@@ -150,6 +150,32 @@ def plan_alone(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def allocated_alone(config: RunConfig) -> dict[str, Any]:
+    """The most bytes that torch's own allocator had given out in the run's first steps, by torch's profiler.
+
+    It hears of what is given out while it listens; that the weights are there before is added.
+    """
+    most = weights = 0
+
+    def listened(parts: Any, *others: Any) -> Any:
+        nonlocal most, weights
+        weights = sum(p.numel() * p.element_size() for p in parts.bare_scorer.parameters())
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            end = loop.train(parts, *others)
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        now = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        return end
+
+    plan.train = listened  # type: ignore[assignment]
+    found = measure(config.model_copy(update={"evaluation": EvaluationConfig()}), 2)
+    whole = Estimate.of(config, "cpu", found.lengths)
+    alone = Estimate.of(found.config, "cpu", found.lengths)
+    return {"peak": most + weights, "arithmetic": alone.memory.peak, "with_evaluation": whole.memory.peak}
+
+
 def run_alone(config: RunConfig) -> dict[str, Any]:
     """The run itself, with a clock at every step."""
     watch = StepWatch()
@@ -183,8 +209,9 @@ def run_alone(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def alone(what: str, name: str, threads: int, toy: bool) -> dict[str, Any]:
+def alone(what: str, name: str, threads: int, toy: bool, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--alone", what, "--case", name, "--threads", str(threads)]
+    command += ["--folder", str(folder)]
     done = subprocess.run([*command, *(["--toy"] if toy else [])], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{what} {name}: {done.stderr[-2000:]}")
@@ -197,9 +224,14 @@ def alone(what: str, name: str, threads: int, toy: bool) -> dict[str, Any]:
 def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
     """Plan and run in turns; the medians of both, and by how much the plan was off."""
     plans, runs = [], []
-    for _ in range(rounds):
-        plans.append(alone("plan", name, threads, toy))
-        runs.append(alone("run", name, threads, toy))
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if name in VOCABULARY:
+            save_model(folder / "model", VOCABULARY[name] // (16 if toy else 1), 32 if toy else 256)
+        for _ in range(rounds):
+            plans.append(alone("plan", name, threads, toy, folder))
+            runs.append(alone("run", name, threads, toy, folder))
+        allocated = alone("allocated", name, threads, toy, folder)
 
     def middle(found: list[dict[str, Any]], *keys: str) -> float:
         return statistics.median(_at(one, keys) for one in found)
@@ -211,10 +243,11 @@ def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
         "peak, MiB": (middle(plans, "peak") / 2**20, middle(runs, "peak") / 2**20),
         "disk, MiB": (statistics.median(sum(p["disk"].values()) for p in plans) / 2**20, middle(runs, "disk") / 2**20),
         "arithmetic: step, s": (middle(plans, "arithmetic", "step"), middle(runs, "step", "processor") / threads),
-        "arithmetic: peak, MiB": (middle(plans, "arithmetic", "peak") / 2**20, middle(runs, "peak") / 2**20),
+        "arithmetic: allocated": (allocated["arithmetic"] / 2**20, allocated["peak"] / 2**20),
+        "arithmetic: resident": (middle(plans, "arithmetic", "peak") / 2**20, middle(runs, "peak") / 2**20),
     }
     table = {what: {"planned": a, "found": b, "off": a / b - 1} for what, (a, b) in pairs.items()}
-    return {"table": table, "plans": plans, "runs": runs}
+    return {"table": table, "plans": plans, "runs": runs, "allocated": allocated}
 
 
 def _at(found: Mapping[str, Any], keys: tuple[str, ...]) -> float:
@@ -238,14 +271,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--alone", choices=("plan", "run"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=("plan", "run", "allocated"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     if arguments.alone:
         transformers.utils.logging.disable_progress_bar()
-        with tempfile.TemporaryDirectory() as folder:
-            config = config_of(arguments.case, Path(folder), arguments.threads, arguments.toy)
-            found = {"plan": plan_alone, "run": run_alone}[arguments.alone](config)
+        config = config_of(arguments.case, arguments.folder, arguments.threads, arguments.toy)
+        found = {"plan": plan_alone, "run": run_alone, "allocated": allocated_alone}[arguments.alone](config)
         sys.stdout.write(json.dumps(found) + "\n")
         return
     about = {

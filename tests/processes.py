@@ -19,7 +19,9 @@ def arguments(name: str) -> argparse.Namespace:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     asked = ["--config_file", str(LAUNCHES / f"{name}.yaml"), "--num_processes", "2", "train.py"]
-    return _validate_launch_command(launch_command_parser().parse_args(asked))[0]
+    given = _validate_launch_command(launch_command_parser().parse_args(asked))[0]
+    given.deepspeed_fields_from_accelerate_config = ""  # set between the two by the launcher
+    return given
 
 
 def environment(name: str) -> dict[str, str]:

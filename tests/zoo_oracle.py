@@ -129,7 +129,7 @@ def dasd(case: Case, b: int, t: int) -> float:
         return ppo(case, b, t, group_advantage(case, b))
     side = math.tanh((np.quantile(entropies, 0.8) - case.entropy(b, t)) / spread)
     routed = side * scaled / (1 + math.exp(1 - abs(scaled)))
-    return ppo(case, b, t, group_advantage(case, b) + routed)
+    return ppo(case, b, t, group_advantage(case, b) + 0.02 * routed)
 
 
 def rlcsd(case: Case, b: int, t: int) -> float:

@@ -164,3 +164,14 @@ def test_a_dry_run_says_what_it_cannot_foresee(tmp_path: Path) -> None:
     assert "made of rollouts" in said
     assert "sibling" in said
     assert "teachers' prompts" in said
+
+
+def test_a_mixed_pool_reports_the_share_of_each_kind(tmp_path: Path) -> None:
+    found = Records(run_small(tmp_path / "run", **PLAIN["sgsd-mixed"])).read("metrics")
+    kinds = [record["sources"] for record in found]
+    assert {"null", "skill_pair"} <= set(kinds[0])
+    assert any("sibling" in kind for kind in kinds)
+    for kind in kinds:
+        assert sum(one["share"] for one in kind.values()) == pytest.approx(1.0)
+    plain = Records(run_small(tmp_path / "plain")).read("metrics")
+    assert "sources" not in plain[0], "of one kind there is nothing to tell apart"

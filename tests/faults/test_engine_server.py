@@ -83,7 +83,7 @@ def test_a_fault_that_stays_is_named(fault: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("rollout.engine server: while sampling 4 rollouts, a server ")
     assert said in message
-    assert "(2 tries), 0 s into the call; neither of the troubles known" in message
+    assert "(2 tries), 0 s into the call; none of the troubles known" in message
     assert message.endswith("go on by --resume")
 
 

@@ -150,7 +150,7 @@ def test_what_goes_on_failing_is_named_and_in_time(trouble: str, said: str, make
     message = str(caught.value)
     assert message.startswith("rollout.engine vllm: ")
     assert said in message
-    assert " s into the call; neither of the troubles known" in message
+    assert " s into the call; none of the troubles known" in message
     assert message.endswith(f"see {tmp_path / 'vllm.log'}, mend it, and go on by --resume")
     assert "\n" not in message
     assert engine.pid is None
@@ -163,6 +163,13 @@ def test_known_troubles_are_named(make: Make) -> None:
     engine.dtype = "bfloat16"
     with pytest.raises(EngineError, match=r"prompts of about 5 tokens, and the shortest here has 5; set rollout.dtype"):
         sample(engine, [(1,) * 5, (1,) * 30])
+
+
+def test_prompts_in_pieces_are_named(make: Make) -> None:
+    with pytest.raises(
+        EngineError, match=r"cannot read the prompts of seeded requests in pieces; start it with chunked"
+    ):
+        sample(make("offset! 2", retries=0))
 
 
 def test_a_refusal_is_the_user_s_to_mend_and_is_not_tried_again(make: Make, tmp_path: Path) -> None:

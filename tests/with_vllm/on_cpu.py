@@ -60,9 +60,16 @@ class PolicyServer:
 
     def start(self) -> None:
         """Until it answers."""
-        told = {"--port": str(self.port), "--max-model-len": "640", "--max-lora-rank": str(self.rank)}
+        told = {
+            "--port": str(self.port),
+            "--max-model-len": "640",
+            "--max-num-batched-tokens": "640",
+            "--max-lora-rank": str(self.rank),
+        }
         self.starts += 1
-        self._process = _launch(self.model, {**PLAIN, **told}, ["--enable-lora"], self.log)
+        self._process = _launch(
+            self.model, {**PLAIN, **told}, ["--enable-lora", "--no-enable-chunked-prefill"], self.log
+        )
         _wait_for(self._process, f"http://127.0.0.1:{self.port}", self.log)
 
     def kill(self) -> None:

@@ -30,7 +30,8 @@ SAMPLING = Sampling(max_tokens=64)
 @pytest.fixture(scope="module", params=["adapter", "weights"])
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     lora = {"rank": 8, "alpha": 16} if request.param == "adapter" else None
-    options = {"enforce_eager": True, "max_num_seqs": 8}
+    # So few at a time that the prompts of one call are more than are read in one go.
+    options = {"enforce_eager": True, "max_num_seqs": 32, "max_num_batched_tokens": 640}
     rollout = {"engine": "vllm", "options": options, "start_timeout": 240.0, "timeout": 60.0}
     config = small_config(tmp_path_factory.mktemp(request.param) / "run", rollout=rollout, lora=lora)
     parts = build_parts(config, Accelerator())
@@ -87,8 +88,9 @@ def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Parts) ->
 
 def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Parts) -> None:
     parts.engine.sync()
-    together, prompts = sample(parts), prompts_of(parts, 12)
-    for place in (0, 5, 11):
+    together, prompts = sample(parts, 32), prompts_of(parts, 32)
+    assert sum(map(len, prompts)) > 640
+    for place in (0, 5, 31):
         (alone,) = parts.engine.sample([prompts[place]], [place], SAMPLING, seed=3)
         assert alone.token_ids == together[place].token_ids
     (other,) = parts.engine.sample([prompts[0]], [0], SAMPLING, seed=4)

@@ -183,7 +183,7 @@ class RouteByEntropy:
     τ_ρ is the `quantile` of the student's entropy H within the rollout, σ_H its mean absolute deviation.
     """
 
-    beta: float = 1.0
+    beta: float = 0.02
     quantile: float = 0.8
 
     def __post_init__(self) -> None:

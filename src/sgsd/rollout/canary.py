@@ -10,7 +10,7 @@ SHORT_PROMPT = 8  # tokens; with about 5 a worker in bfloat16 has been seen to d
 
 
 def known_trouble(told: str, shortest: int, dtype: str) -> str:
-    """Which of the troubles that vLLM is known to have on CPUs this looks like, in words, or that it is neither.
+    """Which of the troubles that vLLM is known to have on CPUs this looks like, in words, or that it is none.
 
     Args:
         told: all that is known of the failure.
@@ -19,9 +19,14 @@ def known_trouble(told: str, shortest: int, dtype: str) -> str:
     """
     if re.search(r"head_dim=16\b|head[_ ]size.{0,20}\b16\b", told):
         return "vLLM on CPUs has no attention for heads of 16 (head_dim); take a model with larger ones"
+    if "Generator does not use offset" in told:
+        return (
+            "vLLM on CPUs cannot read the prompts of seeded requests in pieces; start it with chunked prefill off"
+            " (enable_chunked_prefill false) and max_num_batched_tokens of at least a prompt"
+        )
     if 0 < shortest <= SHORT_PROMPT and dtype == "bfloat16":
         return (
             f"vLLM on CPUs has been seen to die in bfloat16 of prompts of about 5 tokens, and the shortest here has"
             f" {shortest}; set rollout.dtype: float32, or a longer prompt"
         )
-    return "neither of the troubles known of vLLM on CPUs (heads of 16; prompts of about 5 tokens in bfloat16)"
+    return "none of the troubles known of vLLM on CPUs (heads of 16; prompts in pieces, or of about 5 tokens)"

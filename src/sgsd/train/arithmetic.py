@@ -11,15 +11,15 @@ Causal attention is counted whole, as torch's own counter does; kernels that ski
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from sgsd.method import Method
-from sgsd.scorer import TEACHER_ADAPTER
+from sgsd.scorer import TEACHER_ADAPTER, teacher_layout
 from sgsd.scorer.module import causal_lm
-from sgsd.train.config import RunConfig
 from sgsd.train.meta_pass import Ghost, head_size, kv_heads
 
 #: Products of head size for each teacher of a method that compares whole distributions, by whether the head trains:
@@ -138,10 +138,18 @@ class Rows:
     per_batch: int  # rollouts that are sampled together
     per_student: int  # rows of a student's pass
     per_teacher: int
+    sharing: int = 1  # rows of teachers that share the computation of a prompt
 
     @classmethod
-    def of(cls, config: RunConfig, method: Method, lengths: Lengths, processes: int = 1) -> Rows:
+    def of(cls, ghost: Ghost, lengths: Lengths, processes: int = 1, device: str = "cuda") -> Rows:
         """Whole groups stay together, so the first process may have one more than the last."""
+        config, method = ghost.config, ghost.method
+        layout = teacher_layout(
+            group=config.group_size,
+            attention=config.model.attention,
+            device=device,
+            shares=ghost.whole.shares_prefixes,
+        )
         size, compute = config.group_size, config.compute
         rollouts = math.ceil(config.rollouts / size / processes) * size
         teachers = rollouts * (method.context.teachers + method.contrasts)
@@ -157,6 +165,7 @@ class Rows:
             per_batch=fit(compute.rollout_tokens, widest, rollouts),
             per_student=fit(compute.student_tokens, lengths.student, rollouts),
             per_teacher=fit(compute.teacher_tokens, lengths.teacher, max(1, teachers)),
+            sharing=size if layout == "shared" else 1,
         )
 
     @property
@@ -184,10 +193,10 @@ class Operations:
     teachers_head: float
 
     @classmethod
-    def of(cls, shape: Shape, rows: Rows, lengths: Lengths, *, compares_distributions: bool) -> Operations:
+    def of(cls, method: Method, shape: Shape, rows: Rows, lengths: Lengths) -> Operations:
         b, k, n, i = rows.rollouts, rows.teachers, lengths.completion, rows.iterations
         products: float = shape.student_products
-        if compares_distributions:
+        if method.matches_distribution:
             products += DIVERGENCE_PRODUCTS[shape.head_trains] * k / b
         tokens, prompt = rows.batches * rows.per_batch * lengths.longest, lengths.student_prompt
         middle = prompt + lengths.longest / 2
@@ -197,8 +206,9 @@ class Operations:
             decode=shape.forward(tokens, middle, shape.adapter) + shape.head(tokens, 1),
             student=i * shape.student(b * lengths.student, lengths.student),
             student_head=i * shape.head(b * n, products),
-            teachers=shape.teacher(k * lengths.teacher, lengths.teacher),
-            teachers_head=0.0 if compares_distributions else shape.head(k * n, 1),
+            teachers=shape.teacher(k * n, lengths.teacher)
+            + shape.teacher(k / rows.sharing * lengths.teacher_prompt, lengths.teacher),
+            teachers_head=shape.head(k * n, 1) if method.reads_tokens else 0.0,
         )
 
     @property
@@ -214,8 +224,5 @@ class Operations:
         return self.student + self.student_head
 
 
-def bytes_of(module: nn.Module, *, trained: bool | None = None) -> int:
-    """Of its parameters: all, those that train, or those that do not."""
-    return sum(
-        p.numel() * p.element_size() for p in module.parameters() if trained is None or p.requires_grad == trained
-    )
+def bytes_in(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -28,6 +28,8 @@ from sgsd.train.models import resolve_path
 from sgsd.train.processes import from_first
 from sgsd.types import UserError
 
+BATCHED_TOKENS = 4096  # of prompts that vLLM reads in one go, on CPUs
+
 
 def make_engine(
     config: RunConfig, accelerator: Accelerator, launch: Launch, policy: Any, own: TransformersEngine
@@ -88,15 +90,17 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         raise UserError(
             "rollout.tensor_parallel: each of several processes has an engine on its own device; use 1, or a server"
         )
+    room = context(config, model)
     options = {
         "dtype": rollout.dtype or computes_in(config, accelerator.mixed_precision),
-        "max_model_len": context(config, model),
+        "max_model_len": room,
         "seed": config.seed,
         "revision": config.model.revision,
         "tokenizer_revision": config.model.revision,
         "trust_remote_code": config.model.trust_remote_code,
         "tensor_parallel_size": rollout.tensor_parallel,
         **({} if rollout.memory is None else {"gpu_memory_utilization": rollout.memory}),
+        **(whole_prompts(room) if accelerator.device.type == "cpu" else {}),
         **rollout.options,
     }
     return VllmSettings(
@@ -110,6 +114,11 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         retries=rollout.retries,
         environment=environment(accelerator.device, rollout.tensor_parallel),
     )
+
+
+def whole_prompts(room: int) -> dict[str, Any]:
+    """No prompt is read in pieces: after each piece vLLM takes a random number back, which CPUs' generators cannot."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, BATCHED_TOKENS)}
 
 
 def max_rank(config: RunConfig) -> int | None:

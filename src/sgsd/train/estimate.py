@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sgsd.rollout import Sampling
-from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_of
+from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
 from sgsd.train.config import RunConfig
 from sgsd.train.devices import Device, device_named
 from sgsd.train.memory import Memory, size_words
@@ -62,11 +62,11 @@ class Estimate:
         if utilisation is not None:
             device = replace(device, utilisation=utilisation)
         lengths = lengths or assumed_lengths(config)
-        rows = Rows.of(config, ghost.method, lengths, processes)
-        whole = ghost.method.matches_distribution
-        operations = Operations.of(shape, rows, lengths, compares_distributions=whole)
+        rows = Rows.of(ghost, lengths, processes, device.kind)
+        operations = Operations.of(ghost.method, shape, rows, lengths)
         clock = _Clock(ghost, shape, device)
-        student = ghost.whole.model
+        weights = list(ghost.whole.model.parameters())
+        trained = [p for p in weights if p.requires_grad]
         return cls(
             config=config,
             device=device,
@@ -78,12 +78,12 @@ class Estimate:
             seconds={
                 "sample": clock.sample(rows.rollouts, lengths, config.sampling.to_sampling()),
                 "score": clock.score(rows, lengths, operations),
-                "update": clock.update(rows, lengths, operations, bytes_of(student, trained=True) / processes),
+                "update": clock.update(rows, lengths, operations, bytes_in(trained) / processes),
             },
             evaluation_seconds=clock.evaluation(lengths, processes),
             memory=Memory.of(ghost, lengths, device=device.kind, processes=processes, in_parts=processes > 1),
-            parameters=sum(p.numel() for p in student.parameters()),
-            trained=sum(p.numel() for p in student.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in weights),
+            trained=sum(p.numel() for p in trained),
         )
 
     @property

@@ -111,7 +111,7 @@ class Launch:
         return True
 
     def before_pass(self, kind: str) -> None:
-        """A pass begins: the teacher's, or the student's with its way back."""
+        """A pass begins; those of one name send the same messages, a student's on its way back as well."""
 
     def after_rehearsal(self) -> None:
         """The pass just made was the smallest of its kind."""

@@ -13,7 +13,7 @@ from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.scorer.divergence import MAX_ELEMENTS
 from sgsd.scorer.head import CPU_TILES, OTHER_TILES
 from sgsd.scorer.module import causal_lm
-from sgsd.train.arithmetic import Lengths, Rows, Shape, bytes_of
+from sgsd.train.arithmetic import Lengths, Rows, Shape, bytes_in
 from sgsd.train.meta_pass import Ghost
 
 #: Tensors of [tokens × hidden] in float32 that the head holds beside its tiles: the direction and the entered states of
@@ -31,7 +31,9 @@ class Memory:
     teacher: float  # a teacher's own copy or adapter
     moments: float  # AdamW's two
     gradients: float
-    sampling: float  # in training or evaluation: cache, the draw, and whole weights where a process otherwise holds a part
+    sampling: (
+        float  # in training or evaluation: cache, the draw, and whole weights where a process otherwise holds a part
+    )
     teachers: float  # a pass of teachers
     student: float  # a pass of the student: what is kept for the gradient and what comes and goes
     step: float  # what AdamW needs while it moves weights
@@ -43,53 +45,29 @@ class Memory:
         cls, ghost: Ghost, lengths: Lengths, *, device: str = "cuda", processes: int = 1, in_parts: bool = False
     ) -> Memory:
         """Of a run whose texts are this long, on "cpu" or "cuda"; `in_parts`: the weights are shared out (FSDP)."""
-        shape, holders = Shape.of(ghost), processes if in_parts else 1
-        config, method, scorer = ghost.config, ghost.method, ghost.whole
-        rows, lm = Rows.of(config, method, lengths, processes), causal_lm(scorer.model)
-        trained = [p for p in scorer.model.parameters() if p.requires_grad]
-        learned, copied = float(bytes_of(scorer.model, trained=True)), scorer.teacher_copy
-        adapter = sum(
-            p.numel() * p.element_size() for n, p in scorer.model.named_parameters() if f".{TEACHER_ADAPTER}." in n
-        )
-        teacher = bytes_of(copied) if copied is not None else adapter
-        weights = bytes_of(scorer.model) - adapter
-        item, hidden = lm.dtype.itemsize, shape.hidden
-        e, budget = config.evaluation, config.compute.rollout_tokens
-
-        def sampled(rows: int, sampling: Sampling) -> float:
-            """At the last token the cache and the draw; or, before the first, the prompts' pass."""
-            last = ghost.decode_step(rows, lengths.student_prompt + sampling.max_tokens, sampling).peak
-            prompts = rows * lengths.student_prompt * shape.cached * item
-            return max(last, prompts + ghost.teacher_pass(rows, lengths.student_prompt).peak)
-
-        sampling = sampled(rows.per_batch, config.sampling.to_sampling())
-        if e.data is not None:
-            width = lengths.student_prompt + e.sampling.max_tokens
-            together = max(1, min(budget // width, math.ceil(e.problems / processes) * e.samples))
-            sampling = max(sampling, sampled(together, e.sampling.to_sampling()))
-        head = head_bytes(shape, rows.per_student * lengths.completion, item, device, trains=shape.head_trains)
-        states = 0.0
-        if method.matches_distribution:
-            states = rows.teachers * lengths.completion * hidden * item
-            head += DIVERGENCE_TILES * 4 * min(MAX_ELEMENTS, rows.per_student * lengths.completion * shape.vocabulary)
+        model, copied = ghost.whole.model, ghost.whole.teacher_copy
+        shape, rows = Shape.of(ghost), Rows.of(ghost, lengths, processes, device)
+        moments = _Moments(ghost, shape, rows, lengths, device)
+        adapter = sum(bytes_in([p]) for name, p in model.named_parameters() if f".{TEACHER_ADAPTER}." in name)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        weights, learned = bytes_in(model.parameters()) - adapter, bytes_in(trained)
+        teacher = adapter if copied is None else bytes_in(copied.parameters())
+        holders = processes if in_parts else 1
         # On a GPU AdamW moves all weights at once, on a CPU one after the other.
-        largest = max((p.numel() * p.element_size() for p in trained), default=0)
-        own_head = bytes_of(lm.get_input_embeddings()) + (0 if _tied(lm) else bytes_of(lm.get_output_embeddings()))
-        unit = own_head + 2 * (weights - own_head) / shape.layers
+        moved = learned if device == "cuda" else 2 * max((bytes_in([p]) for p in trained), default=0)
+        lm = causal_lm(model)
+        outer = bytes_in({lm.get_input_embeddings().weight, lm.get_output_embeddings().weight})
         return cls(
             weights=weights / holders,
             teacher=teacher / holders,
             moments=2 * learned / holders,
             gradients=learned / holders,
-            sampling=sampling + (weights if in_parts else 0),
-            teachers=0.0
-            if not rows.teachers
-            else states
-            + ghost.teacher_pass(rows.per_teacher, lengths.teacher).peak
-            + head_bytes(shape, rows.per_teacher * lengths.completion, item, device, trains=None),
-            student=states + ghost.student_pass(rows.per_student, lengths.student).peak + head,
-            step=(learned / holders if device == "cuda" else 2 * largest / holders),
-            gathered=unit if in_parts else 0.0,
+            sampling=moments.sampling(processes) + (weights if in_parts else 0),
+            teachers=moments.teachers(),
+            student=moments.student(),
+            step=moved / holders,
+            # One layer is computed with while the next is fetched; embedding and head stay whole.
+            gathered=outer + 2 * (weights - outer) / shape.layers if in_parts else 0.0,
             several_passes=rows.student_passes > 1,
         )
 
@@ -123,19 +101,70 @@ class Memory:
         return f"about {size_words(self.peak)} a process: {', '.join(listed)}; and of these the largest: {moments}"
 
 
-def head_bytes(shape: Shape, tokens: int, item: int, device: str, *, trains: bool | None) -> float:
-    """Tiles and states of a pass over the head; `trains` is none where nothing needs a gradient."""
-    rows, columns = CPU_TILES if device == "cpu" else OTHER_TILES
-    tile = 4 * min(rows, tokens) * min(columns, shape.vocabulary) * (HEAD_TILES if trains is not None else 1)
-    widened = 0 if item == 4 else 4 * min(columns, shape.vocabulary) * shape.hidden
-    states = tokens * shape.hidden * item + (
-        4 * tokens * shape.hidden * HEAD_STATES[trains] if trains is not None else 0
-    )
-    return tile + widened + states
+@dataclass(frozen=True)
+class _Moments:
+    """Bytes that come and go."""
 
+    ghost: Ghost
+    shape: Shape
+    rows: Rows
+    lengths: Lengths
+    device: str
 
-def _tied(lm: torch.nn.Module) -> bool:
-    return lm.get_input_embeddings().weight is lm.get_output_embeddings().weight  # type: ignore[operator]
+    @property
+    def item(self) -> int:
+        return getattr(torch, self.ghost.config.model.dtype).itemsize
+
+    def sampling(self, processes: int) -> float:
+        """Of training or of the evaluation, whichever needs more."""
+        config = self.ghost.config
+        most = self._batch(self.rows.per_batch, config.sampling.to_sampling())
+        e = config.evaluation
+        if e.data is None:
+            return most
+        fit = config.compute.rollout_tokens // (self.lengths.student_prompt + e.sampling.max_tokens)
+        together = max(1, min(fit, math.ceil(e.problems / processes) * e.samples))
+        return max(most, self._batch(together, e.sampling.to_sampling()))
+
+    def _batch(self, rows: int, sampling: Sampling) -> float:
+        """The cache and the draw at the last token; or, before the first, the pass over the prompts."""
+        prompt = self.lengths.student_prompt
+        last = self.ghost.decode_step(rows, prompt + sampling.max_tokens, sampling).peak
+        cached = rows * prompt * self.shape.cached * self.item
+        return max(last, cached + self.ghost.teacher_pass(rows, prompt).peak)
+
+    def teachers(self) -> float:
+        rows, lengths = self.rows, self.lengths
+        if not rows.teachers:
+            return 0.0
+        head = self._head(rows.per_teacher, trains=None)
+        return self._states() + self.ghost.teacher_pass(rows.per_teacher, lengths.teacher).peak + head
+
+    def student(self) -> float:
+        rows, lengths = self.rows, self.lengths
+        head = self._head(rows.per_student, trains=self.shape.head_trains)
+        if self.ghost.method.matches_distribution:
+            logits = rows.per_student * lengths.completion * self.shape.vocabulary
+            head += DIVERGENCE_TILES * 4 * min(MAX_ELEMENTS, logits)
+        return self._states() + self.ghost.student_pass(rows.per_student, lengths.student).peak + head
+
+    def _states(self) -> float:
+        """Of the teachers, which wait for the student where whole distributions are compared."""
+        if not self.ghost.method.matches_distribution:
+            return 0.0
+        return self.rows.teachers * self.lengths.completion * self.shape.hidden * self.item
+
+    def _head(self, rows: int, *, trains: bool | None) -> float:
+        """Tiles and states of the completions of so many rows; `trains` is none where nothing needs a gradient."""
+        tokens, hidden = rows * self.lengths.completion, self.shape.hidden
+        height, width = CPU_TILES if self.device == "cpu" else OTHER_TILES
+        tile = 4 * min(height, tokens) * min(width, self.shape.vocabulary)
+        if self.device == "cpu" and self.item < 4:
+            tile += 4 * min(width, self.shape.vocabulary) * hidden  # weights are widened
+        states = tokens * hidden * self.item
+        return (
+            tile + states if trains is None else HEAD_TILES * tile + states + 4 * tokens * hidden * HEAD_STATES[trains]
+        )
 
 
 def size_words(size: float) -> str:

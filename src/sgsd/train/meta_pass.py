@@ -9,8 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -56,6 +55,8 @@ class Ghost:
     config: RunConfig
     method: Method
     settings: Any  # the model's own configuration
+    built: dict[int, Scorer] = field(default_factory=dict, compare=False, repr=False)  # by their layers
+    known: dict[tuple[Any, ...], Cost] = field(default_factory=dict, compare=False, repr=False)  # passes counted before
 
     @classmethod
     def of(cls, config: RunConfig) -> Ghost:
@@ -70,13 +71,18 @@ class Ghost:
     def layers(self) -> int:
         return int(self.text.num_hidden_layers)
 
-    @cached_property
+    @property
     def whole(self) -> Scorer:
         """With all layers."""
         return self.scorer(self.layers)
 
     def scorer(self, layers: int) -> Scorer:
         """Student, teacher and adapters as a run makes them, of the first few layers."""
+        if layers not in self.built:
+            self.built[layers] = self._build(layers)
+        return self.built[layers]
+
+    def _build(self, layers: int) -> Scorer:
         model, settings = self.config.model, type(self.settings).from_dict(self.settings.to_dict())
         text = settings.get_text_config()
         kinds, text.num_hidden_layers = getattr(text, "layer_types", None), layers
@@ -100,7 +106,7 @@ class Ghost:
         """Forward and backward of the body, onto gradients that are there already."""
 
         def go(scorer: Scorer) -> Cost:
-            lm = causal_lm(scorer.model)
+            lm = causal_lm(scorer.model.train())
             for parameter in lm.parameters():
                 if parameter.requires_grad:
                     parameter.grad = torch.empty_like(parameter)
@@ -111,26 +117,24 @@ class Ghost:
                 loss.backward()
                 return count.cost
 
-        return self._by_layers(go)
+        return self._by_layers(("student", rows, length), go)
 
     def teacher_pass(self, rows: int, length: int) -> Cost:
         """Forward of the body without a gradient; prefill is one too."""
 
         def go(scorer: Scorer) -> Cost:
-            scorer.model.eval()
-            lm = causal_lm(scorer.model)
+            lm = causal_lm(scorer.model.eval())
             with torch.no_grad(), counting(scorer) as count:
                 lm.base_model(input_ids=_ids(rows, length), use_cache=False)
                 return count.cost
 
-        return self._by_layers(go)
+        return self._by_layers(("teacher", rows, length), go)
 
     def decode_step(self, rows: int, context: int, sampling: Sampling) -> Cost:
         """One token a row, `context` of them being in the cache, and the draw; the cache before it is not in it."""
 
         def go(scorer: Scorer) -> Cost:
-            scorer.model.eval()
-            lm, text = causal_lm(scorer.model), self.text
+            lm, text = causal_lm(scorer.model.eval()), self.text
             cache = DynamicCache(config=lm.config)
             shape = (rows, kv_heads(text), context, head_size(text))
             for number in range(lm.config.get_text_config().num_hidden_layers):
@@ -143,10 +147,12 @@ class Ghost:
                 draw(_ids(rows, context), logits[:, -1].float())
                 return count.cost
 
-        return self._by_layers(go)
+        return self._by_layers(("decode", rows, context, sampling), go)
 
-    def _by_layers(self, go: Callable[[Scorer], Cost]) -> Cost:
-        return go(self.scorer(1)).further(go(self.scorer(2)), self.layers)
+    def _by_layers(self, key: tuple[Any, ...], go: Callable[[Scorer], Cost]) -> Cost:
+        if key not in self.known:
+            self.known[key] = go(self.scorer(1)).further(go(self.scorer(2)), self.layers)
+        return self.known[key]
 
 
 def model_settings(config: RunConfig) -> Any:

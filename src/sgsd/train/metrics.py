@@ -29,6 +29,9 @@ class StepMetrics:
     def __init__(self, vocabulary: int | None = None) -> None:
         self.sums: dict[str, Tensor] = {}
         self.teachers: list[list[float]] | None = None  # support, outcome and polarity of each that was asked
+        self.sources: dict[
+            str, list[float]
+        ] = {}  # of each kind of teacher: how many, their weight, validated, reversed
         self.uniform = None if vocabulary is None else math.log(vocabulary)
         self.grad_norm = 0.0
         self.sampler_gap_max = 0.0
@@ -77,6 +80,8 @@ class StepMetrics:
         """What came of every rollout, once the passes are done: each teacher's verdict, and what the loss pulls at."""
         if all(d.judgement.support_BK is not None and d.judgement.polarity_BK is not None for d in details):
             self.teachers = [row for detail in details for row in teachers_of(batch, detail)]
+        for detail in details:
+            count_sources(self.sources, batch.views[detail.position], detail)
         token_ids = [batch.rollouts[detail.position].completion.token_ids for detail in details]
         pulls_BT = pad_sequence([pulls(d)[: len(ids)] for d, ids in zip(details, token_ids)], batch_first=True)
         mask_BT = pad_sequence([detail.mask_T for detail in details], batch_first=True).to(pulls_BT.device)
@@ -141,6 +146,8 @@ class StepMetrics:
             }
         if self.teachers is not None:
             record |= teacher_figures(gather(self.teachers))
+        if len(kinds := joined_sources(gather([self.sources]))) > 1:
+            record["sources"] = {source: told(found, rollouts) for source, found in kinds.items()}
         if "sampler_gap" in totals:
             record |= {"sampler_gap": totals["sampler_gap"] / tokens, "sampler_gap_max": largest(self.sampler_gap_max)}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
@@ -157,6 +164,28 @@ def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
     supports, polarities = (x_BK[detail.row].tolist() for x_BK in (judgement.support_BK, judgement.polarity_BK))
     pool = zip(batch.views[detail.position], supports, polarities)
     return [[support, outcome, polarity] for view, support, polarity in pool if view.prompt_ids]
+
+
+def count_sources(sources: dict[str, list[float]], pool: Sequence[Any], detail: Any) -> None:
+    """Add one rollout's pool of teachers to the counts by kind."""
+    polarity_BK = detail.judgement.polarity_BK
+    polarities = [0.0] * len(pool) if polarity_BK is None else polarity_BK[detail.row].tolist()
+    for view, polarity in zip(pool, polarities):
+        if view.prompt_ids:
+            row = [1.0, view.weight, float(polarity > 0), float(polarity < 0)]
+            sources[view.source] = [a + b for a, b in zip(sources.get(view.source, [0.0] * 4), row)]
+
+
+def joined_sources(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The counts of all processes, by kind."""
+    kinds = sorted({source for part in parts for source in part})
+    return {kind: [sum(x) for x in zip(*(part[kind] for part in parts if kind in part))] for kind in kinds}
+
+
+def told(found: Sequence[float], rollouts: float) -> dict[str, float]:
+    """A kind's share of the weight (of all rollouts), and how its teachers were judged."""
+    count, weight, plus, minus = found
+    return {"share": weight / rollouts, "teachers": count, "validated": plus / count, "reversed": minus / count}
 
 
 def pulls(detail: Any) -> Tensor:

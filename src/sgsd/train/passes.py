@@ -88,15 +88,22 @@ def passes(parts: Parts, rows: Sequence[Row], token_budget: int, *, idle: Row) -
 
 def rehearse(parts: Parts) -> None:
     """The smallest pass of each kind, forward and backward; moves no weight."""
-    pack = collate([Row((0,), (0,))], device=parts.accelerator.device)
-    parts.launch.before_pass("student")
-    logps_N = parts.scorer(pack, entropy=True).logps_N
+    row, device = Row((0, 0), (0,)), parts.accelerator.device
+    parts.launch.before_pass(pass_name("student", "rows"))
+    logps_N = parts.scorer(collate([row], device=device), entropy=True).logps_N
     parts.launch.backward(0.0 * logps_N.sum(), last=True)
     parts.launch.after_rehearsal()
-    parts.launch.before_pass("teacher")
-    parts.scorer(pack, role="teacher")
-    parts.launch.after_rehearsal()
+    layouts: list[Layout] = ["rows", "shared"] if parts.bare_scorer.shares_prefixes else ["rows"]
+    for layout in layouts:
+        parts.launch.before_pass(pass_name("teacher", layout))
+        parts.scorer(collate([row], layout=layout, device=device), role="teacher")
+        parts.launch.after_rehearsal()
     parts.launch.forget_gradient()
+
+
+def pass_name(kind: PassKind, layout: Layout) -> str:
+    """Passes of one name call the model's layers alike; a shared one does so twice."""
+    return f"{kind} shared" if layout == "shared" else kind
 
 
 def _fits(
@@ -111,7 +118,7 @@ def _fits(
 ) -> bool:
     try:
         pack = collate(rows, layout=layout, pad_id=parts.pad_id, device=parts.accelerator.device)
-        parts.launch.before_pass(kind)
+        parts.launch.before_pass(pass_name(kind, layout))
         attempt(indices, pack, last=last)
         return True
     except (RuntimeError, MemoryError) as error:

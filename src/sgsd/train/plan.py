@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from statistics import fmean, linear_regression
 from tempfile import mkdtemp
 from typing import Any
 
-import torch
-
-from sgsd.rollout import Engine, Sampling
-from sgsd.scorer import Pack, Role
-from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_of
+from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
 from sgsd.train.config import RunConfig
 from sgsd.train.estimate import evaluations
+from sgsd.train.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
 from sgsd.train.launch import make_accelerator
 from sgsd.train.loop import train
 from sgsd.train.meta_pass import Ghost
@@ -30,30 +25,9 @@ from sgsd.train.records import Records
 from sgsd.train.resume import begin
 from sgsd.train.sections import CheckpointConfig, TrackConfig
 from sgsd.train.setup import Parts, build_parts
-from sgsd.types import Completion, UserError
+from sgsd.types import UserError
 
-PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
 ENGINE_ROWS = 64  # of an evaluation's share, where an engine of its own makes up the batches
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one measured step took."""
-
-    wall: float
-    processor: float  # of this process's threads
-    phases: Mapping[str, float]
-    tokens: float  # sampled, by all processes
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One call of the engine."""
-
-    rows: int
-    prompt: int  # the longest
-    longest: int  # completion
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +44,7 @@ class Measured:
     peak: float  # bytes: allocated on the device, or resident above what was at the start
     on_cpu: bool
     lengths: Lengths
-    teacher_rows: float  # a step, on this process
+    teacher_rows: float  # a step, of all processes
     disk: Mapping[str, float]  # bytes by what they are, when the run is over
 
     @property
@@ -90,7 +64,7 @@ class Measured:
 
     @property
     def teacher_tokens(self) -> float:
-        """Read by teachers in the run, on this process."""
+        """Read by teachers in the run."""
         return self.config.steps * self.teacher_rows * self.lengths.teacher
 
     @property
@@ -112,12 +86,7 @@ class Measured:
         ghost = Ghost.of(self.config)
         shape, most = Shape.of(ghost), self.config.sampling.max_tokens
         now, then = (
-            Operations.of(
-                shape,
-                Rows.of(self.config, ghost.method, lengths),
-                lengths,
-                compares_distributions=ghost.method.matches_distribution,
-            )
+            Operations.of(ghost.method, shape, Rows.of(ghost, lengths), lengths)
             for lengths in (self.lengths, self.lengths.at(most))
         )
         grown = {
@@ -196,85 +165,9 @@ def _measure(config: RunConfig, trial: RunConfig, accelerator: Any, gauge: Gauge
             peak=parts.largest(gauge.peak()),
             on_cpu=accelerator.device.type == "cpu",
             lengths=lengths,
-            teacher_rows=passes.rows["teacher"] / trial.steps,
+            teacher_rows=passes.rows["teacher"] / trial.steps * accelerator.num_processes,
             disk=_disk(config, trial, parts),
         )
-
-
-# ── Time ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class StepWatch:
-    """Told by the loop after every step."""
-
-    steps: list[Step] = field(default_factory=list)
-    last: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
-
-    def __call__(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        now = (time.perf_counter(), time.process_time())
-        wall, processor = (after - before for after, before in zip(now, self.last))
-        phases = {name: timing[name] for name in PHASES if name in timing}
-        self.steps.append(Step(wall, processor, phases, timing["tokens"]))
-        self.last = now
-
-
-@dataclass
-class TimedEngine:
-    """The engine, and how long each of its calls took."""
-
-    engine: Engine
-    calls: list[Generated] = field(default_factory=list)
-
-    def sample(
-        self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
-    ) -> list[Completion]:
-        start = time.perf_counter()
-        done = self.engine.sample(prompts, indices, sampling, seed=seed)
-        if done:
-            longest = max(len(completion.token_ids) for completion in done)
-            seconds = time.perf_counter() - start
-            self.calls.append(Generated(len(prompts), max(map(len, prompts)), longest, seconds))
-        return done
-
-    def sync(self) -> None:
-        self.engine.sync()
-
-
-@dataclass
-class PassWatch:
-    """What the scorer is given, by role: rows, tokens with their pads, and completion tokens."""
-
-    rows: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
-    tokens: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
-    completion: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
-
-    def __call__(self, module: Any, args: tuple[Pack, ...], kwargs: dict[str, Any]) -> None:
-        pack, role = args[0], kwargs.get("role", "student")
-        self.rows[role] += pack.completion_BT.shape[0]
-        self.tokens[role] += pack.input_ids_RL.numel()
-        self.tokens[role] += pack.prefixes.input_ids_PL.numel() if pack.prefixes is not None else 0
-        self.completion[role] += pack.targets_N.numel()
-
-    def lengths(self, longest: float) -> Lengths:
-        def mean(count: Mapping[Role, int], role: Role) -> float:
-            return count[role] / max(1, self.rows[role])
-
-        roles: tuple[Role, Role] = ("student", "teacher")
-        student, teacher = (max(0.0, mean(self.tokens, role) - mean(self.completion, role)) for role in roles)
-        completion = mean(self.completion, "student")
-        return Lengths(round(student), round(teacher), round(completion), round(max(longest, completion)))
-
-
-@contextmanager
-def watched(parts: Parts) -> Iterator[PassWatch]:
-    """Look at every pass that the scorer makes."""
-    watch = PassWatch()
-    handle = parts.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
-    try:
-        yield watch
-    finally:
-        handle.remove()
 
 
 # ── The evaluation ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,7 +196,7 @@ class EvaluationShare:
         own = config.rollout.engine == "transformers"
         fit = max(1, config.compute.rollout_tokens // (prompt + most)) if own else math.inf
         processes = parts.accelerator.num_processes
-        wanted = math.ceil((fit if own else ENGINE_ROWS) / samples) * processes
+        wanted = int((fit if own else ENGINE_ROWS) // samples) * processes
         problems = evaluator.problems[: max(processes, min(count, wanted))]
         held = min(most, config.sampling.max_tokens)
         start, before = time.perf_counter(), len(engine.calls)
@@ -352,35 +245,7 @@ def token_line(calls: Sequence[Generated]) -> tuple[float, float]:
     return (start, slope) if start >= 0 else (0.0, sum(seconds) / sum(rows))
 
 
-# ── Memory and disk ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Gauge:
-    """The most memory since it was made: allocated on a GPU, or resident above what was resident then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        status = Path("/proc/self/clear_refs")
-        if status.exists():
-            status.write_text("5")  # the high-water mark goes down to what is resident
-        self.before = _most_resident()
-
-    def peak(self) -> float:
-        if self.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.device))
-        return float(_most_resident() - self.before)
-
-
-def _most_resident() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+# ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _disk(config: RunConfig, trial: RunConfig, parts: Parts) -> dict[str, float]:
@@ -390,10 +255,10 @@ def _disk(config: RunConfig, trial: RunConfig, parts: Parts) -> dict[str, float]
     lines = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
     rest = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) - lines
     kept = min(config.checkpoint.keep, math.ceil(config.steps / every) if every else 1)
-    scorer = parts.bare_scorer
+    saved = [p for p in parts.bare_scorer.model.parameters() if config.lora is None or p.requires_grad]
     return {
         "checkpoints": float(kept * checkpoint),
-        "adapter" if config.lora else "model": float(bytes_of(scorer.model, trained=True if config.lora else None)),
+        "adapter" if config.lora else "model": float(bytes_in(saved)),
         "records": lines / trial.steps * config.steps,
         "bank and configuration": float(rest),
     }

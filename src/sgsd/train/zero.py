@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,10 +70,10 @@ class Zero(Launch):
     def gradient_norm(self, bound: float) -> float:
         """DeepSpeed clips in its step; here it only says by what, before a bad gradient reaches a weight."""
         inner = self.scorer.optimizer
-        if self.stage == 2:
-            return float(inner.scaled_global_norm())
-        groups = inner._get_norm_groups()
-        return float(torch.linalg.vector_norm(torch.stack([torch.as_tensor(norm).float().cpu() for norm in groups])))
+        norms = [inner.scaled_global_norm()] if self.stage == 2 else inner._get_norm_groups()
+        norms = [float(norm) for norm in norms]
+        # It writes -1 for a norm that is none, and would pass over the step without a word, or take it.
+        return math.nan if min(norms) < 0 else math.hypot(*norms)
 
     def step(self) -> None:
         self.scorer.step()

@@ -52,7 +52,7 @@ def reinforce() -> Method:
 
 def dasd(
     show: Shown = "solution_or_answer",
-    beta: float = 1.0,
+    beta: float = 0.02,
     quantile: float = 0.8,
     group: int = 8,
     epsilon: float = 0.2,

@@ -55,6 +55,8 @@ class LLM:
                 time.sleep(60)
             if TROUBLE == "fail":
                 raise RuntimeError("out of memory, or so")
+            if TROUBLE == "offset":
+                raise RuntimeError("CPU Generator does not use offset")
         numbers = [str(next(self.counter)) for _ in prompts]
         answers = [answer(n, p["prompt_token_ids"], d, lora_request) for n, p, d in zip(numbers, prompts, draws)]
         if self.calls == int(at or 0) and TROUBLE == "less":
