@@ -242,7 +242,8 @@ def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
         "run, wall s": (statistics.median(sum(p["run"].values()) for p in plans), middle(runs, "run")),
         "peak, MiB": (middle(plans, "peak") / 2**20, middle(runs, "peak") / 2**20),
         "disk, MiB": (statistics.median(sum(p["disk"].values()) for p in plans) / 2**20, middle(runs, "disk") / 2**20),
-        "arithmetic: step, s": (middle(plans, "arithmetic", "step"), middle(runs, "step", "processor") / threads),
+        "arithmetic: step, s": (middle(plans, "arithmetic", "step"), middle(runs, "step", "wall")),
+        "arithmetic: of processor": (middle(plans, "arithmetic", "step"), middle(runs, "step", "processor") / threads),
         "arithmetic: allocated": (allocated["arithmetic"] / 2**20, allocated["peak"] / 2**20),
         "arithmetic: resident": (middle(plans, "arithmetic", "peak") / 2**20, middle(runs, "peak") / 2**20),
     }

@@ -112,7 +112,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         start=rollout.start_timeout,
         silence=rollout.timeout,
         retries=rollout.retries,
-        environment=environment(accelerator.device, rollout.tensor_parallel),
+        environment=environment(accelerator.device, rollout.tensor_parallel, rollout.memory),
     )
 
 
@@ -165,7 +165,7 @@ def context(config: RunConfig, model: Any) -> int:
     return min(wanted, positions)
 
 
-def environment(device: torch.device, tensor_parallel: int) -> Mapping[str, str]:
+def environment(device: torch.device, tensor_parallel: int, memory: float | None = None) -> Mapping[str, str]:
     """Of vLLM's process: what it must not find out by itself."""
     told = {
         # Its engine in the process that we watch, and not in a further one behind it.
@@ -174,10 +174,11 @@ def environment(device: torch.device, tensor_parallel: int) -> Mapping[str, str]
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
     if device.type == "cpu":
-        # It would bind itself to all cores, those of the trainer, and keep a gigabyte of them for four.
-        threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        binding = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        return {**told, "OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": binding}
+        # It would bind itself to the trainer's cores, and reserve nearly all memory for keys and values.
+        usual = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        if memory is None:
+            usual["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
+        return {**told, **{name: os.environ.get(name, value) for name, value in usual.items()}}
     if device.type == "cuda" and tensor_parallel == 1:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         own = device.index or 0
