@@ -311,13 +311,13 @@ def test_a_config_that_does_not_fit_says_what_to_lower_first(tiny: Path) -> None
 
 @pytest.mark.parametrize("key", ["student_tokens", "teacher_tokens"])
 def test_the_value_to_lower_to_does_fit(key: str, tiny: Path) -> None:
-    budgets = {"student_tokens": 40, "teacher_tokens": 80, "rollout_tokens": 300} | {key: 2560}
+    budgets = {"student_tokens": 40, "teacher_tokens": 80, "rollout_tokens": 300} | {key: 8192}
     model = {"gradient_checkpointing": True}
     config = config_of(tiny, lora=LORA, rollouts=64, model=model, compute=budgets)
     found = Estimate.of(config, "rtx4090", LENGTHS)
     room = 0.8 * found.memory.peak
     said = advice(found, room)
-    assert f"Lower compute.{key} first: 2,560 → " in said
+    assert f"Lower compute.{key} first: 8,192 → " in said
     value = int(said.rsplit("→ ", 1)[1].rstrip(".").replace(",", ""))
     lower = config.model_copy(update={"compute": config.compute.model_copy(update={key: value})})
     assert advice(Estimate.of(lower, "rtx4090", LENGTHS), room).startswith("fits: ")

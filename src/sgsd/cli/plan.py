@@ -162,16 +162,10 @@ def _sizes(sizes: Mapping[str, float]) -> str:
 
 
 def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return (
-        f"{round(seconds)} s"
-        if seconds < 600
-        else f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min"
-    )
+    if seconds < 600:
+        return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _count(number: float) -> str:

@@ -108,37 +108,39 @@ class Estimate:
         said = f"{size_words(self.memory.peak)} of {size_words(self.device.memory)}, {share:.0%}"
         if self.fits:
             return f"fits: {said}"
-        return (
-            f"does not fit: {said}. {remedy(self.config, self.memory, self.rows, self.device.memory, self.processes)}"
-        )
+        return f"does not fit: {said}. {self._remedy()}"
+
+    def _remedy(self) -> str:
+        return remedy(self.config, self.memory, self.rows, self.lengths, self.device.memory, self.processes)
 
     def assumptions(self) -> list[str]:
         """All that was taken for granted, each with its value."""
         d, n = self.device, self.lengths
-        by_vllm = self.config.rollout.engine != "transformers"
-        overlap = "the longer of the two counts" if d.queues else "both count"
-        return [
+        lines = [
             f"device: {d.flops / 1e12:,.4g} TFLOP/s, {d.bandwidth / 1e12:,.3g} TB/s, {d.memory / 1e9:,.0f} GB:"
             f" {d.source}",
-            f"reached: {d.utilisation:.0%} of the FLOP/s, {d.bandwidth_share:.0%} of the bandwidth (--utilisation)",
-            f"{d.dispatch * 1e6:.1f} µs for Python to start a kernel; while the last one runs: {overlap}",
+            f"reached: {d.utilisation:.0%} of the FLOP/s (--utilisation), {d.bandwidth_share:.0%} of the bandwidth",
+            f"{d.dispatch * 1e6:.1f} µs for Python to start a kernel, "
+            + ("while the last one runs" if d.queues else "while nothing else runs"),
             f"student's prompts {n.student_prompt} tokens, teachers' {n.teacher_prompt} (--student-prompt,"
             " --teacher-prompt; sgsd train CONFIG --dry-run counts them)",
             f"completions {n.completion} tokens in the mean, {n.longest} the longest of a batch (--completion,"
             " --longest)",
-            *(["float32 weights compute in bfloat16 (accelerate --mixed_precision bf16)"] if self._mixed else []),
-            *(["an engine beside the trainer starts kernels in no time; its own memory is not counted"] * by_vllm),
-            *(
-                [f"{self.processes} processes hold the weights in parts (FSDP); what they send takes no time"]
-                if self.processes > 1
-                else []
-            ),
+        ]
+        if d.queues and self.config.model.dtype == "float32":
+            lines.append(
+                "float32 weights compute in bfloat16 (accelerate --mixed_precision bf16); memory as in float32"
+            )
+        if not d.queues:
+            lines.append("memory is what tensors take; libraries and the allocator's holes come on top (docs/plan.md)")
+        if self.config.rollout.engine != "transformers":
+            lines.append("an engine beside the trainer starts kernels in no time; its own memory is not counted")
+        if self.processes > 1:
+            lines.append(f"{self.processes} processes hold the weights in parts (FSDP); what they send takes no time")
+        return [
+            *lines,
             "not counted: verifying, retrieval, checkpoints, loading; what a teacher or writer samples; pads",
         ]
-
-    @property
-    def _mixed(self) -> bool:
-        return self.device.queues and self.config.model.dtype == "float32"
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,9 @@ def evaluations(config: RunConfig) -> int:
     return between + (2 if config.steps else 1)
 
 
-def remedy(config: RunConfig, memory: Memory, rows: Rows, room: float, processes: int = 1) -> str:
+def remedy(config: RunConfig, memory: Memory, rows: Rows, lengths: Lengths, room: float, processes: int = 1) -> str:
     """What to lower first, by what is largest at the worst moment."""
-    room *= SPARE
+    room, most = room * SPARE, config.sampling.max_tokens
     if memory.standing + memory.gradients >= room:
         if config.lora is None:
             return (
@@ -230,22 +232,18 @@ def remedy(config: RunConfig, memory: Memory, rows: Rows, room: float, processes
                 f" hold them in parts over more than {processes} processes (configs/accelerate/fsdp2.yaml)."
             )
         return "The weights alone are too much: model.dtype bfloat16, or more processes that hold them in parts (FSDP)."
-    compute, worst = config.compute, memory.worst
-    if worst == "sampling":
-        return _lower("rollout_tokens", compute.rollout_tokens, memory.sampling, memory, room, rows.per_batch)
-    if worst == "teachers' pass":
-        return _lower("teacher_tokens", compute.teacher_tokens, memory.teachers, memory, room, rows.per_teacher)
+    worst = memory.worst
+    if worst == "optimizer's step":
+        return "AdamW's step needs the most: train fewer weights (lora), or hold them in parts over more processes."
     if worst == "student's pass" and not config.model.gradient_checkpointing:
         return "Set model.gradient_checkpointing: true, which computes activations again instead of keeping them."
-    if worst == "student's pass":
-        return _lower("student_tokens", compute.student_tokens, memory.student, memory, room, rows.per_student)
-    return "AdamW's step needs the most: train fewer weights (lora), or hold them in parts over more processes."
-
-
-def _lower(key: str, value: int, part: float, memory: Memory, room: float, rows: int) -> str:
-    """The setting's value at which its part would fit, if parts grow as their tokens do."""
-    if rows == 1:
+    key, part, together, length = {
+        "sampling": ("rollout_tokens", memory.sampling, rows.per_batch, lengths.student_prompt + most),
+        "teachers' pass": ("teacher_tokens", memory.teachers, rows.per_teacher, lengths.teacher),
+        "student's pass": ("student_tokens", memory.student, rows.per_student, lengths.student),
+    }[worst]
+    if together == 1:
         return f"compute.{key} holds a single row already: lower sampling.max_tokens or prompts.max_tokens."
-    over = memory.peak - room
-    fitting = int(value * max(0.0, 1 - over / part))
-    return f"Lower compute.{key} first: {value:,} → {fitting:,}." if fitting else f"Lower compute.{key} first."
+    # Parts grow as their tokens do; a budget that is not filled is lowered from what is in it.
+    fitting = int(together * length * max(0.0, 1 - (memory.peak - room) / part))
+    return f"Lower compute.{key} first: {getattr(config.compute, key):,} → {max(1, fitting):,}."

@@ -21,7 +21,11 @@ from sgsd.train.setup import Parts
 from sgsd.types import UserError
 
 #: What may differ between a run and its resumption: it cannot change a result.
-FREE = ("output", "checkpoint", "logged_rollouts", "track", "guards")
+FREE = (
+    *("output", "checkpoint", "logged_rollouts", "track", "guards"),
+    *(f"rollout.{key}" for key in ("base_url", "key_variable", "concurrency", "folder", "memory", "gap_alarm")),
+    *(f"rollout.{key}" for key in ("start_timeout", "timeout", "retries")),
+)
 
 SHOWN_CHANGES = 8
 LEFTOVERS = (".*.tmp*", ".*.partial")  # of a killed write; what they were to replace is still whole
@@ -61,7 +65,7 @@ def refuse_changes(saved: Any, config: RunConfig, where: str) -> None:
     changes = [
         f"{key}: {before!r} → {after!r}"
         for key, (before, after) in differences(old, config.model_dump(mode="json")).items()
-        if key.split(".")[0] not in FREE
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
     ]
     if changes:
         more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import sgsd
 from sgsd.train.config import RunConfig
+from sgsd.train.engines import close_engine
 from sgsd.train.launch import make_accelerator
 from sgsd.train.loop import evaluate, evaluated, train
 from sgsd.train.models import weights_hash
@@ -47,6 +48,7 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
         tell_vllm_remarks(config, console)
     parts = build_parts(config, accelerator)
     with parts.verifier, ExitStack() as closing:
+        closing.callback(close_engine, parts.engine)
         records = Records(folder)
         start = restore(parts, records, console) if resume else begin(parts, records)
         if main:
