@@ -14,7 +14,7 @@ demo: .venv/.core  ## Train the bundled tiny model by SGSD and write runs/demo/r
 	$(BIN)/sgsd demo --seed $(SEED)
 
 test: .venv/.dev lint  ## Check style and types, then run the tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not prove"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not prove" -n auto --maxprocesses 4 --dist loadfile
 
 test-vllm: .venv-vllm/.ready  ## Run the tests that need vLLM, on the CPU: minutes, and its environment is gigabytes.
 	.venv-vllm/bin/python -m pytest tests/with_vllm -m "not prove"

@@ -145,15 +145,14 @@ def _measure(config: RunConfig, trial: RunConfig, accelerator: Any, gauge: Gauge
         if parts.critic is not None:
             closing.enter_context(parts.critic)
         setup = time.perf_counter() - began
-        share = EvaluationShare.of(parts, engine) if parts.evaluator else None
-        passes, before = closing.enter_context(watched(parts)), len(engine.calls)
-        watch = StepWatch()
+        passes, watch = closing.enter_context(watched(parts)), StepWatch()
         end = train(parts, records, start, watch)
         save = time.perf_counter() - watch.last[0]  # all that comes after the last step
         if end.step < trial.steps:
             raise KeyboardInterrupt
-        calls = engine.calls[before:]
-        lengths = passes.lengths(fmean(call.longest for call in calls) if calls else 0)
+        lengths = passes.lengths(fmean(call.longest for call in engine.calls) if engine.calls else 0)
+        # Last, as the run's last evaluation is: what steps have left of the memory is then in use already.
+        share = EvaluationShare.of(parts, engine) if parts.evaluator else None
         return Measured(
             config=config,
             first=watch.steps[0],
