@@ -136,7 +136,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 
 
-@pytest.mark.prove  # tests/e2e/test_processes.py holds more, sooner
+@pytest.mark.prove  # tests/e2e/test_many_processes.py holds more, sooner
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """DDP over gloo: the same rollouts, and the same numbers but for the order of additions."""
     import yaml

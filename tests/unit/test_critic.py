@@ -151,7 +151,6 @@ ROWS = {"path": "rows.jsonl", "limit": 4}
     ("changes", "said"),
     [
         ({"method": {"name": "rcsd"}, "data": ROWS}, "data.rubric: rcsd shows each problem's rubric"),
-        ({"method": {"name": "rcsd"}}, "data.rubric: rcsd"),  # the lab has none
         ({"method": {"name": "opsd", "on_policy": 0.5}, "data": ROWS}, "data.solution: opsd learns from"),
         ({"method": {"name": "sgsd", "others": ["random"]}, "bank": {"path": None}}, "bank.path: sgsd retrieves"),
         ({"method": {"name": "grpo_skill"}, "bank": {"path": None}}, "bank.path: grpo_skill retrieves"),

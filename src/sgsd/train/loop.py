@@ -238,7 +238,5 @@ def save(parts: Parts, position: Position, batch: Batch, shards: Mapping[str, st
     """A checkpoint with a rollout to try it on: gathered from all processes, written by the first."""
     root, keep = parts.config.folder / "checkpoints", parts.config.checkpoint.keep
     beside = {CANARY: take_canary(parts, batch), **(shards or {})}
-    save_checkpoint(
-        root, position, parts.bare_scorer, parts.optimizer, keep=keep, beside=beside, launch=parts.launch
-    )
+    save_checkpoint(root, position, parts.bare_scorer, parts.optimizer, keep=keep, beside=beside, launch=parts.launch)
     parts.accelerator.wait_for_everyone()
