@@ -38,7 +38,7 @@ from step_ways import SMALL_SHAPE, Case, Shape, make_bench
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QWEN3_1_7B = Shape(hidden=2048, layers=28, heads=16, kv_heads=8, head_dim=128, intermediate=6144)
-# Passes of a size for the CPU; with the defaults, which are for GPUs, a step holds more and is no faster here.
+# Passes of a size for the CPU; with the defaults, which are for GPUs, a step holds more.
 CPU = Case(
     SMALL_SHAPE,
     rollouts=16,
