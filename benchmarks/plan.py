@@ -34,6 +34,7 @@ import transformers
 from rich.console import Console
 
 from machine import commit, processor
+from sgsd.cli.plan import SECONDS, STEPS
 from sgsd.train import loop, make_config, plan, run, run_training
 from sgsd.train.config import RunConfig
 from sgsd.train.estimate import Estimate
@@ -44,7 +45,6 @@ from sgsd.train.sections import EvaluationConfig, ModelConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TARGET = 0.15
-MEASURED_STEPS = 4
 LAB: dict[str, Any] = {
     "data": {"path": "lab:train"},
     "prompts": {
@@ -132,7 +132,7 @@ def save_model(folder: Path, vocabulary: int, hidden: int) -> None:
 
 
 def plan_alone(config: RunConfig) -> dict[str, Any]:
-    found: Measured = measure(config, MEASURED_STEPS)
+    found: Measured = measure(config, STEPS, SECONDS)
     by_arithmetic = Estimate.of(config, "cpu", found.lengths)
     return {
         "step": {"wall": found.step, "processor": statistics.fmean(step.processor for step in found.steps)},
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "commit": commit(),
         "target": TARGET,
-        "measured_steps": MEASURED_STEPS,
+        "measured": {"steps": STEPS, "seconds": SECONDS},
     }
     start, found = time.perf_counter(), {}
     for name in [arguments.case] if arguments.case else CASES:

@@ -5,6 +5,7 @@
     python benchmarks/step.py --preset curves    # time and memory over teachers, tokens and rollouts
     python benchmarks/step.py --preset sharing   # prompts that several completions share
     python benchmarks/step.py --preset parts     # where a step's time goes, in a real short run on the lab
+    python benchmarks/step.py --preset processes --threads 1    # one and two processes, a thread each
     python benchmarks/step.py --preset gpu       # Qwen3-1.7B's shape in bfloat16, with and without checkpointing
 
 `--toy` makes any of them so small that it only shows that it runs. The ways are told in step_ways.py, how they are
@@ -139,11 +140,11 @@ def run_compare(preset: str, small: bool, repetitions: int, threads: int) -> tup
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    presets = ("cpu", "small", "curves", "sharing", "parts", "gpu")
+    presets = ("cpu", "small", "curves", "sharing", "parts", "processes", "gpu")
     parser.add_argument("--preset", choices=presets, default="cpu")
     parser.add_argument("--toy", action="store_true", help="a miniature, to see that it runs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, help="5, and 3 for curves and sharing")
+    parser.add_argument("--repetitions", type=int, help="5, and 3 for curves, sharing, parts and processes")
     parser.add_argument("--out", type=Path, help="default: results/step_PRESET.json, with _toy for --toy")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -161,6 +162,10 @@ def main(argv: list[str] | None = None) -> None:
 
         run = {"curves": step_growth.curves, "sharing": step_growth.sharing, "parts": step_growth.parts}[preset]
         found, text = run(small, arguments.repetitions or 3, threads)
+    elif preset == "processes":
+        from step_processes import processes
+
+        found, text = processes(small, arguments.repetitions or 3, threads)
     else:
         found, text = run_compare(preset, small, arguments.repetitions or 5, threads)
     out = arguments.out or RESULTS / f"step_{preset}{'_toy' if small else ''}.json"

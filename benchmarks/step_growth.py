@@ -131,6 +131,23 @@ def score(bench: Bench, rows: Sequence[Row], layout: Layout) -> torch.Tensor:
     return torch.cat([found[i] for i in range(len(rows))])
 
 
+def lab_run(*, steps: int, rollouts: int, threads: int) -> dict[str, Any]:
+    """SGSD with eight teachers on the lab."""
+    return {
+        "steps": steps,
+        "rollouts": rollouts,
+        "method": {"name": "sgsd", "k": 8, "confidence": 0.01},
+        "model": {"path": "lab", "dtype": "float32"},
+        "lora": None,
+        "data": {"path": "lab:train", "limit": 512},
+        "prompts": {"folder": "lab", "teacher_thinking": False, "evaluation_thinking": False},
+        "sampling": {"max_tokens": 96},
+        "bank": {"path": "lab"},
+        "optimizer": {"lr": 3e-4},
+        "compute": {"threads": threads},
+    }
+
+
 PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
 
 
@@ -146,23 +163,8 @@ def parts(small: bool, repetitions: int, threads: int) -> tuple[dict[str, Any], 
         return made
 
     with tempfile.TemporaryDirectory() as folder:
-        config = make_config(
-            {
-                "output": folder + "/run",
-                "steps": steps,
-                "rollouts": 4 if small else 32,
-                "method": {"name": "sgsd", "k": 8, "confidence": 0.01},
-                "model": {"path": "lab", "dtype": "float32"},
-                "lora": None,
-                "data": {"path": "lab:train", "limit": 512},
-                "prompts": {"folder": "lab", "teacher_thinking": False, "evaluation_thinking": False},
-                "sampling": {"max_tokens": 96},
-                "bank": {"path": "lab"},
-                "optimizer": {"lr": 3e-4},
-                "checkpoint": {"every": 2},
-                "compute": {"threads": threads},
-            }
-        )
+        settings = lab_run(steps=steps, rollouts=4 if small else 32, threads=threads)
+        config = make_config(settings | {"output": folder + "/run", "checkpoint": {"every": 2}})
         loop.save_checkpoint = timed_save
         try:
             start = time.perf_counter()

@@ -175,3 +175,14 @@ def test_a_mixed_pool_reports_the_share_of_each_kind(tmp_path: Path) -> None:
         assert sum(one["share"] for one in kind.values()) == pytest.approx(1.0)
     plain = Records(run_small(tmp_path / "plain")).read("metrics")
     assert "sources" not in plain[0], "of one kind there is nothing to tell apart"
+
+
+def test_a_control_says_nothing_of_the_items_it_shows(tmp_path: Path) -> None:
+    """Pairs of another problem carry the bank's own items; what they do there is no evidence on them."""
+    method = {"name": "sgsd", "k": 2, "confidence": 0.01, "others": ["shuffled", "random"]}
+    records = Records(run_small(tmp_path / "run", method=method, logged_rollouts=8))
+    shown = [teacher for record in records.read("rollouts") for teacher in record["teachers"]]
+    assert {teacher["source"] for teacher in shown} == {"skill_pair", "shuffled", "random"}
+    assert all(teacher["items"] for teacher in shown)
+    counted = sum(len(record["teachers"]) for record in records.read("sightings"))
+    assert counted == sum(teacher["source"] == "skill_pair" for teacher in shown)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from runs import small_config
-from sgsd.rollout import Sampling, ScriptedEngine
+from sgsd.rollout import BackgroundEngine, Sampling, ScriptedEngine
 from sgsd.scorer import Row, collate
 from sgsd.train.arithmetic import Lengths
 from sgsd.train.estimate import evaluations
 from sgsd.train.gauges import Gauge, Generated, PassWatch, Step, StepWatch, TimedEngine
 from sgsd.train.loop import evaluation_due
-from sgsd.train.plan import EvaluationShare, Measured, measure, token_line
+from sgsd.train.plan import EvaluationShare, Measured, further_steps, measure, timed_engine, token_line
 from sgsd.types import UserError
 
 EVALUATION: dict[str, Any] = {"data": {"path": "lab:held-out"}, "problems": 8, "sampling": {"max_tokens": 96}}
@@ -154,6 +155,34 @@ def test_the_gauge_sees_what_is_gone_again() -> None:
     gauge = Gauge(torch.device("cpu"))
     torch.ones(2**25).sum()  # 128 MiB, given back at once
     assert gauge.peak() > 100 * 2**20
+
+
+def test_short_steps_are_followed_by_further_ones(tmp_path: Path) -> None:
+    """Two steps were asked for; the seconds are not reached before the run is over."""
+    found = measure(small_config(tmp_path, steps=5), 2, seconds=600.0)
+    assert len(found.steps) == 4
+    assert found.teacher_rows == 16.0  # a step, whatever their number
+    whole = measure(small_config(tmp_path, steps=5), 2)
+    assert len(whole.steps) == 1
+    assert found.disk["checkpoints"] == pytest.approx(whole.disk["checkpoints"], rel=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "steps", "more"), [(6.0, 40, 0), (12.0, 40, 2), (12.0, 4, 1), (13.0, 40, 3)])
+def test_how_many_follow(seconds: float, steps: int, more: int) -> None:
+    assert further_steps([step(9.0), step(2.0), step(4.0)], steps, seconds) == more
+
+
+def test_the_clock_is_before_the_engine_that_samples_in_the_background() -> None:
+    inner = ScriptedEngine(lambda prompt, index: [1], str)
+    parts: Any = SimpleNamespace(engine=BackgroundEngine(inner))
+    engine = timed_engine(parts)
+    assert (parts.engine.engine, engine.engine) == (engine, inner)
+    inner.dtype = "bfloat16"  # type: ignore[attr-defined]
+    assert parts.engine.dtype == "bfloat16"  # what the sampler's gap is judged by
+    inner.close = lambda: closed.append(inner)  # type: ignore[attr-defined]
+    closed: list[Any] = []
+    parts.engine.close()
+    assert closed == [inner]
 
 
 # ── Refusals ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -185,3 +185,13 @@ def test_stances_that_mean_nothing_are_refused_when_the_config_is_read(tmp_path:
     with pytest.raises(ValueError, match="raw, contrast or ratio, not 'odds'"):
         J.VerifiedSupport(kind="odds")  # type: ignore[arg-type]
     assert small_config(tmp_path, method={"name": "sgsd"}).method["stance"] == "raw"
+
+
+def test_the_gate_that_is_told_of_is_the_one_that_acted() -> None:
+    """On distributions the gate holds back large divergences, however large the gap of the sampled token is."""
+    e = replace(evidence(3), divergence_BKT=torch.full((4, 3, 9), 0.1, dtype=torch.float64))
+    judged = build("sgsd_distribution", k=3).judge(e)
+    assert judged.delta_BKT is not None
+    assert judged.delta_BKT.abs().max() > 1
+    assert judged.slope_BKT is not None
+    assert judged.slope_BKT.numpy() == pytest.approx(1 / (1 + np.exp(0.1**2 / 2)))  # σ(−Δ²/2τ) at τ = 1

@@ -103,6 +103,13 @@ def test_growth_and_parts_run_in_miniature(tmp_path: Path) -> None:
     assert parts["retrieval_seconds"] > 0
 
 
+def test_one_and_two_processes_run_in_miniature(tmp_path: Path) -> None:
+    one, two = run(tmp_path, "processes", repetitions=1)["points"]
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["faster"] == 1.0
+    assert two["seconds"]["score"] > 0
+
+
 def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
     docs = Path(__file__).parents[2] / "docs"
     found = importlib.util.spec_from_file_location("performance_plots", docs / "performance_plots.py")

@@ -24,7 +24,13 @@ from sgsd.contexts.blocks import Block, SkillPairBlocks
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 CANDIDATES = 16  # off-topic pairs that are measured exactly, and other problems that are looked at
+CONTROLS = frozenset({"null", "irrelevant", "shuffled", "random"})
 NEAR = 2  # tokens by which the estimated length of a measured pair may miss the best one
+
+
+def is_control(source: str) -> bool:
+    """Whether a teacher of this source was shown a control, alone or beside something else."""
+    return not CONTROLS.isdisjoint(source.split("+"))
 
 
 def no_context(problems: Sequence[Problem]) -> list[tuple[Block, ...]]:

@@ -35,4 +35,4 @@ class Judgement:
     stance_BK: Tensor | None = None
     polarity_BK: Tensor | None = None
     delta_BKT: Tensor | None = None
-    slope_BKT: Tensor | None = None  # what the gate lets through, in (0, ½]
+    slope_BKT: Tensor | None = None  # what the gate lets through of what it acts on, in (0, ½]

@@ -165,7 +165,7 @@ class Method:
         losses_BT = direction.share * weigh(values_BKT, stances.force_BK, e.weights_BK)
         if self.outcome is not None:
             losses_BT = losses_BT + self._outcome_term(e)[0]
-        return self._judged(losses_BT, None, stances, delta_BKT)
+        return self._judged(losses_BT, None, stances, delta_BKT, e.divergence_BKT.detach() if gated else None)
 
     def _shape_outcome(self, direction: Shaping, e: Evidence) -> Judgement:
         assert e.teacher_logps_BKT is not None
@@ -191,8 +191,14 @@ class Method:
         return self.stance.judge(e)
 
     def _judged(
-        self, losses_BT: Tensor, advantages_BT: Tensor | None, stances: Stances, delta_BKT: Tensor | None
+        self,
+        losses_BT: Tensor,
+        advantages_BT: Tensor | None,
+        stances: Stances,
+        delta_BKT: Tensor | None,
+        gated_BKT: Tensor | None = None,  # what the gate acted on, where that is not the gap
     ) -> Judgement:
+        gated_BKT = delta_BKT if gated_BKT is None else gated_BKT
         return Judgement(
             losses_BT=losses_BT,
             advantages_BT=advantages_BT,
@@ -200,7 +206,7 @@ class Method:
             stance_BK=stances.stance_BK,
             polarity_BK=stances.polarity_BK,
             delta_BKT=delta_BKT,
-            slope_BKT=None if delta_BKT is None else slope(self.gate, delta_BKT),
+            slope_BKT=None if gated_BKT is None else slope(self.gate, gated_BKT),
         )
 
 

@@ -98,9 +98,11 @@ class ServerEngine:
         self._policy: Snapshot | None = None
         self._name = ""  # under which all servers know the policy's current weights
         self._loads = itertools.count(1)
+        self._closed = False
         self._given: list[str] = []  # names that this process has given to adapters on the servers
 
     def sync(self) -> None:
+        self._closed = False
         before = self._policy
 
         def publish() -> tuple[Snapshot, str]:
@@ -140,7 +142,8 @@ class ServerEngine:
         return [done[place] for place in range(len(prompts))]
 
     def close(self) -> None:
-        """Let the servers forget the policy; the next sync shows them another."""
+        """Let the servers forget the policy, and end a call in another thread; the next sync shows them another."""
+        self._closed = True
         self._given, given = [], self._given
         run(self._unload(given))
         self.snapshots.close()
@@ -162,7 +165,7 @@ class ServerEngine:
             except _Fault as error:
                 faults += 1
                 self.recoveries += 1
-                if faults > self.settings.retries:
+                if faults > self.settings.retries or self._closed:
                     trouble = known_trouble(str(error), shortest, self.dtype)
                     raise self._error(
                         f"while {doing}, a server {error} ({faults} tries)",
@@ -176,14 +179,20 @@ class ServerEngine:
     # ── Weights ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _load_new(self) -> None:
-        """All servers, once they are there, take the current weights, under a name that none of them has heard of."""
+        """All servers, once they are there, take the current weights.
+
+        An adapter gets a name that no server has heard of. All weights are known by one name to all processes, so that
+        after a fault the first that is there again gives them to a server and the others find them.
+        """
         assert self._policy is not None, "a snapshot comes first"
-        name = f"{self._policy.name}-{next(self._loads)}"
+        adapter = self.snapshots.kind == "adapter"
+        name = f"{self._policy.name}-{next(self._loads)}" if adapter else self._policy.name
+        self._given += [name]
         for url in self.urls:
             self._wait_for(url)
-            run(self._load(url, name, self._policy))
+            if adapter or not run(self._holds(url, name)):
+                run(self._load(url, name, self._policy))
         self._name = name
-        self._given.append(name)
         run(self._canary())
 
     def _know_all(self) -> None:
@@ -249,14 +258,15 @@ class ServerEngine:
         """Whether every server still holds the weights it was last given; an adapter's name says so by itself."""
         if self.snapshots.kind == "adapter":
             return True
-        for url in self.urls:
-            try:
-                reply = await self._call(url, "GET", "/weight_info", None, _GLANCE_SECONDS)
-            except _Fault:
-                return False
-            if reply.status != 200 or reply.body.get("weight_version") != self._name:
-                return False
-        return True
+        return all([await self._holds(url, self._name) for url in self.urls])
+
+    async def _holds(self, url: str, name: str) -> bool:
+        """Whether a server says that its weights are of this version."""
+        try:
+            reply = await self._call(url, "GET", "/weight_info", None, _GLANCE_SECONDS)
+        except _Fault:
+            return False
+        return reply.status == 200 and reply.body.get("weight_version") == name
 
     # ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
 

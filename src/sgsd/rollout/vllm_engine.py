@@ -77,9 +77,11 @@ class VllmEngine:
         self._process: VllmProcess | None = None
         self._policy: Snapshot | None = None
         self._asleep = False
+        self._closed = False
         self._end: Callable[[], object] = lambda: None
 
     def sync(self) -> None:
+        self._closed = False
         before, self._policy = self._policy, self.snapshots.take()
         try:
             self._retrying("taking over the weights", lambda: self._load() if self._ready() else None)
@@ -112,7 +114,8 @@ class VllmEngine:
         return [done[place] for place in range(len(prompts))]
 
     def close(self) -> None:
-        """End vLLM's process and give back what it holds; the next sync starts another."""
+        """End vLLM's process and give back what it holds, a call in another thread included; a sync starts another."""
+        self._closed = True
         self._end()
         self._process = None
         self.snapshots.close()
@@ -138,7 +141,7 @@ class VllmEngine:
                 self._end()
                 self._process = None
                 self.restarts += 1
-                if left == 0:
+                if left == 0 or self._closed:
                     trouble = known_trouble(f"{error} {words}", shortest, self.dtype)
                     tries = f"{self.settings.retries + 1} tries" if self.settings.retries else "one try"
                     raise EngineError(

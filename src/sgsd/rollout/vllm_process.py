@@ -107,10 +107,10 @@ class VllmProcess:
 
     def kill(self) -> None:
         """End it, whatever it does, with all processes it has started."""
-        self._connection.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(_END_SECONDS)
+        self._connection.close()  # last: a thread that still listens has heard of the end by then
 
     def last_words(self) -> str:
         """The end of what this process has printed."""

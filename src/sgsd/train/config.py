@@ -39,7 +39,7 @@ from sgsd.types import UserError
 ENGINE_KEYS = {
     ("vllm",): ("memory", "tensor_parallel", "sleep", "options"),
     ("server",): ("base_url", "key_variable", "concurrency"),
-    ("vllm", "server"): ("dtype", "context", "folder", "start_timeout", "timeout", "retries"),
+    ("vllm", "server"): ("overlap", "dtype", "context", "folder", "start_timeout", "timeout", "retries"),
 }
 #: What of vLLM's options follows from other settings, or must be as it is for rollouts to be the policy's.
 RESERVED_OPTIONS = {
@@ -47,6 +47,10 @@ RESERVED_OPTIONS = {
     "generation_config", "logprobs_mode", "enable_lora", "max_lora_rank", "max_loras", "enable_sleep_mode",
     "worker_extension_cls", "trust_remote_code", "tokenizer_revision",
 }  # fmt: skip
+
+
+#: What pydantic says of a call's arguments that is not about the value of one.
+NOT_ITS_TYPE = ("unexpected_keyword_argument", "missing_argument")
 
 
 class RunConfig(Section):
@@ -180,8 +184,8 @@ def _check_option_types(method: Mapping[str, Any], where: str) -> None:
     try:
         make(**options)
     except pydantic.ValidationError as error:
-        # An option that does not exist gets its own message from `build`, which knows the nearest one.
-        if all(problem["type"] != "unexpected_keyword_argument" for problem in error.errors()):
+        # An option that does not exist, or is not there, gets its own message from `build`, which knows them all.
+        if all(problem["type"] not in NOT_ITS_TYPE for problem in error.errors()):
             raise UserError(f"{where}: method.{_first_problem(error)}") from error
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
@@ -191,7 +195,9 @@ def _lay_over(raw: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     here = raw
     for parent in parents:
-        here = here.setdefault(parent, {})
+        if here.get(parent) is None:  # absent, or left out by name: `lora: null`
+            here[parent] = {}
+        here = here[parent]
         if not isinstance(here, dict):
             raise UserError(f"--{dotted}: {parent} is a single value and has no parts")
     here[last] = value
@@ -285,6 +291,10 @@ def check_rollout(config: RunConfig, where: str) -> None:
                 raise UserError(f"{where}: rollout.{key}: means something to {means}, not to engine {rollout.engine}")
     if rollout.engine == "server" and not rollout.base_url:
         raise UserError(f"{where}: rollout.base_url: where is the server? for instance http://127.0.0.1:8000/v1")
+    if rollout.overlap and rollout.sleep is not None:
+        raise UserError(
+            f"{where}: rollout.sleep: with rollout.overlap the engine is never idle; leave out one of the two"
+        )
     if rollout.sleep == 2 and config.lora is not None:
         raise UserError(f"{where}: rollout.sleep: 2 forgets the weights under the adapter; use 1")
     longest = config.prompts.max_tokens + config.sampling.max_tokens

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from sgsd.rollout import (
+    BackgroundEngine,
     Engine,
     ServerEngine,
     ServerSettings,
@@ -43,6 +44,13 @@ def make_engine(
     Raises:
         UserError: vLLM cannot hold what is trained, or is not told what it must be told.
     """
+    engine = _make_engine(config, accelerator, launch, policy, own)
+    return BackgroundEngine(engine, accelerator.wait_for_everyone) if config.rollout.overlap else engine
+
+
+def _make_engine(
+    config: RunConfig, accelerator: Accelerator, launch: Launch, policy: Any, own: TransformersEngine
+) -> Engine:
     if config.rollout.engine == "transformers":
         return WholeEngine(own, launch) if launch.in_parts else own
     if launch.in_parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,18 +39,18 @@ def mean_gap(said: Sequence[Tensor], scored: Sequence[Tensor]) -> float:
     return float((torch.cat(list(said)) - torch.cat([logps.cpu() for logps in scored])).abs().mean())
 
 
-def check_gap(parts: Parts, gap: float) -> None:
+def check_gap(parts: Parts, gap: float, *, staleness: int = 0) -> None:
     """Hold a gap of this process against the bounds, together with all others.
 
-    A gap beyond `rollout.gap_alarm` is worth a warning.
+    A gap beyond `rollout.gap_alarm` is worth a warning. Weights that are known to be stale have no bound.
 
     Raises:
         StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
     """
-    worst = parts.largest(gap if gap == gap else float("inf"))
-    bound = sampler_rounding(parts)
+    worst = parts.largest(gap if gap == gap else math.inf)
+    bound = math.inf if staleness else sampler_rounding(parts)
     alarm = bound / 2 if parts.config.rollout.gap_alarm is None else parts.config.rollout.gap_alarm
-    if worst > bound:
+    if worst > bound or worst == math.inf:
         raise StaleSamplerError(
             f"the engine samples from other weights than the trainer's: its log-probabilities are off by {worst:.2g}"
             f" nats a token, {bound:g} is what rounding explains; no weight has been touched by these rollouts"

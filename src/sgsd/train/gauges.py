@@ -47,14 +47,23 @@ class StepWatch:
     """Told by the loop after every step."""
 
     steps: list[Step] = field(default_factory=list)
-    last: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
+    last: tuple[float, float] = field(default_factory=lambda: _clocks())
+
+    def restart(self) -> None:
+        """What was done since the last step is not the next one's."""
+        self.last = _clocks()
 
     def __call__(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        now = (time.perf_counter(), time.process_time())
-        wall, processor = (after - before for after, before in zip(now, self.last))
+        before = self.last
+        self.restart()
+        wall, processor = (after - since for after, since in zip(self.last, before))
         phases = {name: timing[name] for name in PHASES if name in timing}
         self.steps.append(Step(wall, processor, phases, timing["tokens"]))
-        self.last = now
+
+
+def _clocks() -> tuple[float, float]:
+    """Wall, and this process's threads."""
+    return time.perf_counter(), time.process_time()
 
 
 @dataclass
@@ -77,6 +86,14 @@ class TimedEngine:
 
     def sync(self) -> None:
         self.engine.sync()
+
+    @property
+    def dtype(self) -> str | None:
+        return getattr(self.engine, "dtype", None)
+
+    def close(self) -> None:
+        close: Any = getattr(self.engine, "close", lambda: None)
+        close()
 
 
 @dataclass

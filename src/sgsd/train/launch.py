@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,16 +23,20 @@ from sgsd.types import Completion, UserError
 
 REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 BUCKET = 2**25  # numbers of a gradient that are added up in one go
+#: How long processes wait for one another. NCCL's own ten minutes are less than the first may need to write a large
+#: checkpoint or a bank's update, or one of them until its engine is back.
+PATIENCE = timedelta(hours=2)
 
 
 def make_accelerator() -> Accelerator:
     """The accelerator that the launcher's settings ask for. Raises UserError where a library for them is missing."""
     by_deepspeed = _asked("ACCELERATE_USE_DEEPSPEED")
     # Without a GPU DeepSpeed has to be told which library speaks between processes.
-    told = [InitProcessGroupKwargs(backend="gloo")] if by_deepspeed and not torch.cuda.is_available() else []
+    backend = {"backend": "gloo"} if by_deepspeed and not torch.cuda.is_available() else {}
+    told = InitProcessGroupKwargs(**backend, timeout=PATIENCE)
     try:
         # Apple's GPUs have no float64, which the sampler and the sums need.
-        accelerator = Accelerator(cpu=torch.backends.mps.is_available(), kwargs_handlers=told)
+        accelerator = Accelerator(cpu=torch.backends.mps.is_available(), kwargs_handlers=[told])
     except ImportError as error:
         raise UserError(f"accelerate: {' '.join(str(error).split())[:240]}") from error
     if _asked("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:

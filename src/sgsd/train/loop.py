@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 
 from sgsd.scorer.module import causal_lm
+from sgsd.train.ahead import STALENESS, Ahead
 from sgsd.train.checkpoint import Position, save_checkpoint
 from sgsd.train.config import RunConfig
 from sgsd.train.gap import StaleSamplerError, draws_dropout
@@ -86,7 +87,8 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
     """Steps to the end, or to where a person or a guard asks for a stop; the position reached is saved."""
     config, main = parts.config, parts.accelerator.is_main_process
     position, pending, proven = start.position, start.pending, False
-    dropout = draws_dropout(parts.bare_scorer.model)
+    batch: Batch | None = None
+    dropout, ahead = draws_dropout(parts.bare_scorer.model), Ahead.configured(parts)
 
     def where(step: int) -> Position:
         event, version = (parts.bank.event, parts.bank.current.version) if parts.bank else (0, "")
@@ -103,46 +105,65 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
         def stop_asked() -> bool:
             return bool(parts.all_max(int(stop.asked)))
 
+        def save_step(step: int) -> Position:
+            shards = {} if ahead is None else ahead.shards(step + 1)
+            reached = replace(where(step), pending=bool(shards))
+            assert batch is not None, "a step of this session has been made, or is being made"
+            save(parts, reached, batch, shards)
+            return reached
+
+        @contextmanager
+        def last_step_kept(step: int) -> Iterator[None]:
+            """An engine that fails in the middle of a step ends the run, but takes no whole step with it."""
+            try:
+                yield
+            except (UserError, StaleSamplerError) as error:
+                # The one is heard by a single process, whom the others cannot help; the other is found by all together.
+                together = isinstance(error, StaleSamplerError) or parts.accelerator.num_processes == 1
+                if together and position.step < step - 1:
+                    save_step(step - 1)
+                raise
+
         if evaluation_due(config, position.step) and position.step not in evaluated(parts, records):
             evaluate(parts, records, position.step)  # the stop that ended the last session did not wait for it
         for step in range(position.step + 1, config.steps + 1):
             clock, metrics = Clock(dict(pending.seconds) if pending else {}), StepMetrics(vocabulary)
             seed_dropout(config.seed, step, parts.accelerator.process_index)
-            try:
-                batch = collect(parts, step, pending, clock)
-            except UserError:
-                if parts.accelerator.num_processes == 1 and position.step < step - 1:
-                    save(parts, where(step - 1), batch)
-                raise
-            if not proven or dropout:
-                prove_sampler(parts, batch)
-                proven = pending is None  # what another session sampled says nothing of this one's engine
-            if stop_asked():
-                if pending is None:
-                    position = replace(where(step - 1), pending=True)
-                    save(parts, position, batch, shard_files(batch.rollouts, batch.verdicts, clock.seconds))
-                break
-            pending = None
+            with last_step_kept(step):
+                batch = collect(parts, step, pending, clock, ahead)
+                if not proven or dropout:
+                    prove_sampler(parts, batch)
+                    proven = pending is None  # what another session sampled says nothing of this one's engine
+                if stop_asked():
+                    if pending is None and position != (kept := replace(where(step - 1), pending=True)):
+                        shards = shard_files(batch.rollouts, batch.verdicts, clock.seconds, staleness=batch.staleness)
+                        save(parts, position := kept, batch, shards)
+                    break
+                pending = None
+                if ahead is not None and step < config.steps:
+                    with clock.phase("sample"):
+                        ahead.ask(step + 1)
             with clock.phase("score"):
                 taught = score_teachers(parts, batch)
             with clock.phase("update"):
                 lr = learning_rate(config.optimizer, step, config.steps)
                 try:
-                    details = update(parts, batch, taught, metrics, lr)
-                except StaleSamplerError:
-                    if position.step < step - 1:
-                        save(parts, where(step - 1), batch)
-                    raise
+                    with last_step_kept(step):
+                        details = update(parts, batch, taught, metrics, lr)
                 except NonFiniteError as error:
                     raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
                 parts.keeper.after_step(step)
             with clock.phase("bank"):
                 parts.books.after_step(step, sightings(batch, details))
                 upkeep.after_step(step, batch.rollouts, batch.verdicts)
+            if ahead is not None and (evaluation_due(config, step) or checkpoint_due(config, step)):
+                with clock.phase("sample"):
+                    ahead.wait()
             metrics.add_rollouts(batch.rollouts, batch.verdicts)
             metrics.add_judged(batch, details, style)
             measured = metrics.finish(parts.all_sum, parts.largest, gather_object)
-            record = watch.with_trend({"step": step, "lr": lr, **measured})
+            staleness = {} if ahead is None else {"staleness": batch.staleness}
+            record = watch.with_trend({"step": step, "lr": lr, **staleness, **measured})
             findings = watch(record)
             stop.asked |= watch.ended_by is not None
             timing = {"step": step, **clock.seconds, **throughput(record, clock)}
@@ -155,12 +176,11 @@ def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Posi
                     evaluate(parts, records, step)
                 except UserError:  # a resumed run makes up for it
                     if parts.accelerator.num_processes == 1:
-                        save(parts, where(step), batch)
+                        save_step(step)
                     raise
             stopping = stop_asked()
-            if stopping or step == config.steps or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                position = where(step)
-                save(parts, position, batch)
+            if stopping or checkpoint_due(config, step):
+                position = save_step(step)
             if stopping:
                 watch.check_end(config.folder, step, config.steps)
                 break
@@ -173,18 +193,27 @@ def evaluation_due(config: RunConfig, step: int) -> bool:
     return every > 0 and 0 < step < config.steps and step % every == 0
 
 
-def collect(parts: Parts, step: int, pending: Pending | None, clock: Clock) -> Batch:
+def checkpoint_due(config: RunConfig, step: int) -> bool:
+    every = config.checkpoint.every
+    return step == config.steps or (every > 0 and step % every == 0)
+
+
+def collect(parts: Parts, step: int, pending: Pending | None, clock: Clock, ahead: Ahead | None = None) -> Batch:
     """Rollouts, what the verifier says of them (both may have been kept), and the prompts of their teachers."""
-    if pending is not None:
-        rollouts, verdicts = pending.take(parts, step)
-    else:
-        with clock.phase("sample"):
-            parts.engine.sync()
+    rollouts, verdicts, staleness = None, None, 0
+    with clock.phase("sample"):
+        if pending is not None:
+            (rollouts, verdicts), staleness = pending.take(parts, step), pending.staleness
+        elif ahead is not None and ahead.step == step:
+            rollouts, staleness = ahead.rollouts(), STALENESS
+        parts.engine.sync()  # also where rollouts are there: a critic or a writer asks the policy as it is now
+        if rollouts is None:
             rollouts = sample(parts, step)
+    if verdicts is None:
         with clock.phase("verify"):
             verdicts = verify(parts, rollouts)
     with clock.phase("contexts"):
-        return with_contexts(parts, rollouts, verdicts)
+        return replace(with_contexts(parts, rollouts, verdicts), staleness=staleness)
 
 
 def seed_dropout(seed: int, step: int, process: int) -> None:

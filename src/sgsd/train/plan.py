@@ -13,8 +13,11 @@ from statistics import fmean, linear_regression
 from tempfile import mkdtemp
 from typing import Any
 
+from sgsd.rollout import BackgroundEngine
 from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
+from sgsd.train.checkpoint import Position, checkpoints
 from sgsd.train.config import RunConfig
+from sgsd.train.engines import close_engine
 from sgsd.train.estimate import evaluations
 from sgsd.train.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
 from sgsd.train.launch import make_accelerator
@@ -22,7 +25,7 @@ from sgsd.train.loop import train
 from sgsd.train.meta_pass import Ghost
 from sgsd.train.processes import check_processes, from_first
 from sgsd.train.records import Records
-from sgsd.train.resume import begin
+from sgsd.train.resume import Start, begin
 from sgsd.train.sections import CheckpointConfig, TrackConfig
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import UserError
@@ -97,8 +100,11 @@ class Measured:
         return sum(seconds * grown.get(name, 1.0) for name, seconds in mean.items())
 
 
-def measure(config: RunConfig, count: int) -> Measured:
+def measure(config: RunConfig, count: int, seconds: float = 0.0) -> Measured:
     """Make the first `count` steps of the run, a share of its evaluation and a checkpoint; nothing of it stays.
+
+    Further steps follow until those after the first have taken so many `seconds`: where a step takes half a second, the
+    first few still warm up libraries and caches, and three of them are noise.
 
     Raises:
         UserError: fewer than two steps, a run without any, or what would stop the run itself.
@@ -112,7 +118,7 @@ def measure(config: RunConfig, count: int) -> Measured:
     gauge = Gauge(accelerator.device)
     folder = Path(from_first(accelerator, lambda: mkdtemp(prefix="sgsd-plan-")))
     try:
-        found = _measure(config, _trial(config, count, folder / "run"), accelerator, gauge)
+        found = _measure(config, _trial(config, count, folder / "run"), seconds, accelerator, gauge)
     finally:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -134,22 +140,24 @@ def _trial(config: RunConfig, count: int, output: Path) -> RunConfig:
     )
 
 
-def _measure(config: RunConfig, trial: RunConfig, accelerator: Any, gauge: Gauge) -> Measured:
+def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: Any, gauge: Gauge) -> Measured:
     began = time.perf_counter()
     parts = build_parts(trial, accelerator)
-    engine = TimedEngine(parts.engine)
-    parts.engine = engine
+    engine = timed_engine(parts)
     with parts.verifier, ExitStack() as closing:
+        closing.callback(close_engine, parts.engine)
         records = Records(trial.folder)
         start = begin(parts, records)
         if parts.critic is not None:
             closing.enter_context(parts.critic)
         setup = time.perf_counter() - began
         passes, watch = closing.enter_context(watched(parts)), StepWatch()
-        end = train(parts, records, start, watch)
+        end = train_whole(parts, records, start, watch)
+        if more := further_steps(watch.steps, config.steps, seconds):
+            parts.config = trial.model_copy(update={"steps": end.step + more})
+            watch.restart()
+            end = train_whole(parts, records, Start(end), watch)
         save = time.perf_counter() - watch.last[0]  # all that comes after the last step
-        if end.step < trial.steps:
-            raise KeyboardInterrupt
         lengths = passes.lengths(fmean(call.longest for call in engine.calls) if engine.calls else 0)
         # Last, as the run's last evaluation is: what steps have left of the memory is then in use already.
         share = EvaluationShare.of(parts, engine) if parts.evaluator else None
@@ -164,9 +172,33 @@ def _measure(config: RunConfig, trial: RunConfig, accelerator: Any, gauge: Gauge
             peak=parts.largest(gauge.peak()),
             on_cpu=accelerator.device.type == "cpu",
             lengths=lengths,
-            teacher_rows=passes.rows["teacher"] / trial.steps * accelerator.num_processes,
-            disk=_disk(config, trial, parts),
+            teacher_rows=passes.rows["teacher"] / end.step * accelerator.num_processes,
+            disk=_disk(config, parts),
         )
+
+
+def train_whole(parts: Parts, records: Records, start: Start, watch: StepWatch) -> Position:
+    """Train to the end. The first process alone is told of the steps, and tells the others."""
+    end = train(parts, records, start, watch)
+    if end.step < parts.config.steps:
+        raise KeyboardInterrupt
+    watch.steps = from_first(parts.accelerator, lambda: watch.steps)
+    return end
+
+
+def further_steps(made: Sequence[Step], steps: int, seconds: float) -> int:
+    """How many are to follow until those after the first have taken so many `seconds`."""
+    taken = [step.wall for step in made[1:]]
+    return max(0, min(math.ceil((seconds - sum(taken)) / fmean(taken)), steps - len(made)))
+
+
+def timed_engine(parts: Parts) -> TimedEngine:
+    """Put a clock before the engine; before the one within, where the next step's rollouts are sampled meanwhile."""
+    if isinstance(parts.engine, BackgroundEngine):
+        parts.engine.engine = engine = TimedEngine(parts.engine.engine)
+    else:
+        parts.engine = engine = TimedEngine(parts.engine)
+    return engine
 
 
 # ── The evaluation ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -247,10 +279,12 @@ def token_line(calls: Sequence[Generated]) -> tuple[float, float]:
 # ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _disk(config: RunConfig, trial: RunConfig, parts: Parts) -> dict[str, float]:
+def _disk(config: RunConfig, parts: Parts) -> dict[str, float]:
     """What the finished run leaves, from what the trial has left."""
-    folder, every = trial.folder, config.checkpoint.every
-    checkpoint = sum(file.stat().st_size for file in folder.glob("checkpoints/*/*"))
+    trial, every = parts.config, config.checkpoint.every
+    folder = trial.folder
+    newest = checkpoints(folder / "checkpoints")[-1]
+    checkpoint = sum(file.stat().st_size for file in newest.iterdir())
     lines = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
     rest = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) - lines
     kept = min(config.checkpoint.keep, math.ceil(config.steps / every) if every else 1)

@@ -9,6 +9,7 @@ import json
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from sgsd.scorer import Row, collate, plan_passes
 from sgsd.scorer.module import Role
 from sgsd.train.gap import StaleSamplerError, check_gap, mean_gap, trainer_rounding
 from sgsd.train.setup import Parts
-from sgsd.train.step import Batch
+from sgsd.train.step import Batch, Question
 from sgsd.types import UserError
 
-__all__ = ["CANARY", "StaleSamplerError", "check_canary", "prove_sampler", "take_canary"]
+__all__ = ["CANARY", "StaleSamplerError", "check_canary", "prove_fresh", "prove_sampler", "take_canary"]
 
 CANARY = "canary.json"
+PROBES, PROBE_TOKENS = 8, 32  # rollouts, and of each so many: the mean of fewer says too little in bfloat16
 
 
 @torch.no_grad()
@@ -54,12 +56,28 @@ def prove_sampler(parts: Parts, batch: Batch) -> None:
         StaleSamplerError: they differ by more than rounding.
     """
     said = batch.sampled_logps()
-    if said is None:
+    if said is None or batch.staleness:
         return
     rows = batch.student_rows()
     chosen = plan_passes([len(row) for row in rows], parts.config.compute.student_tokens)[0]
     scored_N = score_rows(parts, [rows[i] for i in chosen])
     check_gap(parts, mean_gap([said[i] for i in chosen], [scored_N]))
+
+
+def prove_fresh(parts: Parts, asked: Sequence[Question]) -> None:
+    """Sample the first tokens of a few rollouts and score them at once: the engine has the weights that it was given.
+
+    For rollouts that are trained on only after the next update, when nothing can be compared any more.
+
+    Raises:
+        StaleSamplerError: they differ by more than rounding.
+    """
+    sampling, few = parts.config.sampling.to_sampling(), asked[:PROBES]
+    short = replace(sampling, max_tokens=min(PROBE_TOKENS, sampling.max_tokens))
+    done = parts.engine.sample([q.prompt_ids for q in few], [q.index for q in few], short, seed=parts.config.seed)
+    if all(completion.logps for completion in done):
+        scored_N = score_rows(parts, [Row(q.prompt_ids, c.token_ids) for q, c in zip(few, done, strict=True)])
+        check_gap(parts, mean_gap([torch.tensor(completion.logps) for completion in done], [scored_N]))
 
 
 def take_canary(parts: Parts, batch: Batch) -> str:

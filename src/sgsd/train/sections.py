@@ -128,6 +128,8 @@ class RolloutConfig(Section):
     """Devices over which vLLM spreads each matrix."""
     sleep: Literal[1, 2] | None = None
     """Give memory back between samplings: 1 keeps the weights in main memory, 2 forgets them; none: never."""
+    overlap: bool = False
+    """Sample the next step's rollouts while this step trains: from the second step on they are one update stale."""
     options: dict[str, Any] = {}
     """Handed to vLLM by name, for instance max_num_seqs."""
     base_url: str | list[str] | None = None

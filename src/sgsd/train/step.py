@@ -13,8 +13,10 @@ from torch import Tensor
 
 from sgsd.bank import Sighting
 from sgsd.contexts import Graded, pools_for
+from sgsd.contexts.controls import is_control
 from sgsd.method.importance import importance_weights
 from sgsd.method.spec import Evidence, Judgement, token_weights
+from sgsd.rollout import Sampling
 from sgsd.scorer import Pack, Row, Scores, teacher_layout
 from sgsd.train.data import problem_at
 from sgsd.train.gap import check_gap, draws_dropout, mean_gap
@@ -37,6 +39,7 @@ class Batch:
     verdicts: list[Verdict]
     views: list[tuple[TeacherView, ...]]  # one with an empty prompt is a teacher that was left out
     nulls: Sequence[TeacherView] = ()  # the null teacher of each rollout, where the stance is a contrast to one
+    staleness: int = 0  # updates between the weights that sampled and those that train
 
     def student_rows(self) -> list[Row]:
         return [Row(r.prompt_ids, r.completion.token_ids) for r in self.rollouts]
@@ -128,18 +131,23 @@ def sample(parts: Parts, step: int) -> list[Rollout]:
     return answer(parts, questions(parts, step))
 
 
+def request(parts: Parts, asked: Sequence[Question]) -> tuple[list[tuple[int, ...]], list[int], Sampling]:
+    """What the engine is asked: prompts, indices, and how to sample. Left out is what a reference solution answers."""
+    own = [q for q in asked if not by_reference(parts.method.on_policy, parts.config.seed, q.index)]
+    return [q.prompt_ids for q in own], [q.index for q in own], parts.config.sampling.to_sampling()
+
+
 def answer(parts: Parts, asked: Sequence[Question]) -> list[Rollout]:
     """Each depends on its own index and prompt alone, never on the others asked with it."""
-    sampling, seed, on_policy = parts.config.sampling.to_sampling(), parts.config.seed, parts.method.on_policy
-    own = [q for q in asked if not by_reference(on_policy, seed, q.index)]
-    done = parts.engine.sample([q.prompt_ids for q in own], [q.index for q in own], sampling, seed=seed)
-    if on_policy == 1:
-        return [question.answered(completion) for question, completion in zip(own, done, strict=True)]
+    done = parts.engine.sample(*request(parts, asked), seed=parts.config.seed)
+    if parts.method.on_policy == 1:
+        return [question.answered(completion) for question, completion in zip(asked, done, strict=True)]
+    longest = parts.config.sampling.max_tokens
     # Solutions come without log-probs, and a sampler is proved by all rollouts of all processes or by none.
     sampled = {completion.index: replace(completion, logps=()) for completion in done}
 
     def completion_of(q: Question) -> Completion:
-        return sampled.get(q.index) or reference_completion(q.problem, q.index, parts.tokenizer, sampling.max_tokens)
+        return sampled.get(q.index) or reference_completion(q.problem, q.index, parts.tokenizer, longest)
 
     return [question.answered(completion_of(question)) for question in asked]
 
@@ -270,7 +278,7 @@ def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetri
                 scored = [old_logps[i] for i in range(len(said))]
                 metrics.add_sampler(said, scored, masks)
                 if not draws_dropout(parts.bare_scorer.model):
-                    check_gap(parts, mean_gap(said, scored))
+                    check_gap(parts, mean_gap(said, scored), staleness=batch.staleness)
         metrics.grad_norm = apply_gradient(parts, lr, batch, done.losses)
     return sorted(details, key=lambda detail: detail.position)
 
@@ -286,7 +294,7 @@ def outcome_advantages(parts: Parts, batch: Batch) -> Tensor:
 
 
 def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighting]]:
-    """Every teacher of a bank that was judged, with the index of the rollout."""
+    """Every teacher of a bank that was judged, with the index of the rollout; controls say nothing of their items."""
     found = []
     for detail in details:
         judgement, rollout = detail.judgement, batch.rollouts[detail.position]
@@ -295,7 +303,7 @@ def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighti
         outcome = batch.verdicts[detail.position].outcome
         supports, polarities = judgement.support_BK[detail.row].tolist(), judgement.polarity_BK[detail.row].tolist()
         for view, support, polarity in zip(batch.views[detail.position], supports, polarities):
-            if view.item_ids and view.prompt_ids:
+            if view.item_ids and view.prompt_ids and not is_control(view.source):
                 seen = Sighting(view.item_ids, outcome, support, int(polarity))
                 found.append((rollout.completion.index, seen))
     return found
