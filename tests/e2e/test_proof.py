@@ -156,7 +156,7 @@ def test_another_machine_may_round_differently_but_no_more(tmp_path: Path, monke
     monkeypatch.setattr(proof, "machine", lambda parts: {**plain_machine(parts), "torch": "9.9"})
     monkeypatch.setattr(proof, "score_rows", lambda *arguments: plain_scores(*arguments) + 1e-5)
     said = resumed(folder, steps=1)
-    assert f"the machine does: torch {torch.__version__} → 9.9." in said
+    assert f"something else does: torch {torch.__version__} → 9.9." in said
     monkeypatch.setattr(proof, "machine", plain_machine)
     with pytest.raises(UserError, match="do not give the log-prob"):
         resumed(folder, steps=1)
@@ -177,3 +177,15 @@ def test_the_canary_disturbs_nothing(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
     assert all(module.training for module in parts.bare_scorer.model.modules())
     assert not any(p.grad is not None for p in parts.bare_scorer.parameters())
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_smaller_passes(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"checkpoint": {"every": 1, "keep": 5}}
+    whole = run_small(tmp_path / "whole", **settings)
+    folder = run_small(tmp_path / "run", **settings)
+    for saved in checkpoints(folder / "checkpoints")[1:]:
+        (saved / MANIFEST).unlink()
+    said = resumed(folder, **settings, compute={"student_tokens": 200, "threads": 1})
+    assert "last bits may differ from an uninterrupted run's, for something else does: compute.student_tokens" in said
+    for one, other in zip(lines(whole, "metrics"), lines(folder, "metrics"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-7)

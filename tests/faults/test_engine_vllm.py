@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sgsd.rollout import EngineError, Sampling, Snapshots, VllmEngine, VllmSettings
+from sgsd.rollout import EngineError, Sampling, Snapshots, Untrained, VllmEngine, VllmSettings
 from sgsd.rollout.engine import request_seed
 from sgsd.types import Completion, UserError
 
@@ -45,7 +45,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 **changes,
             }
         )
-        made.append(VllmEngine(settings, Snapshots(tmp_path / "engine", kind, save), str, frozenset([99])))
+        snapshots = Untrained() if kind == "none" else Snapshots(tmp_path / "engine", kind, save)
+        made.append(VllmEngine(settings, snapshots, str, frozenset([99])))
         return made[-1]
 
     yield engine
@@ -72,6 +73,14 @@ def alive(pid: int) -> bool:
 
 def expected(adapter: int) -> list[tuple[int, ...]]:
     return [(len(p), request_seed(5, i) % 97, adapter, 99) for p, i in zip(PROMPTS, INDICES)]
+
+
+def test_an_untrained_policy_is_what_the_engine_was_started_with(make: Make, tmp_path: Path) -> None:
+    engine = make("die 2", kind="none")
+    assert len(sample(engine)) == len(PROMPTS)
+    assert engine.restarts == 1  # and there was nothing to give to the new one
+    assert {note["what"] for note in notes(tmp_path)} == {"start", "sample"}
+    assert not (tmp_path / "engine").exists()
 
 
 def test_a_call_asks_for_all_prompts_at_once_each_with_its_own_seed(make: Make, tmp_path: Path) -> None:

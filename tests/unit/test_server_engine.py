@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vllm_server import END, fake_vllm
 
-from sgsd.rollout import EngineError, Sampling, ServerEngine, ServerSettings, Snapshots
+from sgsd.rollout import EngineError, Sampling, ServerEngine, ServerSettings, Snapshots, Untrained
 from sgsd.rollout.engine import request_seed
 from sgsd.rollout.server_engine import key_from
 from sgsd.types import UserError
@@ -111,6 +111,32 @@ def test_another_process_of_the_run_asks_under_the_name_the_first_has_given(tmp_
         other.first = lambda find: told[-1]
         other.sync()
         assert sample(other) == sample(first) == expected(1)
+
+
+def test_processes_that_recover_do_not_take_the_weights_from_one_another(tmp_path: Path) -> None:
+    """A server was started anew. Whoever finds out first gives it the policy; the others find that it has it."""
+    with fake_vllm() as server:
+        told: list[Any] = []
+        first, other = (make(tmp_path, server.url, kind="weights") for _ in range(2))
+        first.first = lambda find: told.append(find()) or told[-1]  # type: ignore[func-returns-value]
+        other.first = lambda find: told[-1]
+        first.sync()
+        other.sync()
+        server.weights = ("77", "default")
+        assert sample(first) == sample(other) == sample(first) == expected(1)
+        assert (first.recoveries, other.recoveries) == (1, 0)
+        assert len(server.asked("/collective_rpc")) == 2
+
+
+def test_an_untrained_policy_is_what_the_server_was_started_with(tmp_path: Path) -> None:
+    with fake_vllm() as server:
+        settings = ServerSettings((server.url,), start=2.0, timeout=5.0)
+        engine = ServerEngine(settings, Untrained(), str, frozenset([END]))
+        engine.sync()
+        assert [c.token_ids[2] for c in engine.sample(PROMPTS, INDICES, Sampling(max_tokens=8), seed=5)] == [0] * 4
+        engine.close()
+        paths = {path for path, _ in server.calls}
+        assert paths == {"/health", "/v1/models", "/v1/completions"}
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,9 @@ def test_weighing_makes_the_mean_gradient_the_student_s() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def gradient(parts: Parts, batch: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+def gradient(
+    parts: Parts, batch: Any, monkeypatch: pytest.MonkeyPatch, metrics: StepMetrics | None = None
+) -> torch.Tensor:
     """Of one update, which is not made."""
     grads: list[torch.Tensor] = []
 
@@ -202,8 +204,8 @@ def gradient(parts: Parts, batch: Any, monkeypatch: pytest.MonkeyPatch) -> torch
         return 0.0
 
     monkeypatch.setattr("sgsd.train.step.apply_gradient", keep)
-    monkeypatch.setattr("sgsd.train.step.check_gap", lambda *_: None)
-    update(parts, batch, score_teachers(parts, batch), StepMetrics(), 1e-4)
+    monkeypatch.setattr("sgsd.train.step.check_gap", lambda *_, **__: None)
+    update(parts, batch, score_teachers(parts, batch), metrics or StepMetrics(), 1e-4)
     return grads[0]
 
 
@@ -227,5 +229,8 @@ def test_the_update_weighs_every_token_by_it(parts: Parts, monkeypatch: pytest.M
 
     half = gradient(capped, shifted(math.log(0.5)), monkeypatch)  # the sampler was twice as sure of each token
     torch.testing.assert_close(half, 0.5 * plain, rtol=1e-3, atol=1e-7)
-    cut = gradient(capped, shifted(math.log(8.0)), monkeypatch)
+    metrics = StepMetrics()
+    cut = gradient(capped, shifted(math.log(8.0)), monkeypatch, metrics)
     torch.testing.assert_close(cut, 2.0 * plain, rtol=1e-3, atol=1e-7)
+    tokens = float(metrics.sums["tokens"])
+    assert (metrics.sums["importance"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)

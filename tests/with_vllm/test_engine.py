@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from accelerate import Accelerator
 from runs import small_config
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
+from sgsd.train.bank_build import _engine
+from sgsd.train.engines import close_engine
 from sgsd.train.gap import StaleSamplerError
 from sgsd.train.loop import Clock, collect
+from sgsd.train.models import load_tokenizer
 from sgsd.train.proof import prove_sampler, score_rows
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import Completion
@@ -120,3 +124,16 @@ def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Parts, blow:
     assert [c.token_ids for c in done] == [c.token_ids for c in whole]
     assert gap(parts, done) < ROUNDING
     assert time.monotonic() - begun < 120
+
+
+def test_a_cold_start_samples_from_the_model_as_it_is(tmp_path: Path) -> None:
+    """`sgsd bank build` with the run's engine: an adapter is configured, and there is none yet."""
+    rollout = {"engine": "vllm", "options": {"enforce_eager": True, "max_num_seqs": 32}, "start_timeout": 240.0}
+    config = small_config(tmp_path / "run", rollout=rollout, lora={"rank": 8, "alpha": 16})
+    engine = _engine(config, load_tokenizer(config.model), tmp_path / "bank.build")
+    parts = build_parts(small_config(tmp_path / "own"), Accelerator())
+    done = engine.sample(prompts_of(parts, 12), range(12), SAMPLING, seed=3)
+    close_engine(engine)
+    assert gap(parts, done) < ROUNDING
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "bank.build").iterdir()] == ["vllm.log"]

@@ -3,7 +3,7 @@
 from sgsd.rollout.background import BackgroundEngine
 from sgsd.rollout.engine import Engine, EngineError, Sampling, ScriptedEngine
 from sgsd.rollout.server_engine import ServerEngine, ServerSettings
-from sgsd.rollout.snapshots import Snapshots
+from sgsd.rollout.snapshots import Snapshots, Untrained
 from sgsd.rollout.transformers_engine import TransformersEngine, end_token_ids
 from sgsd.rollout.vllm_engine import VllmEngine, VllmSettings
 
@@ -17,6 +17,7 @@ __all__ = [
     "ServerSettings",
     "Snapshots",
     "TransformersEngine",
+    "Untrained",
     "VllmEngine",
     "VllmSettings",
     "end_token_ids",

@@ -19,7 +19,7 @@ from typing import Any
 from sgsd.rollout.canary import CANARY, known_trouble
 from sgsd.rollout.engine import EngineError, Sampling, completion, request_seed
 from sgsd.rollout.http_calls import Reply, TooLate, Unreachable, call, run
-from sgsd.rollout.snapshots import Snapshot, Snapshots
+from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.types import Completion, UserError
 
 _GLANCE_SECONDS = 10.0  # for questions that a server answers without thinking
@@ -81,7 +81,7 @@ class ServerEngine:
     def __init__(
         self,
         settings: ServerSettings,
-        snapshots: Snapshots,
+        snapshots: Snapshots | Untrained,
         decode: Callable[[Sequence[int]], str],
         end_ids: frozenset[int],
         first: Callable[[Callable[[], Any]], Any] = lambda find: find(),
@@ -190,7 +190,7 @@ class ServerEngine:
         self._given += [name]
         for url in self.urls:
             self._wait_for(url)
-            if adapter or not run(self._holds(url, name)):
+            if adapter or (self.snapshots.kind == "weights" and not run(self._holds(url, name))):
                 run(self._load(url, name, self._policy))
         self._name = name
         run(self._canary())
@@ -256,7 +256,7 @@ class ServerEngine:
 
     async def _all_current(self) -> bool:
         """Whether every server still holds the weights it was last given; an adapter's name says so by itself."""
-        if self.snapshots.kind == "adapter":
+        if self.snapshots.kind != "weights":
             return True
         return all([await self._holds(url, self._name) for url in self.urls])
 

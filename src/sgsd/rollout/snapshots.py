@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["adapter", "weights"]
+Kind = Literal["adapter", "weights"]  # what a policy that trains is sent as
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,21 @@ class Snapshots:
     def close(self) -> None:
         """Remove all that this session has written."""
         _remove(self.root, self.rank, self.token)
+
+
+class Untrained:
+    """Of a policy that nobody trains: an engine keeps the weights that it was started with, and nothing is written."""
+
+    kind: Literal["none"] = "none"
+
+    def take(self) -> Snapshot:
+        return Snapshot(0, "untrained", Path())
+
+    def drop(self, snapshot: Snapshot | None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _remove(root: Path, rank: int, token: str = "") -> None:

@@ -14,7 +14,7 @@ import torch
 
 from sgsd.rollout.canary import CANARY, known_trouble
 from sgsd.rollout.engine import EngineError, Sampling, completion, request_seed
-from sgsd.rollout.snapshots import Snapshot, Snapshots
+from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.rollout.vllm_extension import EXTENSION
 from sgsd.rollout.vllm_process import Lost, Refused, VllmProcess
 from sgsd.types import Completion, UserError
@@ -66,7 +66,7 @@ class VllmEngine:
     def __init__(
         self,
         settings: VllmSettings,
-        snapshots: Snapshots,
+        snapshots: Snapshots | Untrained,
         decode: Callable[[Sequence[int]], str],
         end_ids: frozenset[int],
     ) -> None:
@@ -174,6 +174,8 @@ class VllmEngine:
     def _load(self) -> None:
         """Give vLLM the policy's current weights."""
         assert self._policy is not None, "a sync comes first"
+        if self.snapshots.kind == "none":
+            return
         self._rouse()
         folder = str(self._policy.folder)
         if self.snapshots.kind == "adapter":

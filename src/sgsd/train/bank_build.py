@@ -29,9 +29,11 @@ from sgsd.growth import (
 )
 from sgsd.growth import Progress as BuildProgress
 from sgsd.growth.merge import Layer
-from sgsd.rollout import Engine, TransformersEngine
+from sgsd.rollout import Engine, TransformersEngine, Untrained
 from sgsd.train.config import RunConfig
 from sgsd.train.data import load_problems, problem_at
+from sgsd.train.engines import close_engine, outside_engine
+from sgsd.train.launch import make_accelerator
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.records import write_atomic
 from sgsd.train.resume import differences
@@ -73,10 +75,11 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     if dry_run:
         _tell_forecast(config, settings, prompts, problems, tokenizer, console)
         return None
-    engine = _engine(config, tokenizer)
+    engine = _engine(config, tokenizer, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.json", json.dumps(deciding(config), indent=1))
     with ExitStack() as stack:
+        stack.callback(close_engine, engine)
         verifier = stack.enter_context(make_verifier(config))
         cache = stack.enter_context(AnswerCache(folder / "answers.sqlite"))
         writer = stack.enter_context(make_writer(config, engine, tokenizer))
@@ -152,10 +155,16 @@ def _target(config: RunConfig) -> Path:
     return target
 
 
-def _engine(config: RunConfig, tokenizer: Any) -> Engine:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(config.model).to(device).eval()
-    return TransformersEngine(model, tokenizer, token_budget=config.compute.rollout_tokens)
+def _engine(config: RunConfig, tokenizer: Any, folder: Path) -> Engine:
+    """The engine that the run will sample from, with the model as it is before the run."""
+    own = TransformersEngine(load_model(config.model).eval(), tokenizer, token_budget=config.compute.rollout_tokens)
+    if config.rollout.engine == "transformers":
+        own.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return own
+    # Nothing of it belongs into the run's folder, no adapter is there yet, and the policy may be the one that writes.
+    growth = config.growth.model_copy(update={"every": 1})
+    alone = config.model_copy(update={"output": str(folder), "lora": None, "growth": growth})
+    return outside_engine(alone, make_accelerator(), own, Untrained())
 
 
 def _metadata(config: RunConfig) -> dict[str, Any]:

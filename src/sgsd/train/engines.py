@@ -18,6 +18,7 @@ from sgsd.rollout import (
     ServerSettings,
     Snapshots,
     TransformersEngine,
+    Untrained,
     VllmEngine,
     VllmSettings,
 )
@@ -58,7 +59,13 @@ def _make_engine(
             f"rollout.engine: {config.rollout.engine} is given whole weights, of which a process has only a part under"
             f" {launch.kind}; use transformers, or a launch that keeps them whole"
         )
-    snapshots = make_snapshots(config, accelerator.process_index, policy)
+    return outside_engine(config, accelerator, own, make_snapshots(config, accelerator.process_index, policy))
+
+
+def outside_engine(
+    config: RunConfig, accelerator: Accelerator, own: TransformersEngine, snapshots: Snapshots | Untrained
+) -> Engine:
+    """vLLM in a process of its own or behind servers, given the policy by `snapshots`; `own` knows model and tokens."""
     decode = partial(own.tokenizer.decode, skip_special_tokens=False)
     if config.rollout.engine == "vllm":
         settings = vllm_settings(config, accelerator, own.model.config)

@@ -105,6 +105,11 @@ class StepMetrics:
         self._add("sampler_gap", gaps_N.sum())
         self.sampler_gap_max = float(gaps_N.max()) if len(gaps_N) else 0.0
 
+    def add_importance(self, weights_BT: Tensor, mask_BT: Tensor, cap: float) -> None:
+        """What the sampler's tokens were weighed by, and how many of them the cap cut."""
+        self._add("importance", (weights_BT * mask_BT).sum())
+        self._add("importance_capped", ((weights_BT >= cap) & mask_BT).sum())
+
     def finish(
         self,
         all_sum: Callable[[Tensor], Tensor],
@@ -148,6 +153,7 @@ class StepMetrics:
             record |= teacher_figures(gather(self.teachers))
         if len(kinds := joined_sources(gather([self.sources]))) > 1:
             record["sources"] = {source: told(found, rollouts) for source, found in kinds.items()}
+        record |= {name: totals[name] / tokens for name in ("importance", "importance_capped") if name in totals}
         if "sampler_gap" in totals:
             record |= {"sampler_gap": totals["sampler_gap"] / tokens, "sampler_gap_max": largest(self.sampler_gap_max)}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}

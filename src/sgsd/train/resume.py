@@ -20,9 +20,10 @@ from sgsd.train.records import Records, write_atomic
 from sgsd.train.setup import Parts
 from sgsd.types import UserError
 
-#: What may differ between a run and its resumption: it cannot change a result.
+#: What may differ between a run and its resumption: it cannot change a result, or by rounding only (`compute`: who ran
+#: out of memory goes on with smaller passes).
 FREE = (
-    *("output", "checkpoint", "logged_rollouts", "track", "guards"),
+    *("compute", "output", "checkpoint", "logged_rollouts", "track", "guards"),
     *(f"rollout.{key}" for key in ("base_url", "key_variable", "concurrency", "folder", "memory", "gap_alarm")),
     *(f"rollout.{key}" for key in ("start_timeout", "timeout", "retries")),
 )
@@ -127,9 +128,11 @@ def restore(parts: Parts, records: Records, console: Console) -> Start:
             verb = "have" if what == "prompts" else "has"
             raise UserError(f"{chosen}: the {what} {verb} changed since; put back what the run was started with")
     load_checkpoint(chosen, parts.bare_scorer, parts.optimizer, parts.launch)
-    if changed := check_canary(parts, chosen):
-        differs = f"The last bits may differ from an uninterrupted run's, for the machine does: {'; '.join(changed)}."
-        console.print(differs, markup=False, soft_wrap=True)
+    sizes = differences(position.config["compute"], parts.config.compute.model_dump(mode="json"), "compute")
+    changed = check_canary(parts, chosen) + [f"{key} {old} → {new}" for key, (old, new) in sizes.items()]
+    if changed:
+        said = f"The last bits may differ from an uninterrupted run's, for something else does: {'; '.join(changed)}."
+        console.print(said, markup=False, soft_wrap=True)
     records.check_lengths(position.offsets)
     if parts.bank is not None:
         parts.bank.go_back(parts.accelerator, position.bank_event, position.bank_version)

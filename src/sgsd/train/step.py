@@ -237,22 +237,25 @@ class StudentPasses:
             max_tokens=parts.config.sampling.max_tokens,
         )
         # An idle process goes through the motions with weight 0; all launches average over processes.
-        loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, used)).sum() * bool(indices)
+        loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, indices)).sum() * bool(indices)
         parts.launch.backward(loss * parts.accelerator.num_processes, last=last)
         self.losses.append((indices, loss.detach()))
         if indices:
             self.metrics.add(judgement, evidence, loss.detach())
             self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
 
-    def corrected(self, losses_BT: Tensor, evidence: Evidence, used: Sequence[int]) -> Tensor:
+    def corrected(self, losses_BT: Tensor, evidence: Evidence, indices: Sequence[int]) -> Tensor:
         """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
         cap, said = self.parts.config.rollout.importance_cap, self.batch.sampled_logps()
         if cap is None:
             return losses_BT
         if said is None:
             raise UserError("rollout.importance_cap: the engine does not say its log-probabilities; leave it out")
-        sampler_BT = pad_rows([said[i] for i in used]).to(losses_BT.device)
-        return losses_BT * importance_weights(evidence.old_logps_BT, sampler_BT, cap=cap)
+        sampler_BT = pad_rows([said[i] for i in indices or [0]]).to(losses_BT.device)
+        weights_BT = importance_weights(evidence.old_logps_BT, sampler_BT, cap=cap)
+        if indices:
+            self.metrics.add_importance(weights_BT, evidence.mask_BT, cap)
+        return losses_BT * weights_BT
 
 
 def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetrics, lr: float) -> list[Detail]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sgsd.growth import EngineWriter, ServerSettings, ServerWriter, Writer
 from sgsd.rollout import Engine, Sampling, TransformersEngine
 from sgsd.train.config import RunConfig
@@ -68,4 +70,6 @@ def _server(chosen: WriterConfig) -> ServerSettings:
 
 
 def _device(engine: Engine) -> Any:
-    return engine.model.device if isinstance(engine, TransformersEngine) else "cpu"
+    if isinstance(engine, TransformersEngine):
+        return engine.model.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
