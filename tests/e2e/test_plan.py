@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,3 +122,20 @@ def test_what_cannot_be_planned_is_one_line(tmp_path: Path, capsys: pytest.Captu
         assert expected in refused(capsys, "plan", *argv)
     assert run(["plan", "--help"]) == 0
     assert "sgsd plan CONFIG [--steps N]" in capsys.readouterr().out
+
+
+def test_two_processes_plan_together(tmp_path: Path) -> None:
+    """The first alone hears of the steps; the others must know how many follow, or all wait for one another."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    path = write_config(tmp_path, steps=5)
+    done = subprocess.run(
+        [*command, "-m", "sgsd.cli", "plan", path],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert done.stdout.count("at the peak") == 1
+    assert "by 4 steps after one that warmed up" in " ".join(done.stdout.split())
