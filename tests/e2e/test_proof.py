@@ -19,7 +19,8 @@ from runs import LORA, quiet, run_small, small_config
 from sgsd.rollout import TransformersEngine
 from sgsd.train import loop, proof, run, run_training
 from sgsd.train.checkpoint import MANIFEST, _sha256, checkpoints
-from sgsd.train.loop import Clock, collect
+from sgsd.train.clock import Clock
+from sgsd.train.loop import collect
 from sgsd.train.proof import StaleSamplerError, check_canary, prove_sampler
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import Batch

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sgsd.method import build
 from sgsd.method.spec import Evidence, Judgement
-from sgsd.train.loop import Clock, learning_rate, listen_for_stop, seed_dropout, throughput
+from sgsd.train.clock import Clock, listen_for_stop, throughput
+from sgsd.train.loop import seed_dropout
 from sgsd.train.metrics import StepMetrics
 from sgsd.train.sections import OptimizerConfig
 from sgsd.train.view import LiveView
@@ -241,7 +242,7 @@ def test_the_time_left_is_measured_from_where_this_run_began() -> None:
 
 
 def rates(steps: int, **options: Any) -> list[float]:
-    return [learning_rate(OptimizerConfig(lr=2.0, **options), step, steps) for step in range(1, steps + 1)]
+    return [OptimizerConfig(lr=2.0, **options).rate(step, steps) for step in range(1, steps + 1)]
 
 
 def test_schedules_at_their_ends() -> None:
@@ -303,7 +304,7 @@ def test_the_handlers_before_come_back_after_an_error() -> None:
 def test_the_clock_adds_up_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, now = Clock(), iter([0.0, 1.0, 5.0, 7.5, 8.0, 8.5])
     tick: Callable[[], float] = lambda: next(now)  # noqa: E731
-    monkeypatch.setattr("sgsd.train.loop.time.perf_counter", tick)
+    monkeypatch.setattr("sgsd.train.clock.time.perf_counter", tick)
     for name in ("sample", "score", "sample"):
         with clock.phase(name):
             pass

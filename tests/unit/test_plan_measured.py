@@ -16,7 +16,7 @@ from sgsd.scorer import Row, collate
 from sgsd.train.arithmetic import Lengths
 from sgsd.train.estimate import evaluations
 from sgsd.train.gauges import Gauge, Generated, PassWatch, Step, StepWatch, TimedEngine
-from sgsd.train.loop import evaluation_due
+from sgsd.train.held_out import evaluation_due
 from sgsd.train.plan import EvaluationShare, Measured, further_steps, measure, timed_engine, token_line
 from sgsd.types import UserError
 

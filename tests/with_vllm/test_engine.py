@@ -17,9 +17,10 @@ from runs import small_config
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
 from sgsd.train.bank_build import _engine
+from sgsd.train.clock import Clock
 from sgsd.train.engines import close_engine
 from sgsd.train.gap import StaleSamplerError
-from sgsd.train.loop import Clock, collect
+from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
 from sgsd.train.proof import prove_sampler, score_rows
 from sgsd.train.setup import Parts, build_parts

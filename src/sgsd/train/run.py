@@ -16,8 +16,9 @@ from rich.console import Console
 import sgsd
 from sgsd.train.config import RunConfig
 from sgsd.train.engines import close_engine
+from sgsd.train.held_out import evaluate, evaluated
 from sgsd.train.launch import make_accelerator
-from sgsd.train.loop import evaluate, evaluated, train
+from sgsd.train.loop import train
 from sgsd.train.models import weights_hash
 from sgsd.train.processes import check_processes
 from sgsd.train.publish import save_model, tell_vllm_remarks

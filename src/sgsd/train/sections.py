@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import (
@@ -283,6 +284,14 @@ class OptimizerConfig(Section):
     grad_clip: PositiveFloat = 0.1
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Of step 1…steps: linear warm-up, then constant, or down to 0 along a line or a cosine."""
+        if step <= self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        progress = (step - 1 - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        fall = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+        return self.lr * fall[self.schedule]
 
 
 class TeacherConfig(Section):

@@ -1,0 +1,32 @@
+"""Held-out accuracy before, during and after training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sgsd.train.config import RunConfig
+from sgsd.train.processes import from_first
+from sgsd.train.records import Records
+from sgsd.train.setup import Parts
+
+
+def evaluation_due(config: RunConfig, step: int) -> bool:
+    """Between the first step and the last; those two are the run's own."""
+    every = config.evaluation.every
+    return every > 0 and 0 < step < config.steps and step % every == 0
+
+
+def evaluate(parts: Parts, records: Records, step: int) -> dict[str, Any] | None:
+    """Held-out accuracy now, written to evaluations.jsonl; None where no evaluation is configured."""
+    if parts.evaluator is None:
+        return None
+    parts.engine.sync()
+    record = {"step": step, "split": "held-out", **parts.evaluator.run().to_dict()}
+    if parts.accelerator.is_main_process:
+        records.write("evaluations", record)
+    return record
+
+
+def evaluated(parts: Parts, records: Records) -> set[int]:
+    """The steps whose evaluation has been written."""
+    return from_first(parts.accelerator, lambda: {record["step"] for record in records.read("evaluations")})
