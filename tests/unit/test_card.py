@@ -212,6 +212,28 @@ def test_a_run_without_an_evaluation_says_that_nothing_is_known() -> None:
     assert "%" not in card.split("## Training")[0]
 
 
+def test_the_card_says_what_the_held_out_prompts_show() -> None:
+    assert "512 problems of `lab:held-out`, plain prompts, 95 %" in render_card(
+        configuration(**EVALUATION), outcome(), {}
+    )
+    shown = {"evaluation": {**EVALUATION["evaluation"], "skills": 8}}
+    card = render_card(configuration(**shown), outcome(), {})
+    assert "512 problems of `lab:held-out`, prompts with up to 8 pairs of the skill bank, 95 %" in card
+    assert "plain" not in card
+
+
+def test_a_model_that_was_not_trained_has_one_measurement() -> None:
+    found = {"greedy": ACCURACY, "avg_at_4": ACCURACY}
+    card = render_card(configuration(**EVALUATION), outcome(steps=0, before=found, after=found), {})
+    assert "|  | accuracy |\n| --- | --- |\n| greedy | 50.0% (40.0% to 60.0%) |\n" in card
+    assert "`lab` as it was: `sgsd` measured it and trained nothing." in card
+    assert "trained by self-distillation" not in card
+    assert "before" not in card.split("## Training")[0]
+    assert "how much another seed" not in card
+    page = MarkdownIt("commonmark").enable("table").render(card)
+    assert page.count("<th>") == 2
+
+
 def test_the_card_holds_no_local_path_and_no_secret() -> None:
     config = configuration(
         model={"path": "/home/me/models/mine", "dtype": "float32"},

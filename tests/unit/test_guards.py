@@ -129,6 +129,19 @@ def test_an_auc_below_chance_by_chance_does_not_fire() -> None:
     assert watched(records(60, lambda step: {"support_auc": float("nan")})) == []
 
 
+def test_the_interval_of_an_auc_is_students() -> None:
+    """The steps of a short window are few: 1.96 standard errors would be sure too early."""
+
+    def found(window: int, *aucs: float) -> list[str]:
+        past = [{"step": n, "rollouts": 8, "accuracy": 0.5, "support_auc": auc} for n, auc in enumerate(aucs, 1)]
+        return [f.guard for f in watched(past, GuardsConfig.model_validate({"support_auc": {"window": window}}))]
+
+    assert found(3, 0.3, 0.4, 0.35) == []  # 0.35 ± 4.30 · 0.0289; 1.96 of them would end at 0.41
+    assert found(3, 0.34, 0.36, 0.35) == ["support_auc"]
+    assert found(2, 0.34, 0.35) == ["support_auc"]  # the shortest window that the configuration takes
+    assert found(2, 0.33, 0.35) == []
+
+
 def test_a_guard_fires_again_after_a_quiet_window_and_not_before() -> None:
     def cut(*troubled: range) -> list[int]:
         change = {"truncated": 1.0}

@@ -12,6 +12,7 @@ import sgsd
 ROOT = Path(sgsd.__file__).parent
 BELOW: dict[str, set[str]] = {
     "types": set(),
+    "secrets": set(),
     "method": {"types"},
     "bank": {"types", "method"},
     "verify": {"types", "method"},
@@ -21,9 +22,11 @@ BELOW: dict[str, set[str]] = {
     "evaluate": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer"},
     "lab": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate"},
     "growth": {"types", "bank", "verify", "contexts", "rollout"},
-    "train": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth"},
+    "train": {
+        *("types", "secrets", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth")
+    },
     "integrations": {"types", "method", "contexts", "rollout", "scorer", "train"},
-    "report": {"types"},
+    "report": {"types", "secrets"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
 

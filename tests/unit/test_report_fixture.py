@@ -76,7 +76,6 @@ def make_metrics(rng: random.Random, steps: int) -> list[dict[str, Any]]:
                 "length": 23 + 4 * ready + rng.gauss(0, 0.5),
                 "truncated": max(0.0, 0.06 * (1 - ready) + rng.gauss(0, 0.01)),
                 "entropy": 0.31 - 0.15 * ready + rng.gauss(0, 0.01),
-                "teachers": 4,
                 "support_plus": plus,
                 "support_zero": 1 - plus - minus,
                 "support_minus": minus,
@@ -85,7 +84,6 @@ def make_metrics(rng: random.Random, steps: int) -> list[dict[str, Any]]:
                 "reversed": wrong,
                 "gate_kept": 0.6 + 0.1 * ready + rng.gauss(0, 0.02),
                 "delta_abs": 0.12 + rng.gauss(0, 0.01),
-                "reward_se": 0.08 - 0.02 * ready + rng.gauss(0, 0.002),
                 "bank_items": 24 + step // 10,
             }
         )
@@ -146,7 +144,7 @@ def make_run(run: Path, steps: int = 60, finished: bool = True, seed: int = 0, *
     rng = random.Random(seed)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(
-        f"name: demo\nmethod: sgsd\nseed: {seed}\ntrain:\n  steps: {steps}\n  lr: 0.0001\nbank:\n  api_key: hunter2\n"
+        f"name: demo\nmethod: sgsd\nseed: {seed}\nsteps: {steps}\nbank:\n  api_key: hunter2\n"
     )
     done = steps if finished else steps // 5
     write_lines(run / "metrics.jsonl", make_metrics(rng, steps)[:done])

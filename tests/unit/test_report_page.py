@@ -96,13 +96,13 @@ def test_a_fall_is_called_a_fall(run: Path) -> None:
 def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "demo", finished=False)
     text = page_of(run).text
-    assert "Still running: step 12 of 60. avg@4 on 512 held-out problems was 42.1 % (40–44) at step 0." in text
+    assert "Not finished: step 12 of 60. avg@4 on 512 held-out problems was 42.1 % (40–44) at step 0." in text
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recent = sum(row["accuracy"] for row in rows[-10:]) / 10
     assert f"In the last 10 steps, {100 * recent:.1f} % of the training rollouts were correct." in text
     (run / "metrics.jsonl").write_text("")
     (run / "evaluations.jsonl").unlink()
-    assert "Still running: step 0 of 60. Nothing has been measured yet." in page_of(run).text
+    assert "Not finished: step 0 of 60. Nothing has been measured yet." in page_of(run).text
 
 
 def test_a_run_in_progress_with_two_evaluations_compares_them(run: Path) -> None:
@@ -148,7 +148,7 @@ def test_unknown_metrics_have_a_curve_of_their_own(run: Path) -> None:
 
 
 def test_a_method_without_teachers_has_no_section_about_them(run: Path) -> None:
-    gone = {"teachers", "support_plus", "support_zero", "support_minus", "validated", "neutral", "reversed"}
+    gone = {"support_plus", "support_zero", "support_minus", "validated", "neutral", "reversed"}
     gone |= {"gate_kept", "delta_abs"}
     edit_lines(run / "metrics.jsonl", lambda i, row: [row.pop(key) for key in gone])
     edit_lines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgsd.report.jsonl import Row, as_float, read_lines
-from sgsd.report.read import planned_steps, read_run, without_secrets
+from sgsd.report.read import read_run
+from sgsd.secrets import hide_secrets, without_secrets
 from sgsd.types import UserError
 
 ROLLOUT: dict[str, Any] = {
@@ -107,7 +109,7 @@ def test_a_rollout_may_leave_out_what_its_method_does_not_have(tmp_path: Path) -
     (rollout,) = read_run(write_run(tmp_path, rollouts=[ROLLOUT])).rollouts
     assert (rollout.gold, rollout.mask, rollout.advantages) == ("23", (True, False), ())
     (teacher,) = rollout.teachers
-    assert (teacher.stance, teacher.polarity, teacher.gate, teacher.delta[0]) == (0, 0, (), 0.1)
+    assert (teacher.stance, teacher.polarity, teacher.gate, teacher.delta[0]) == (None, None, (), 0.1)
     assert math.isnan(teacher.delta[1])
 
 
@@ -141,7 +143,7 @@ def test_a_wrong_field_is_named_in_one_line(tmp_path: Path, change: dict[str, An
 def test_a_half_written_summary_is_a_run_in_progress(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, summary='{"name": "demo", "befo'))
     assert run.summary is None
-    assert run.remarks == ("summary.json is unfinished, so the run is shown as still running",)
+    assert run.remarks == ("summary.json is unfinished, so the run is shown as not finished",)
 
 
 def test_further_facts_of_a_summary_are_kept_as_text(tmp_path: Path) -> None:
@@ -158,19 +160,43 @@ def test_further_facts_of_a_summary_are_kept_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "steps"),
+    ("config", "known"),
     [
-        ({"steps": 60}, 60),
-        ({"train": {"steps": 60}}, 60),
-        ({"training": {"max_steps": 60}}, 60),
-        ({"steps": "60"}, None),
-        ({"steps": True}, None),
-        ({"evaluate": {"steps": 5}}, None),
-        ({}, None),
+        ("steps: 60\nevaluation: {skills: 8}", (60, 8)),
+        ("steps: 0\nevaluation: {skills: 0}", (0, 0)),
+        ("steps: '60'\nevaluation: [8]", (None, None)),
+        ("steps: true\nevaluation: {skills: -1}", (None, None)),
+        ("name: x", (None, None)),
     ],
 )
-def test_planned_steps_are_found_where_a_config_keeps_them(config: dict[str, Any], steps: int | None) -> None:
-    assert planned_steps(config) == steps
+def test_what_the_config_counts_is_a_whole_number_or_not_known(
+    config: str, known: tuple[int | None, int | None], tmp_path: Path
+) -> None:
+    run = read_run(write_run(tmp_path, config=config))
+    assert (run.planned_steps, run.skills) == known
+
+
+def test_nested_numbers_are_measurements_under_their_path(tmp_path: Path) -> None:
+    row = {"step": 1, "sources": {"shuffled": {"validated": 0.25, "note": "x"}}, "support_bins": [1, 2]}
+    assert read_run(write_run(tmp_path, metrics=[row])).metrics[0].values == {"sources · shuffled · validated": 0.25}
+
+
+def test_a_teacher_that_was_left_out_said_nothing(tmp_path: Path) -> None:
+    written = {"skipped": True, "weight": 0.0, "support": 0.0, "stance": 0, "polarity": 0, "delta": [0.0, 0.0]}
+    (rollout,) = read_run(write_run(tmp_path, rollouts=[ROLLOUT | {"teachers": [written]}])).rollouts
+    (teacher,) = rollout.teachers
+    assert teacher.left_out
+    assert (teacher.stance, teacher.polarity, teacher.delta, teacher.gate) == (None, None, (), ())
+    assert math.isnan(teacher.support)
+
+
+def test_a_run_that_trained_nothing_was_measured_once(tmp_path: Path) -> None:
+    found = {"greedy": {"accuracy": 0.66, "low": 0.6, "high": 0.7}}
+    for steps, measured in ((0, 0), (3, 1)):
+        summary = json.dumps({"steps": steps, "before": found, "after": found})
+        run = read_run(write_run(tmp_path, summary=summary))
+        assert run.summary is not None
+        assert (len(run.summary.before), len(run.summary.after)) == (1, measured)
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "!!python/object:os.system {}"])
@@ -179,17 +205,53 @@ def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> No
         read_run(write_run(tmp_path, config=text))
 
 
+SECRETS = {
+    "writer": [{"api_key": "s3cret", "OPENAI_API_KEY": "s3cret", "apiKey": "s3cret"}],
+    "hf_token": "s3cret",
+    "token": "s3cret",
+    "options": {"key": "s3cret", "pin": {"password": 53}, "tokens": ["hf_" + "s3cret" * 4, "sk-" + "s3cret" * 4]},
+    "url": "http://user:s3cret@host/v1",
+}
+LOOK_ALIKES = {
+    **{"max_tokens": 64, "api_key_env": "NAME", "key_variable": "NAME", "password": None, "monkey": "x"},
+    **{"reason_tokens": 8, "keys": ["x"], "path": "sk-learn/model", "model": "hub:gpt2@None", "api_key": False},
+}
+
+
 def test_secrets_are_hidden_at_any_depth_and_look_alikes_are_not() -> None:
-    config = {
-        "writer": [{"api_key": "s3cret"}],
-        "hf_token": "s3cret",
-        "max_tokens": 64,
-        "api_key_env": "NAME",
-        "password": None,
-    }
-    hidden = without_secrets(config)
-    assert "s3cret" not in json.dumps(hidden)
-    assert (hidden["max_tokens"], hidden["api_key_env"], hidden["password"]) == (64, "NAME", None)
+    hidden = json.dumps(without_secrets(SECRETS))
+    assert "s3cret" not in hidden
+    assert "53" not in hidden
+    assert "http://(hidden)host/v1" in hidden
+    assert without_secrets(LOOK_ALIKES) == LOOK_ALIKES
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--verifier.options.token", "s3cret"],
+        ["--verifier.options.api-key=s3cret"],
+        ["--track.password", "s3cret with 'blanks'"],
+        ["--track.password=s3cret with blanks"],
+        ["--rollout.base_url", "http://me:s3cret@host"],
+        ["--x", "ghp_" + "s3cret" * 4],
+    ],
+)
+def test_secrets_of_a_command_line_are_hidden(words: list[str]) -> None:
+    hidden = hide_secrets(f"sgsd train c.yaml {shlex.join(words)} --sampling.max_tokens 64")
+    assert "s3cret" not in hidden
+    assert "blanks" not in hidden
+    assert hidden.startswith("sgsd train c.yaml ")
+    assert hidden.endswith(" --sampling.max_tokens 64")
+
+
+def test_no_secret_of_config_or_summary_is_read(tmp_path: Path) -> None:
+    command = ["sgsd", "train", "c.yaml", "--writer.token", "s3cret"]
+    summary = {"name": "http://me:s3cret@host", "machine": SECRETS, "command": command}
+    run = read_run(write_run(tmp_path, config=json.dumps(SECRETS), summary=json.dumps(summary)))
+    assert "s3cret" not in repr(run)
+    assert run.summary is not None
+    assert run.summary.facts["command"] == "sgsd train c.yaml --writer.token (hidden)"
 
 
 def test_a_row_quotes_what_it_found_briefly() -> None:

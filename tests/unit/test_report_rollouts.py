@@ -95,6 +95,18 @@ def test_a_long_rollout_keeps_its_beginning_and_its_end_in_every_list() -> None:
     assert rollouts.shorten(TRACE) == (TRACE, ())
 
 
+def cells(teacher: TeacherTrace) -> tuple[tuple[str, str, str], str, str]:
+    row = rollouts.teacher_row(1, teacher)
+    return row.stance, row.polarity, row.support
+
+
+def test_a_stance_is_shown_only_of_a_teacher_that_was_judged() -> None:
+    assert cells(replace(TEACHER, stance=0, polarity=0)) == (("•", "neutral", "neutral"), "neutral", "+0.100")
+    unjudged = replace(TEACHER, stance=None, polarity=None, support=math.nan)
+    assert cells(unjudged) == (("", "–", "neutral"), "", "–")
+    assert cells(replace(unjudged, left_out=True)) == (("", "left out", "neutral"), "", "–")
+
+
 def test_an_unknown_status_is_shown_as_it_stands() -> None:
     card = rollouts.card(replace(TRACE, status="<odd>", outcome=0), rollouts.Limits(1.0, 1.0))
     assert (card.mark, card.verdict) == ("?", "<odd>")

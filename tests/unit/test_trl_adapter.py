@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 from runs import SMALL, small_config
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
-from sgsd.method import build
+from sgsd.method import Method, build
+from sgsd.method.context import Answer
 from sgsd.method.spec import token_weights
 from sgsd.train.metrics import StepMetrics
 from sgsd.train.setup import build_parts
@@ -125,6 +128,19 @@ def test_siblings_must_be_on_one_process() -> None:
         check_arguments(SimpleNamespace(**{**GOOD, "world_size": 4}), shows_siblings)
 
 
+UNSERVED = {
+    "shuffled": "something of another problem",
+    "wrong_answer": "something of another problem",
+    "other_problem": "something of another problem",
+    "rubric": "rubrics",
+    "critique": "what has yet to be written",
+}
+
+
+def reasoned() -> Method:
+    return replace(build("dasd"), name="reasoned", context=Answer(reason_first=True))
+
+
 def config_of(folder: Path, method: dict[str, Any], **settings: Any) -> Any:
     given = {**SETTINGS, "method": method, **settings}
     return judge_config(given, model="lab", output=str(folder), rollouts=8, group=2, max_tokens=96)
@@ -134,6 +150,9 @@ def config_of(folder: Path, method: dict[str, Any], **settings: Any) -> Any:
     ("method", "settings", "said"),
     [
         ({"name": "opsd"}, {}, "method.name: opsd matches whole distributions, which is no advantage a token"),
+        ({"name": "grpo_skill"}, {}, "method.name: grpo_skill shows skills to the student"),
+        *[({**SGSD, "others": [name]}, {}, f"sgsd shows its teachers {said}") for name, said in UNSERVED.items()],
+        ({"name": f"{__name__}:reasoned"}, {}, "reasoned shows its teachers what has yet to be written"),
         (SGSD, {"optimizer": {"lr": 1e-5}}, r"^settings\.optimizer: has no effect here; give method, bank"),
         (SGSD, {"bank": {"pth": "x"}}, "settings: bank.pth"),
         ({"name": "sgds"}, {}, "did you mean 'sgsd'"),
@@ -168,6 +187,25 @@ def test_a_judge_says_what_a_step_of_ours_does(
         assert not advantages_T.requires_grad
     assert all(p.grad is None for p in lab_model.parameters())
     assert bool(judge.parts.books.ledger.items) == (method["name"] != "grpo")
+    documented = set(re.findall(r"`(?:sgsd/)?(\w+)`", TRL_NUMBERS)) - {"sgsd", "train"}
+    assert {"unknown"} <= judged.metrics.keys() <= documented
+
+
+TRL_NUMBERS = (Path(__file__).parents[2] / "docs" / "trl.md").read_text(encoding="utf-8").split("**Numbers.**")[1]
+TRL_NUMBERS = TRL_NUMBERS.split("Guards")[0]
+
+
+@pytest.mark.parametrize("others", [["null"], ["irrelevant", "random"], ["sibling", "feedback"], ["answer"]])
+def test_contexts_that_a_judge_has_are_served(
+    others: list[str], tmp_path: Path, lab_model: Any, lab_tokenizer: Any
+) -> None:
+    method = {**SGSD, "others": others, "group": 8}
+    parts = build_parts(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
+    rollouts = sample(parts, step=1)
+    judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
+    written = [torch.ones(len(rollout.completion.token_ids)) for rollout in rollouts]
+    judged = judge.judge(rollouts, verify(parts, rollouts), written, step=1)
+    assert any(row.any() for row in judged.advantages)
 
 
 def test_what_a_tool_wrote_is_not_taught(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sgsd.contexts import PromptMaker, load_prompts
 from sgsd.method import Method
+from sgsd.method.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import Pack, Scorer
 from sgsd.train.books import NAME, Books, read_ledger
@@ -52,6 +53,9 @@ from sgsd.types import Problem, Rollout, UserError, Verdict
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
 SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
 
+#: Contexts that are drawn from the other problems of the training set, which the other trainer keeps to itself.
+OF_OTHER_PROBLEMS: frozenset[type[Context]] = frozenset({WrongAnswer, OtherProblem, Shuffled})
+
 #: Numbers of a step that the other trainer reports itself, or that it alone knows.
 TRAINERS_OWN = ("loss", "grad_norm", "rollouts", "accuracy", "length", "truncated", "entropy")
 
@@ -62,7 +66,7 @@ def judge_config(
     """The configuration of a judge: `settings` has the sections of ours, the rest is what the other trainer does.
 
     Raises:
-        UserError: a section that would have no effect here, an unknown key, or a method without per-token advantages.
+        UserError: a section that would have no effect here, an unknown key, or a method that a judge cannot serve.
     """
     if strange := [key for key in settings if key not in SECTIONS]:
         raise UserError(
@@ -77,13 +81,22 @@ def judge_config(
     }
     config = make_config({**settings, **theirs}, "settings")
     method = config.build_method()
-    for wrong, why in (
-        (method.matches_distribution, "matches whole distributions, which is no advantage a token"),
-        (method.inject is not None, "shows skills to the student, whose prompt the other trainer writes"),
-    ):
-        if wrong:
-            raise UserError(f"settings: method.name: {method.name} {why}; train it by sgsd train")
+    if why := beyond_a_judge(method):
+        raise UserError(f"settings: method.name: {method.name} {why}; train it by sgsd train")
     return config
+
+
+def beyond_a_judge(method: Method) -> str | None:
+    """Why a method cannot be told from rollouts that somebody else sampled; none: it can."""
+    needs, kinds = method.context.all_needs(), {type(leaf) for leaf in method.context.leaves()}
+    reasons = {
+        "matches whole distributions, which is no advantage a token": method.matches_distribution,
+        "shows skills to the student, whose prompt the other trainer writes": method.inject is not None,
+        "shows its teachers something of another problem, of which a judge knows none": kinds & OF_OTHER_PROBLEMS,
+        "shows its teachers rubrics, which the other trainer's rows do not bring": "rubric" in needs,
+        "shows its teachers what has yet to be written, and a judge asks no writer": needs & {"writer", "engine"},
+    }
+    return next((why for why, applies in reasons.items() if applies), None)
 
 
 @dataclass(frozen=True)

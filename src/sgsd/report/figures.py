@@ -66,11 +66,20 @@ HEALTH = (
     Curve("entropy", "Entropy", "nats a token", "How undecided the policy is; a fall to zero is a collapse."),
     Curve("style_share", "Pull on style", "share", "Of what the loss pulls at, the share on words and marks of style."),
     Curve("style_tokens", "Style in the text", "share", "Of all tokens that count, the share that is style."),
+    Curve("staleness", "Staleness", "updates", "How many lie between the weights that sampled and those that train."),
+    Curve(
+        "sampler_gap",
+        "Gap to the sampler",
+        "nats a token",
+        "Between the log-probs of sampler and trainer; beyond rounding they are two policies.",
+    ),
+    Curve("sampler_gap_max", "Largest gap to the sampler", "nats", "Of any sampled token of the step."),
+    Curve("importance", "Importance weight", "", "Mean of the student's by the sampler's probability, as capped."),
+    Curve("importance_capped", "Weights capped", "share", "Of all tokens that count, the share that the cap cut."),
 )
 OPTIMISER = (
     Curve("loss", "Loss", "", "Its sign and size depend on the method; watch for jumps, not for a descent."),
     Curve("grad_norm", "Gradient norm", "", "A spike is a step whose rollouts deserve a look."),
-    Curve("reward_se", "Standard error of the reward", "", "How far chance alone moves the step's mean reward."),
     Curve("lr", "Learning rate"),
 )
 TEACHERS = (
@@ -79,9 +88,9 @@ TEACHERS = (
     Curve("delta_trend", "Trend of |Δ|", "times", "The last five steps by the five before: 1 is no change."),
     Curve("divergence", "Divergence", "nats", "How far teacher and student are apart at a token."),
     Curve("support_auc", "Support tells right from wrong", "AUC", "0.5 is chance; below it, wrong ones are favoured."),
+    Curve("support_pairs", "Teachers behind the AUC", "a step", "Those of rollouts that the verifier could grade."),
     Curve("support_negative", "Support below zero", "share", "Teachers to whom a rollout is less likely."),
     Curve("teacher_surprise", "Surprise of the teachers", "of a uniform guess's", "1: they know as much as a guess."),
-    Curve("teachers", "Teachers", "a rollout", "Contexts under which each rollout was scored."),
 )
 SPEED = Curve("tokens_per_s", "Throughput", "tokens a second", "Sampled tokens by the time of the step.")
 STANCE = Stack(
@@ -96,8 +105,9 @@ STANCE = Stack(
 )
 POLARITY = Stack(
     "Polarity after the verdict",
-    "Validated: the stance agrees with the verifier (supports a correct rollout, suppresses an incorrect one), "
-    "and the policy moves towards that teacher. Reversed: it disagrees, and the policy moves away.",
+    "Validated: the stance agrees with the verifier (supports a correct rollout, suppresses an incorrect one). "
+    "Reversed: it disagrees. What then moves the policy is the method's choice: this verdict, the rollout's advantage "
+    "within its group, or the trust that all rollouts so far give an item.",
     (
         ("validated", "validated", "validated"),
         ("neutral", "neutral", "neutral"),
@@ -111,7 +121,7 @@ KNOWN = (
     | {key for stack in (STANCE, POLARITY) for key, _, _ in stack.layers}
     | {"accuracy", "rollouts"}
 )
-SHARES = {"truncated", "unknown", "gate_kept", "style_share", "style_tokens", "support_negative"}
+SHARES = {"importance_capped", "truncated", "unknown", "gate_kept", "style_share", "style_tokens", "support_negative"}
 
 
 def steps_domain(run: Run) -> Domain:
@@ -183,7 +193,7 @@ def lost_note(points: Points) -> str:
 
 
 def other_curves(run: Run) -> tuple[Curve, ...]:
-    """Every further numeric metric, in alphabetical order: nothing that was logged is hidden."""
+    """Every further number that was logged, in alphabetical order; lists of counts stay in metrics.jsonl."""
     keys = {key for row in run.metrics for key in row.values} - KNOWN
     return tuple(Curve(key, key) for key in sorted(keys))
 

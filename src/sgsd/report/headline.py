@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sgsd.report.curves import finite_mean
+from sgsd.report.guards import stopper
 from sgsd.report.values import Estimate, Evaluation, Run
 from sgsd.report.words import count, duration, percent, with_interval
 
@@ -61,11 +62,15 @@ def _pairs(
 
 
 def state(run: Run) -> str:
-    """Where a run stands: "60 steps, finished", or "still running: step 12 of 60"."""
+    """Where a run stands: "60 steps, finished", "not finished: step 12 of 60", or which guard stopped it.
+
+    Files do not tell a run that trains from one that was interrupted.
+    """
     if run.summary:
         return f"{count(run.step, 'step')}, finished"
-    planned = f" of {run.planned_steps:,}" if run.planned_steps else ""
-    return f"still running: step {run.step:,}{planned}"
+    place = f"step {run.step:,}" + (f" of {run.planned_steps:,}" if run.planned_steps else "")
+    guard = stopper(run)
+    return f"stopped by guard {guard.guard} at {place}" if guard else f"not finished: {place}"
 
 
 def headline(run: Run) -> str:
@@ -76,6 +81,8 @@ def headline(run: Run) -> str:
         return start + _change(run, comparisons[0])
     if run.summary is None:
         return start + _training_so_far(run)
+    if run.step == 0 and run.summary.before:
+        return _alone(run, run.summary.before)
     return (
         f"The run took {_effort(run)}. It was not evaluated before and after training, "
         "so it cannot be said whether it helped."
@@ -94,13 +101,30 @@ def _change(run: Run, comparison: Comparison) -> str:
     return f"{comparison.measure}{of} {verb} {numbers} in {_effort(run)}."
 
 
+def _alone(run: Run, measures: Mapping[str, Estimate]) -> str:
+    """What was measured of a model that was not trained."""
+    first, *others = sorted(measures, key=speaks_first)
+    also = "".join(f", {other} {with_interval(measures[other])}" for other in others)
+    return f"{first}{problems(run)} is {with_interval(measures[first])}{also}. Nothing was trained."
+
+
+def spoken(run: Run) -> str:
+    """The measure that the headline speaks of; empty where there is none."""
+    if comparisons := compare(run):
+        return comparisons[0].measure
+    own = [e.measures for e in run.evaluations if e.split == main_split(run.evaluations) and e.measures]
+    measures = run.summary.before if run.summary else next(iter(own), {})
+    return min(measures, key=speaks_first, default="")
+
+
 def problems(run: Run) -> str:
-    """ " on 512 held-out problems", as far as it is known."""
+    """ " on 512 held-out problems", as far as it is known, and what of the bank their prompts show."""
     split = main_split(run.evaluations)
     own = [e for e in run.evaluations if e.split == split and e.problems > 0]
     if not own:
         return ""
-    return f" on {own[-1].problems:,} {split} problem{'' if own[-1].problems == 1 else 's'}"
+    pairs = f", with up to {count(run.skills, 'pair')} of the bank in each prompt," if run.skills else ""
+    return f" on {own[-1].problems:,} {split} problem{'' if own[-1].problems == 1 else 's'}{pairs}"
 
 
 def _effort(run: Run) -> str:

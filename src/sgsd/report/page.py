@@ -18,8 +18,8 @@ from sgsd.report import accuracy, figures, rollouts
 from sgsd.report.bank import bank_part
 from sgsd.report.curves import finite_mean, finite_sum, points_of
 from sgsd.report.figures import HALF, Curve, Figure
-from sgsd.report.guards import Fired, read_fired
-from sgsd.report.headline import caution, compare, headline, main_split, state
+from sgsd.report.guards import ended, watch_words
+from sgsd.report.headline import caution, compare, headline, main_split, spoken, state
 from sgsd.report.read import read_run
 from sgsd.report.values import Run
 from sgsd.report.words import duration, number, plain, visible
@@ -45,7 +45,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     The file is complete or untouched, whatever happens in between. Raises UserError when the folder or its
     metrics are missing, a file cannot be understood, or the page cannot be written.
     """
-    page = render(read_run(run), read_fired(run))
+    page = render(read_run(run))
     target = output or run / "report.html"
     replace_file(target, page)
     return target
@@ -65,7 +65,7 @@ def replace_file(target: Path, text: str) -> None:
         raise UserError(f"{target}: cannot write the report ({error.strerror}); name another output file") from error
 
 
-def render(run: Run, fired: Sequence[Fired] = ()) -> str:
+def render(run: Run) -> str:
     """The whole page as text; the same run gives the same bytes."""
     templates = environment()
     style, script = inline(templates, STYLE), inline(templates, SCRIPT)
@@ -77,12 +77,14 @@ def render(run: Run, fired: Sequence[Fired] = ()) -> str:
         policy=content_policy(style, script),
         headline=headline(run),
         caution=caution(run),
+        measure=spoken(run),
         state=state(run),
         tiles=tiles(run),
         comparisons=compare(run),
         picture=accuracy.comparison_picture(compare(run)) if compare(run) else None,
         accuracy=accuracy.accuracy_figure(run),
-        guards=fired,
+        guards=[(fired, ended(run, fired)) for fired in run.fired],
+        watched=watch_words(run),
         sections=sections(run),
         constants=figures.constants(run),
         bank=bank_part(run.items, run.updates),
@@ -142,7 +144,7 @@ def tiles(run: Run) -> tuple[tuple[str, str], ...]:
         ("Method", run.method),
         ("Seed", run.seed),
         ("Steps", f"{run.step:,}" + (f" of {run.planned_steps:,}" if run.planned_steps else "")),
-        ("Training time", duration(trained) if run.timings or run.summary else ""),
+        ("Training time", duration(trained) if run.step and (run.timings or run.summary) else ""),
         ("Tokens a second", number(speed) if math.isfinite(speed) else ""),
         (f"{split[:1].upper()}{split[1:]} problems", f"{evaluated[-1]:,}" if evaluated else ""),
     )

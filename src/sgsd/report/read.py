@@ -13,21 +13,16 @@ from typing import Any, TypeVar
 import yaml
 
 from sgsd.report.bank import parse_update, read_items
+from sgsd.report.guards import guard_settings, read_fired
 from sgsd.report.jsonl import Row, as_float, parse_object, read_lines
 from sgsd.report.values import Estimate, Evaluation, Measurements, RolloutTrace, Run, Summary, TeacherTrace
+from sgsd.secrets import hide_secrets, without_secrets
 from sgsd.types import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 DATA_FILES = ("metrics", "timings", "evaluations", "rollouts", "bank")
-# Where a resolved config may say how many steps are planned, first match wins.
-PLANNED_STEPS = tuple(
-    (*section, key)
-    for section in ((), ("train",), ("training",), ("trainer",), ("loop",))
-    for key in ("steps", "max_steps")
-)
-SECRET = re.compile(r"(api_?key|password|secret|(access|auth|hf|api)_?token)$", re.IGNORECASE)
 
 
 def read_run(folder: Path) -> Run:
@@ -40,7 +35,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}/metrics.jsonl: missing; give the folder of a run that has begun training")
     files = {name: read_lines(folder / f"{name}.jsonl") for name in DATA_FILES}
-    config = read_config(folder / "config.yaml")
+    config = without_secrets(read_config(folder / "config.yaml"))
     summary, remarks = read_summary(folder / "summary.json")
     items, of_items = read_items(folder / "items.json")
     torn = [f"{name}.jsonl ends in an unfinished line, which is left out" for name in files if files[name].torn]
@@ -52,14 +47,17 @@ def read_run(folder: Path) -> Run:
         name=(summary.name if summary else "") or text_of(config.get("name")) or folder.resolve().name,
         method=(summary.method if summary else "") or text_of(config.get("method")),
         seed=(summary.seed if summary else "") or text_of(config.get("seed")),
-        planned_steps=planned_steps(config),
-        config=yaml.safe_dump(without_secrets(config), sort_keys=False, allow_unicode=True) if config else "",
+        planned_steps=whole(config.get("steps")),
+        skills=whole(nested(Row("config.yaml", config), "evaluation").fields.get("skills")),
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
         metrics=metrics,
         timings=timings,
         evaluations=evaluations,
         rollouts=rollouts,
         items=items,
         updates=last_by_key(map(parse_update, files["bank"].rows), lambda update: update.step),
+        guards=guard_settings(config),
+        fired=read_fired(folder),
         summary=summary,
         remarks=(*remarks, *of_items, *torn),
     )
@@ -72,8 +70,8 @@ def last_by_key(values: Iterable[Value], key: Callable[[Value], Key]) -> tuple[V
 
 
 def parse_measurements(row: Row) -> Measurements:
-    """One row of metrics or timings; what is no number (text, null, nested) is not a measurement."""
-    numbers = {key: as_float(value) for key, value in row.fields.items() if key != "step"}
+    """One row of metrics or timings; what is no number (text, null, a list) is not a measurement."""
+    numbers = {key: as_float(value) for key, value in leaves(row.fields) if key != "step"}
     return Measurements(row.integer("step"), {key: v for key, v in numbers.items() if v is not None})
 
 
@@ -125,16 +123,25 @@ def parse_rollout(row: Row) -> RolloutTrace:
 
 
 def parse_teacher(row: Row, tokens: int) -> TeacherTrace:
-    return TeacherTrace(
+    trace = TeacherTrace(
         source=row.text("source"),
         items=tuple(str(item) for item in row.items("items")),
         weight=row.number("weight", math.nan),
         support=row.number("support", math.nan),
-        stance=row.integer("stance", 0),
-        polarity=row.integer("polarity", 0),
+        stance=verdict_of(row, "stance"),
+        polarity=verdict_of(row, "polarity"),
         delta=one_a_token(row, "delta", tokens),
         gate=one_a_token(row, "gate", tokens),
     )
+    if row.fields.get("skipped") is not True:
+        return trace
+    # What a run writes beside it are the numbers of nobody: no gap, no stance.
+    return replace(trace, left_out=True, support=math.nan, stance=None, polarity=None, delta=(), gate=())
+
+
+def verdict_of(row: Row, key: str) -> int | None:
+    """A stance or a polarity; None where the method judges no teacher."""
+    return None if row.fields.get(key) is None else row.integer(key)
 
 
 def one_a_token(row: Row, key: str, tokens: int) -> tuple[float, ...]:
@@ -152,17 +159,18 @@ def read_summary(path: Path) -> tuple[Summary | None, tuple[str, ...]]:
         return None, ()
     fields = parse_object(path.read_bytes())
     if fields is None:
-        return None, ("summary.json is unfinished, so the run is shown as still running",)
-    row = Row(path.name, fields)
+        return None, ("summary.json is unfinished, so the run is shown as not finished",)
+    row = Row(path.name, without_secrets(fields))
+    trained = fields.get("steps") != 0
     shown = ("name", "method", "seed", "before", "after", "train_seconds")
     return Summary(
         name=row.text("name"),
         method=row.text("method"),
         seed=row.text("seed"),
         before=parse_measures(nested(row, "before")),
-        after=parse_measures(nested(row, "after")),
+        after=parse_measures(nested(row, "after")) if trained else {},
         train_seconds=row.number("train_seconds", math.nan),
-        facts=MappingProxyType(dict(flatten({k: v for k, v in fields.items() if k not in shown}))),
+        facts=MappingProxyType(dict(flatten({k: v for k, v in row.fields.items() if k not in shown}))),
     ), ()
 
 
@@ -171,13 +179,20 @@ def nested(row: Row, key: str) -> Row:
     return Row(f"{row.where}, {key}", value if isinstance(value, Mapping) else {})
 
 
-def flatten(value: Any, path: str = "") -> Iterable[tuple[str, str]]:
-    """Nested mappings as ("versions · torch", "2.13") pairs; lists are one line, as a command is."""
+def leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested mappings as ("versions · torch", "2.13") pairs."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from flatten(inner, f"{path} · {key}" if path else str(key).replace("_", " "))
-    elif value is not None:
-        yield path, " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield from leaves(inner, f"{path} · {key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def flatten(value: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What there is, as text; lists are one line, as a command is."""
+    for path, leaf in leaves({key.replace("_", " "): inner for key, inner in value.items()}):
+        if leaf is not None:
+            yield path, hide_secrets(" ".join(map(str, leaf)) if isinstance(leaf, list) else str(leaf))
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -194,24 +209,9 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return config or {}
 
 
-def planned_steps(config: Mapping[str, Any]) -> int | None:
-    for keys in PLANNED_STEPS:
-        value: Any = config
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
-
-
-def without_secrets(value: Any) -> Any:
-    """The same nesting with credentials blotted out: a report is made to be passed on."""
-    if isinstance(value, Mapping):
-        return {
-            key: "(hidden)" if SECRET.search(str(key)) and isinstance(inner, str) else without_secrets(inner)
-            for key, inner in value.items()
-        }
-    return [without_secrets(inner) for inner in value] if isinstance(value, list) else value
+def whole(value: Any) -> int | None:
+    """A config value that counts something; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def text_of(value: Any) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sgsd.report.curves import spread_evenly
 from sgsd.report.values import RolloutTrace, TeacherTrace
-from sgsd.report.words import number, plain, signed, visible
+from sgsd.report.words import UNKNOWN, number, plain, signed, visible
 
 Value = TypeVar("Value")
 
@@ -27,7 +27,7 @@ STATUS = {
     "unparsed": ("?", "not gradable"),
 }
 STANCES = {1: ("▲", "supports", "positive"), 0: ("•", "neutral", "neutral"), -1: ("▼", "suppresses", "negative")}
-POLARITIES = {1: ("validated", "validated"), 0: ("neutral", "neutral"), -1: ("reversed", "reversed")}
+POLARITIES = {1: "validated", 0: "neutral", -1: "reversed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class TeacherRow:
     items: tuple[str, ...]
     weight: str
     support: str
-    stance: tuple[str, str, str]
-    polarity: tuple[str, str]
+    stance: tuple[str, str, str]  # mark, word, colour
+    polarity: str  # word and swatch; empty where nobody was judged
     delta: str
     gate: str
 
@@ -144,14 +144,15 @@ def thousandths(values: Sequence[float]) -> str:
 
 
 def teacher_row(position: int, teacher: TeacherTrace) -> TeacherRow:
+    stance = ("", "left out" if teacher.left_out else UNKNOWN, "neutral")
     return TeacherRow(
         number=position,
         source=teacher.source or "teacher",
         items=tuple(plain(item)[:80] for item in teacher.items[:8]),
-        weight=number(teacher.weight) if math.isfinite(teacher.weight) else "–",
+        weight=number(teacher.weight) if math.isfinite(teacher.weight) else UNKNOWN,
         support=signed(teacher.support, 3),
-        stance=STANCES[_sign(teacher.stance)],
-        polarity=POLARITIES[_sign(teacher.polarity)],
+        stance=stance if teacher.stance is None else STANCES[_sign(teacher.stance)],
+        polarity="" if teacher.polarity is None else POLARITIES[_sign(teacher.polarity)],
         delta=thousandths(teacher.delta),
         gate=thousandths(teacher.gate),
     )

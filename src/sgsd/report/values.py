@@ -40,16 +40,20 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class TeacherTrace:
-    """What one teacher said about one rollout; `delta` and `gate` have one value a token, or none at all."""
+    """What one teacher said about one rollout; `delta` and `gate` have one value a token, or none at all.
+
+    Stance and polarity are None where the method judges no teacher. One that was `left_out` said nothing.
+    """
 
     source: str
     items: tuple[str, ...]
     weight: float
     support: float
-    stance: int
-    polarity: int
+    stance: int | None
+    polarity: int | None
     delta: tuple[float, ...]
     gate: tuple[float, ...]
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,30 @@ class BankUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class Fired:
+    """One guard at the step where it began to fire; `stops` where it was told to end the session."""
+
+    step: int
+    guard: str
+    message: str
+    stops: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSetting:
+    """How a guard was set: over how many steps it looks, and whether it looks at all."""
+
+    name: str
+    window: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """What a finished run says about itself; `facts` are the remaining entries, as text."""
+    """What a finished run says about itself; `facts` are the remaining entries, as text.
+
+    Of a run that trained nothing there is one measurement, `before`.
+    """
 
     name: str
     method: str
@@ -124,6 +150,7 @@ class Run:
     method: str
     seed: str
     planned_steps: int | None
+    skills: int | None  # pairs of the bank that a held-out prompt may show; None: not known
     config: str
     metrics: tuple[Measurements, ...]
     timings: tuple[Measurements, ...]
@@ -131,6 +158,8 @@ class Run:
     rollouts: tuple[RolloutTrace, ...]
     items: tuple[BankItem, ...]
     updates: tuple[BankUpdate, ...]
+    guards: tuple[GuardSetting, ...]
+    fired: tuple[Fired, ...]
     summary: Summary | None
     remarks: tuple[str, ...]
 

@@ -101,8 +101,10 @@ def render_card(
             result=result,
             options=", ".join(f"{k}={v}" for k, v in shown["method"].items() if k != "name" and v is not None),
             paper=_paper(config["method"]),
-            rows=_rows(result),
+            trained=_trained(result),
+            table=_table(result),
             held_out=public_name(config["evaluation"]["data"]["path"]) if config["evaluation"]["data"] else None,
+            prompts=Markdown(_prompts(config["evaluation"].get("skills", 0))),
             hashes=hashes,
             bank_beside=bank_beside,
             base_code=Markdown(_base_code(base)),
@@ -133,9 +135,9 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
 def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -> list[str]:
     """What this run cannot tell; every line follows from its files. Markdown of our own words only."""
     lines = []
-    if not _rows(result):
+    if not _table(result):
         lines.append("No held-out evaluation was configured: whether the model got better is not known.")
-    else:
+    elif _trained(result):
         lines.append(
             "The intervals are over problems, not over runs: how much another seed changes the result is not known."
         )
@@ -152,21 +154,32 @@ def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -
     return lines
 
 
-def _rows(result: Mapping[str, Any]) -> list[tuple[Markdown, Markdown, Markdown]]:
-    """Name, before, after of each held-out accuracy with its 95 % interval."""
+def _prompts(skills: int) -> str:
+    if not skills:
+        return "plain prompts"
+    return f"prompts with up to {skills} {'pair' if skills == 1 else 'pairs'} of the skill bank"
 
-    def words(found: Mapping[str, float]) -> str:
-        return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
-    before, after = result.get("before") or {}, result.get("after") or {}
-    rows = []
-    for key, found in after.items():
-        if not isinstance(found, Mapping):
-            continue
+def _trained(result: Mapping[str, Any]) -> bool:
+    return result.get("steps") != 0
+
+
+def _table(result: Mapping[str, Any]) -> Markdown | None:
+    """Held-out accuracies with their 95 % intervals, before and after; of a model that was not trained, once."""
+
+    def words(found: Mapping[str, float] | None) -> str:
+        return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else "–"
+
+    after = {key: found for key, found in (result.get("after") or {}).items() if isinstance(found, Mapping)}
+    if not after:
+        return None
+    columns = {"before": result.get("before") or {}, "after": after} if _trained(result) else {"accuracy": after}
+    rows = [["", *columns], ["---"] * (1 + len(columns))]
+    for key in after:
         k = re.fullmatch(r"avg_at_(\d+)", key)
         name = f"avg@{k[1]}: mean over {k[1]} samples a problem" if k else "greedy"
-        rows.append((Markdown(name), Markdown(words(before[key]) if key in before else "–"), Markdown(words(found))))
-    return rows
+        rows.append([name, *(words(found.get(key)) for found in columns.values())])
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 def _paper(method: Mapping[str, Any]) -> Markdown | None:

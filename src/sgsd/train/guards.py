@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sgsd.evaluate import over_seeds
 from sgsd.train.sections import Section
 
 Record = Mapping[str, Any]
@@ -139,13 +140,9 @@ def style_excess(history: History, window: int) -> float | None:
 
 
 def upper_auc(history: History, window: int) -> float | None:
-    """Upper end of the 95 % interval of the window's mean AUC, the steps being its sample."""
+    """Upper end of Student's 95 % interval of the window's mean AUC, the steps being its sample."""
     found = values(history[-window:], "support_auc")
-    if len(found) < max(3, window // 2):
-        return None
-    middle = sum(found) / len(found)
-    deviation = math.sqrt(sum((x - middle) ** 2 for x in found) / (len(found) - 1))
-    return middle + 1.96 * deviation / math.sqrt(len(found))
+    return over_seeds(found).high if len(found) >= max(2, window // 2) else None
 
 
 def chase(history: History, window: int) -> float | None:

@@ -7,17 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-HIDDEN = "(hidden)"
+from sgsd.secrets import HIDDEN, hide_secrets, is_secret
 
-# "max_tokens" and "group_key" columns are settings; a setting that IS a key or a token is none of our business.
-_SECRET_NAME = re.compile(r"(^|[._-])(api_?key|key|token|secret|password|passwd|credentials?|authorization)$", re.I)
-_SECRET_TEXT = re.compile(
-    r"hf_[A-Za-z0-9]{16,}"  # Hugging Face
-    r"|sk-[A-Za-z0-9_-]{16,}"  # OpenAI and its imitators
-    r"|gh[pousr]_[A-Za-z0-9]{16,}"  # GitHub
-    r"|AKIA[A-Z0-9]{12,}"  # Amazon
-    r"|(?<=://)[^/\s@]+@"  # user:password@ in an address
-)
 _CACHED = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|ya?ml|sqlite3?|db|txt|py|gz|zst)$", re.I)
@@ -34,7 +25,7 @@ def public_name(text: str) -> str:
     >>> public_name("/home/me/data/problems.jsonl"), public_name("Qwen/Qwen3-1.7B"), public_name("lab:train")
     ('problems.jsonl', 'Qwen/Qwen3-1.7B', 'lab:train')
     """
-    text = _SECRET_TEXT.sub(HIDDEN, text)
+    text = hide_secrets(text)
     if cached := cached_hub_model(text):
         return cached[0]
     if "\\" in text and PureWindowsPath(text).is_absolute():
@@ -67,14 +58,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
 
 
 def _public_entry(key: str, value: Any) -> Any:
-    if _is_secret(key, value):
+    if is_secret(key, value):
         return HIDDEN
     # A name may hold a slash and is no path.
-    return _SECRET_TEXT.sub(HIDDEN, value) if key == "name" and isinstance(value, str) else _public(value)
-
-
-def _is_secret(key: str, value: Any) -> bool:
-    return value is not None and not isinstance(value, (bool, Mapping)) and bool(_SECRET_NAME.search(key))
+    return hide_secrets(value) if key == "name" and isinstance(value, str) else _public(value)
 
 
 def _public(value: Any) -> Any:

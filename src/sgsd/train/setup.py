@@ -146,7 +146,7 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     tokenizer = load_tokenizer(config.model)
     maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     warn_of_template(config, method, tokenizer)
-    usable = usable_problems(config, maker, problems)
+    usable = usable_problems(config, make_asker(config, method, maker, bank), problems)
     check_solutions(method, usable, maker.control_tokens)
     books = Books(accelerator, Records(config.folder))
     verifier = make_verifier(config)

@@ -1,14 +1,15 @@
 """Style tokens: pieces of text that format or connect and carry no content.
 
-A token is one by its text alone, wherever it stands: white space, marks that punctuate or format, bullets, and the
-function words below. Digits, operators, brackets, backslashes and letters that may be a variable ("a", "i") are
-content, and so is every piece of a word. The rule is rough on purpose: it needs no model, gives the same answer for
-every tokenizer that has the piece, and what is watched is a share over thousands of tokens.
+White space, marks that punctuate or format, bullets, and the function words below. Digits, operators, brackets,
+backslashes and letters that may be a variable ("a", "i") are content, and so is every piece of a longer word
+(compar|is|on, in|finite). The rule is rough on purpose: it needs no model, gives the same answer for every tokenizer
+that has the pieces, and what is watched is a share over thousands of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 MARKS = frozenset(',.;:?"“”…—–•#`')
@@ -23,22 +24,38 @@ _WORDS = (
 WORDS = frozenset(_WORDS.split())
 
 
-def is_style(text: str) -> bool:
-    """Whether a token's text only formats or connects."""
-    bare = text.strip().lower()
-    if bare in BULLETS:
-        return text[-1].isspace()
-    return set(bare) <= MARKS or bare in RULES or bare in WORDS
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is to be known of a token to tell whether it is style."""
+
+    style: bool  # it only formats or connects, if it stands by itself
+    opens: bool  # its first and its last character are letters, so that
+    closes: bool  # neighbours may be of the same word
+
+    @classmethod
+    def of(cls, text: str) -> Piece:
+        bare = text.strip().lower()
+        style = text[-1].isspace() if bare in BULLETS else set(bare) <= MARKS or bare in RULES or bare in WORDS
+        return cls(style, text[:1].isalpha(), text[-1:].isalpha())
+
+
+NOTHING = Piece(False, False, False)
 
 
 class StyleTokens:
-    """Says which tokens are style; each is decoded once."""
+    """Says which tokens of a text are style; each is decoded once."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.known: dict[int, bool] = {}
+        self.known: dict[int, Piece] = {}
 
     def __call__(self, token_ids: Sequence[int]) -> list[bool]:
         for token in set(token_ids) - self.known.keys():
-            self.known[token] = is_style(self.tokenizer.decode([token]))
-        return [self.known[token] for token in token_ids]
+            # Some tokenizers show the space before a word only where something stands before it.
+            alone, twice = self.tokenizer.decode([token]), self.tokenizer.decode([token, token])
+            self.known[token] = Piece.of(twice.removeprefix(alone))
+        pieces = [self.known[token] for token in token_ids]
+        return [
+            piece.style and not ((before.closes and piece.opens) or (piece.closes and after.opens))
+            for before, piece, after in zip([NOTHING, *pieces], pieces, [*pieces[1:], NOTHING])
+        ]
