@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ from accelerate import Accelerator
 
 import sgsd
 from sgsd.bank import Bank, Ledger, Sighting, load_bank, save_bank
-from sgsd.evaluate.stats import Scored, auc
+from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.bank import demo_bank
 from sgsd.lab.skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
 from sgsd.train.config import load_config, make_config
@@ -47,7 +46,6 @@ MIX = {HELPFUL: 6, MISLEADING: 12, STYLISTIC: 3, IRRELEVANT: 3}
 SEEDS = (0, 1, 2, 3, 4)
 GROUP, K, CONFIDENCE = 4, 4, 0.01
 ROLLOUTS = 120
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 %, by the number of values
 COMPARISONS = {
     "helpful over misleading": ((HELPFUL,), (MISLEADING,)),
     "helpful over irrelevant and stylistic": ((HELPFUL,), (IRRELEVANT, STYLISTIC)),
@@ -184,11 +182,9 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def mean_of(values: Sequence[float]) -> dict[str, Any]:
-    mean = statistics.fmean(values)
-    if len(values) not in STUDENT_T:
-        return {"mean": mean, "values": list(values)}
-    half = STUDENT_T[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return {"mean": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "values": list(values)}
+    found = over_seeds(values)
+    bounds = {"low": max(0.0, found.low), "high": min(1.0, found.high)} if len(values) > 1 else {}
+    return {"mean": found.accuracy, **bounds, "values": list(values)}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ def write_config(folder: Path, **changes: Any) -> str:
 SPLIT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("--seed 3 --optimizer.lr 1e-4", {}, ["--seed", "3", "--optimizer.lr", "1e-4"]),
     ("--seed=3", {}, ["--seed", "3"]),
+    ("--track tensorboard --track.project p", {}, ["--track.to", "tensorboard", "--track.project", "p"]),
+    ("--track=wandb", {}, ["--track.to", "wandb"]),
     ("--growth.quarantine", {}, ["--growth.quarantine"]),
     ("--growth.no-quarantine --seed 1", {}, ["--growth.no-quarantine", "--seed", "1"]),
     ("--growth.quarantine True", {"growth.quarantine": True}, []),
@@ -43,6 +45,7 @@ SPLIT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("--evaluation.data None", {"evaluation.data": None}, []),
     ("--evaluation.data.path lab:held-out", {"evaluation.data.path": "lab:held-out"}, []),
     ("--evaluation.problems 8", {}, ["--evaluation.problems", "8"]),
+    ("--bank.retrieval hybrid --bank.rerank=1", {"bank.retrieval": "hybrid", "bank.rerank": 1}, []),
     ("--verifier.options.timeout 3", {"verifier.options.timeout": 3}, []),
     ("--help", {}, ["--help"]),
     ("loose", {}, ["loose"]),
@@ -71,6 +74,32 @@ def test_switches_and_options_that_are_none_can_be_set(tmp_path: Path, capsys: p
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["evaluation"]["data"]["limit"] == 16
     assert printed["bank"]["retrieval"] == "random"
+
+
+NULLS: dict[str, Any] = {"lora": None, "evaluation": {"data": None}, "bank": {"path": "lab", "embedding": None}}
+RAISED = "--lora.rank 8 --evaluation.data.path lab:held-out --bank.retrieval embedding --bank.embedding.model a/b"
+
+
+@pytest.mark.parametrize("more", ["", " --optimizer.lr 1e-5"], ids=["by themselves", "with others"])
+def test_keys_of_a_section_that_the_file_leaves_out_can_be_set(
+    more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", write_config(tmp_path, **NULLS), "--print-config", *(RAISED + more).split()]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["lora"]["rank"], printed["lora"]["alpha"]) == (8, 128)
+    assert printed["evaluation"]["data"]["path"] == "lab:held-out"
+    assert printed["bank"]["embedding"]["model"] == "a/b"
+    assert run(["train", write_config(tmp_path), "--bank.path.name", "8"]) == 2
+    assert "--bank.path.name: path is a single value and has no parts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("track", ["trackio", {"to": "none", "project": "mine"}])
+def test_a_tracker_can_be_named_in_one_word(track: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, track=track)
+    assert run(["train", path, "--print-config", "--track", "tensorboard"]) == 0
+    project = "sgsd" if isinstance(track, str) else "mine"
+    found = {"to": "tensorboard", "project": project, "entity": None}
+    assert yaml.safe_load(capsys.readouterr().out)["track"] == found
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,5 @@ def test_rows_are_best_first_and_whole(tmp_path: Path) -> None:
     assert found[0].estimate.accuracy == pytest.approx(0.85)
     assert found[0].estimate.high - found[0].estimate.accuracy == pytest.approx(12.7062 * 0.05)
     assert Cell("opsd", 1, tmp_path / "opsd-1").summary is None
+    (one,) = rows(cells(["grpo"], [0], tmp_path))
+    assert one.to_dict()["over_seeds"] == {"accuracy": 0.8, "low": None, "high": None}

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from runs import small_config
+from runs import SMALL, merged, small_config
+from sgsd.method import build
+from sgsd.train import make_config
 from sgsd.train.records import Records
+from sgsd.types import UserError
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "methods.md"
 
 
 def test_the_method_of_the_documentation_trains(tmp_path: Path) -> None:
@@ -31,3 +39,38 @@ def test_the_method_of_the_documentation_trains(tmp_path: Path) -> None:
     assert any(record["grad_norm"] > 0 for record in metrics)
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
     assert saved["method"] == {"name": "mine:braided", "k": 4, "tau": 0.3}
+
+
+def test_the_method_of_the_readme_is_sgsd(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## A method is a few lines\n\n```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "printed.py").write_text(code, encoding="utf-8")
+    assert runpy.run_path(str(tmp_path / "printed.py"))["method"] == replace(build("sgsd"), paper="")
+
+
+NEEDY = """
+from sgsd.method import Method, build
+
+def needy(k: int, tau: float = 1.0) -> Method:
+    return build("sgsd", k=k, tau=tau)
+
+def takes_more(k: int = 2, **more: float) -> Method:
+    return build("sgsd", k=k)
+"""
+
+
+def test_an_option_without_a_default_must_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_recipes.py").write_text(NEEDY, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def method_of(name: str, **options: Any) -> dict[str, Any]:
+        return make_config(merged(SMALL, {"method": {"name": f"own_recipes:{name}", **options}})).method
+
+    with pytest.raises(UserError, match=r"^method\.k: own_recipes:needy needs it$"):
+        method_of("needy")
+    with pytest.raises(UserError, match=r"method\.k: input should be a valid integer, not 'two'"):
+        method_of("needy", k="two")
+    with pytest.raises(UserError, match=r"method\.kk: own_recipes:needy has no such option; did you mean 'k'\?"):
+        method_of("needy", kk=2)
+    assert method_of("needy", k=3) == {"name": "own_recipes:needy", "k": 3, "tau": 1.0}
+    assert method_of("takes_more") == {"name": "own_recipes:takes_more", "k": 2}

@@ -123,7 +123,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out = config_file(tmp_path, method=sgsd("ratio")), tmp_path / "probe.json"
-    assert run(["probe", str(config), "--rollouts", "36", "--json", str(out), "--method.k", "3"]) == 0
+    assert run(["probe", str(config), "--rollouts=36", "--json", str(out), "--method.k", "3"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for part in (
         "36 rollouts of",
@@ -170,6 +170,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
         (["--method.name", "opsd"], "opsd retrieves no skill pairs"),
         (["--rollouts", "many"], "--rollouts: 'many' is not a whole number from 1 on"),
         (["--rollouts", "0"], "--rollouts: '0' is not"),
+        (["--rollouts=0"], "--rollouts: '0' is not"),
         (["--rollouts"], "--rollouts: say what"),
         (["--json", "--rollouts", "4"], "--json: say what"),
     ],
@@ -229,6 +230,14 @@ def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: M
     assert found == dict.fromkeys(benchmark.COMPARISONS, 1.0)
     assert set(benchmark.figures(Ledger().standing, kinds).values()) == {0.5}
     assert benchmark.figures(Ledger().evidence, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
+
+
+def test_the_benchmark_gives_each_mean_its_interval(benchmark: ModuleType) -> None:
+    assert benchmark.mean_of([0.8]) == {"mean": 0.8, "values": [0.8]}
+    found = benchmark.mean_of([0.7, 0.8, 0.7, 0.8, 0.7, 0.8])  # of any number of values: six are 5 degrees of freedom
+    half = 2.5706 * (0.06 * 0.05) ** 0.5 / 6**0.5  # s² = 6 · 0.05² / 5
+    assert (found["low"], found["high"]) == pytest.approx((0.75 - half, 0.75 + half))
+    assert benchmark.mean_of([0.9, 1.0])["high"] == 1.0
 
 
 def test_the_benchmark_reads_a_trained_run(benchmark: ModuleType, tmp_path: Path) -> None:

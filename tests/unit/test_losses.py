@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle import jsd_oracle, sgsd_oracle
+from sgsd.method import build
 from sgsd.method import losses as L
+from sgsd.method.evidence import Evidence
+from sgsd.method.joints import MatchDistribution
 
 
 def case(seed: int, B: int = 4, K: int = 3, T: int = 9) -> dict[str, torch.Tensor]:
@@ -47,6 +51,47 @@ def test_sgsd_is_its_equation(seed: int, B: int, K: int, T: int, tau: float, cli
     mask = arrays["mask_BT"]
     by_advantage = -result.advantages_BT * mask / (B * mask.sum(-1, keepdim=True).clamp(min=1))
     np.testing.assert_allclose(by_advantage.numpy(), grad, rtol=1e-9, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.floats(0.1, 5),
+    st.floats(0.2, 4),
+    st.floats(0, 0.5),
+)
+def test_what_a_run_makes_of_sgsd_is_the_equation_to_the_last_bit(
+    seed: int, dtype: torch.dtype, B: int, K: int, T: int, tau: float, clip: float, confidence: float
+) -> None:
+    """There are two ways to the loss, the declared joints and the equation as a whole; neither may move alone."""
+    arrays = {
+        key: array if array.dtype == torch.bool else array.to(dtype) for key, array in case(seed, B, K, T).items()
+    }
+    student, mask = arrays["student_logps_BT"].detach().requires_grad_(), arrays["mask_BT"]
+    arrays["student_logps_BT"] = student
+    alone = L.sgsd_loss(**arrays, tau=tau, clip=clip, confidence=confidence)
+    evidence = Evidence(**arrays, old_logps_BT=student.detach(), advantages_B=torch.zeros(B))
+    judged = build("sgsd", k=K, tau=tau, clip=clip, confidence=confidence).judge(evidence)
+    declared = L.masked_mean(judged.losses_BT, mask).mean()
+    assert torch.equal(declared, alone.loss)
+    for name in ("polarity_BK", "support_BK", "advantages_BT"):
+        assert torch.equal(getattr(judged, name), getattr(alone, name))
+    assert torch.equal(*(torch.autograd.grad(loss, student)[0] for loss in (declared, alone.loss)))
+
+
+@pytest.mark.parametrize("options", [{"beta": 0.0}, {"beta": 0.5, "clip": 0.05}, {"beta": 1.0, "top_k": 3}])
+def test_what_a_run_makes_of_a_divergence_is_the_equation_to_the_last_bit(options: dict[str, Any]) -> None:
+    g = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(2, 5, 7, generator=g, dtype=torch.float64) * 2 for _ in range(2))
+    mask = torch.rand(2, 5, generator=g) > 0.3
+    divergence = MatchDistribution(**{"clip": None, **options})(student, teacher)
+    assert torch.equal(
+        L.masked_mean(divergence.flatten(), mask.flatten()), L.generalized_jsd(student, teacher, mask, **options)
+    )
 
 
 def test_an_unknown_outcome_teaches_nothing() -> None:

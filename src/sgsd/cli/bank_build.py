@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
+
+from sgsd.cli.options import config_first, take_switch
 
 USAGE = """sgsd bank build CONFIG [--dry-run] [--key.part value …]
 
@@ -19,12 +19,11 @@ how many. Killed anywhere, the same command goes on.
 
 def build(args: list[str], console: Console) -> None:
     """Run a cold start, or forecast it."""
-    if not args or args[0] in ("-h", "--help"):
-        console.print(USAGE, markup=False)
+    path, rest = config_first(args, "bank build", USAGE, console)
+    if path is None:
         return
+    dry_run = take_switch(rest, "--dry-run")
     from sgsd.cli.training import read_config  # slow: with torch
     from sgsd.train.bank_build import build_from_config
 
-    rest = [argument for argument in args[1:] if argument != "--dry-run"]
-    config = read_config(Path(args[0]), rest, "sgsd bank build CONFIG")
-    build_from_config(config, console, dry_run="--dry-run" in args[1:])
+    build_from_config(read_config(path, rest, "sgsd bank build CONFIG"), console, dry_run=dry_run)

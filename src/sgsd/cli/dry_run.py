@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sgsd.cli.words import count_words
 from sgsd.method.context import Answer
 from sgsd.train.arithmetic import Lengths
 from sgsd.train.config import RunConfig
@@ -172,7 +173,7 @@ def written(gold: Any, verifier: str) -> str:
 def trained_parameters(parts: Parts) -> str:
     parameters = list(parts.bare_scorer.model.parameters())
     trained, total = (sum(p.numel() for p in ps) for ps in ([p for p in parameters if p.requires_grad], parameters))
-    return f"{_count(trained)} trained of {_count(total)} ({'LoRA' if parts.config.lora else 'all weights'})"
+    return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if parts.config.lora else 'all weights'})"
 
 
 def budget(parts: Parts) -> str:
@@ -182,7 +183,7 @@ def budget(parts: Parts) -> str:
     passes = config.steps * config.rollouts / config.group_size / len(parts.problems)
     return (
         f"{config.steps:,} steps × {config.rollouts:,} rollouts × {config.sampling.max_tokens:,} tokens at most"
-        f" = {_count(tokens)}; {passes:.2g} passes over the problems"
+        f" = {count_words(tokens)}; {passes:.2g} passes over the problems"
     )
 
 
@@ -202,13 +203,6 @@ def memory(parts: Parts, students: Sequence[int], teachers: Sequence[int]) -> Me
 
 def _model_config(parts: Parts) -> Any:
     return parts.bare_scorer.model.config
-
-
-def _count(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f} {letter}"
-    return f"{number:.0f}"
 
 
 def files(parts: Parts) -> list[str]:

@@ -1,4 +1,4 @@
-"""`sgsd lab …`: the bundled policy, made again and looked at."""
+"""`sgsd lab …`: the bundled policy, made again and looked at, and methods side by side on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sgsd.types import UserError
 
 
 def lab(args: list[str], console: Console) -> None:
-    """Pre-train, measure, or write the bank."""
+    """Pre-train, measure, write the bank; print a method's configuration, or compare methods."""
 
     def pretrain(output: Path, seed: int = 0, steps: int | None = None, threads: int = 2) -> None:
         """Make the bundled policy again by its recipe and print the hash of its weights.
@@ -163,6 +163,7 @@ def _table(methods: tuple[str, ...], seeds: tuple[int, ...], output: Path, worke
             f"{row.seconds:.0f}",
         )
     console.print(shown)
-    (output / "table.json").write_text(json.dumps([row.to_dict() for row in found], indent=1) + "\n", encoding="utf-8")
+    written = json.dumps([row.to_dict() for row in found], indent=1, allow_nan=False)
+    (output / "table.json").write_text(written + "\n", encoding="utf-8")
     if len(found) < len(dict.fromkeys(cell.method for cell in wanted)):
         raise UserError("lab table: not every run has ended; see above, and start the command again to go on")

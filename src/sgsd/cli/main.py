@@ -17,7 +17,7 @@ from rich.markup import escape
 from sgsd.types import UserError
 
 COMMANDS = {
-    "demo": "train the bundled tiny model and write a report, in about two minutes",
+    "demo": "train the bundled tiny model and write a report, in under a minute",
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
     "probe": "before any training: can this bank teach this model? sgsd probe CONFIG [--rollouts N]",
@@ -26,7 +26,7 @@ COMMANDS = {
     "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
     "push": "upload a finished run to the hub: sgsd push RUN OWNER/NAME [--private] [--dry-run]",
     "bank": "build, import, validate, show, search, export, log, diff, rollback, why, stats, lint",
-    "lab": "the bundled policy: pretrain it again, measure it, write its bank",
+    "lab": "the bundled policy: pretrain, measure, bank; methods on it: config, table",
     "doctor": "what this machine has, and what is missing",
 }
 USER_ERROR, RUN_FAILED = 2, 1

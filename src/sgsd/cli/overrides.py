@@ -11,9 +11,11 @@ from sgsd.train.config import parse_yaml
 
 SECTIONS = ("lora", "evaluation.data", "bank.embedding")  # may be absent; `none` takes them out
 #: Keys that a parser made from the config's types cannot know: sections that may be absent, and the options of whatever
-#: is named, a method for instance. Their values are read as the config file would read them.
-OPEN = tuple(f"{section}." for section in (*SECTIONS, "method", "verifier.options", "writer.options"))
+#: is named, a method for instance. Those of the bank are checked against one another, so that they must come together.
+#: The values of all these are read as the config file would read them.
+OPEN = tuple(f"{section}." for section in (*SECTIONS, "bank", "method", "verifier.options", "writer.options"))
 NONE = ("none", "null", "None")
+SHORT = {"--track": "--track.to"}  # as `track: wandb` is in a file
 
 
 def taken_out(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -27,6 +29,7 @@ def taken_out(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     rest: list[str] = []
     while words:
         flag = words.popleft()
+        flag = SHORT.get(flag, flag)
         key = flag.removeprefix("--").replace("-", "_")
         follows = words[0] if words and not words[0].startswith("--") else None
         if not flag.startswith("--"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean
 
 from accelerate import PartialState
@@ -12,7 +11,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from sgsd.cli.options import as_share, as_whole, config_first, take_word
 from sgsd.cli.training import notes_shown, read_config
+from sgsd.cli.words import clock_words, count_words
 from sgsd.train import RunConfig
 from sgsd.train.devices import GPUS
 from sgsd.train.estimate import Estimate, assumed_lengths
@@ -25,41 +26,39 @@ USAGE = f"""sgsd plan CONFIG [--steps N] [--key.part value …]
 sgsd plan CONFIG --on DEVICE [--processes N] [--utilisation 0.5] [--student-prompt N] [--teacher-prompt N]
                  [--completion N] [--longest N] [--key.part value …]
 
-Measured: makes the run's first N steps (4 where nothing is said) in a temporary folder, leaves the first out, and says
-what the whole run will take. Nothing is left behind. The run's own number of steps is the config's.
+Measured: makes the run's first N steps in a temporary folder, leaves the first out, and says what the whole run will
+take. Where nothing is said N is 4, or as many as it takes until those after the first have lasted 5 seconds. Nothing is
+left behind. The run's own number of steps is the config's.
 By arithmetic, for a machine that is not here ({DEVICES}): nothing is loaded but the model's configuration.
 Lengths are means in tokens; each assumption is printed with its value."""
-STEPS = 4
+STEPS, SECONDS = 4, 5.0  # steps at first; more until those after the first have taken so long
 LENGTHS = ("--student-prompt", "--teacher-prompt", "--completion", "--longest")
 
 
 def plan(args: list[str], console: Console) -> None:
     """Measure or estimate, and show the tables."""
-    if not args or args[0] in ("-h", "--help"):
-        console.print(USAGE, markup=False)
+    path, rest = config_first(args, "plan", USAGE, console)
+    if path is None:
         return
-    if args[0].startswith("-"):
-        raise UserError(f"the config file comes before {args[0]}: sgsd plan CONFIG {args[0]} …")
-    rest = list(args[1:])
-    steps, device = _take(rest, "--steps", "4"), _take(rest, "--on", "h100")
-    processes, utilisation = _take(rest, "--processes", "2"), _take(rest, "--utilisation", "0.4")
-    lengths = {flag: _take(rest, flag, "256") for flag in LENGTHS}
-    config = read_config(Path(args[0]), rest, "sgsd plan CONFIG")
+    steps, device = take_word(rest, "--steps", STEPS), take_word(rest, "--on", "h100")
+    processes, utilisation = take_word(rest, "--processes", "2"), take_word(rest, "--utilisation", "0.4")
+    lengths = {flag: take_word(rest, flag, "256") for flag in LENGTHS}
+    config = read_config(path, rest, "sgsd plan CONFIG")
     if device is None:
         by_arithmetic = {"--processes": processes, "--utilisation": utilisation, **lengths}
         if given := next((flag for flag, word in by_arithmetic.items() if word is not None), None):
             raise UserError(f"{given}: goes with --on DEVICE ({DEVICES}); what is measured needs no assumption")
-        count = STEPS if steps is None else _whole("--steps", steps)
+        count, seconds = (STEPS, SECONDS) if steps is None else (as_whole("--steps", steps), 0.0)
         with notes_shown(console), console.status(f"Making {count} steps …"):
-            found = measure(config, count)
+            found = measure(config, count, seconds)
         if PartialState().is_main_process:
             show_measured(found, console)
         return
     if steps is not None:
         raise UserError("--steps: steps are measured, or a machine is named by --on, not both")
-    told = [None if word is None else _whole(flag, word) for flag, word in lengths.items()]
-    count = 1 if processes is None else _whole("--processes", processes)
-    share = None if utilisation is None else _share("--utilisation", utilisation)
+    told = [None if word is None else as_whole(flag, word) for flag, word in lengths.items()]
+    count = 1 if processes is None else as_whole("--processes", processes)
+    share = None if utilisation is None else as_share("--utilisation", utilisation)
     show_estimate(
         Estimate.of(config, device, assumed_lengths(config, *told), processes=count, utilisation=share), console
     )
@@ -77,7 +76,7 @@ def show_measured(found: Measured, console: Console) -> None:
     table.add_row("step", f"{fmean(walls):.3f}", f"{min(walls):.3f} to {max(walls):.3f}")
     console.print(table)
     run, whole = found.run, sum(found.run.values())
-    console.print(f"Run: {_clock(whole)} ({_listed(run)}), {config.steps:,} steps.", soft_wrap=True)
+    console.print(f"Run: {clock_words(whole)} ({_listed(run)}), {config.steps:,} steps.", soft_wrap=True)
     if config.evaluation.data is not None:
         measured, problems, cut_off = found.evaluation_share
         cut = f", answers taken to reach {config.evaluation.sampling.max_tokens:,} tokens" if cut_off else ""
@@ -88,10 +87,10 @@ def show_measured(found: Measured, console: Console) -> None:
     console.print(
         f"Lengths: completions of {n.completion:,} tokens in the mean, {n.longest:,} the longest of a batch; prompts"
         f" {n.student_prompt:,}, teachers' {n.teacher_prompt:,}. If all reach {most:,}: {full:.2f} s a step, run"
-        f" {_clock(longer)}.",
+        f" {clock_words(longer)}.",
         soft_wrap=True,
     )
-    console.print(f"Tokens: {_count(found.tokens)} sampled, {_count(found.teacher_tokens)} read by teachers.")
+    console.print(f"Tokens: {count_words(found.tokens)} sampled, {count_words(found.teacher_tokens)} read by teachers.")
     where = "resident, above what the program had at the start" if found.on_cpu else "allocated on the device"
     console.print(f"Memory: {size_words(found.peak)} at the peak, {where}.")
     console.print(f"Disk: {size_words(sum(found.disk.values()))} ({_sizes(found.disk)}), report.html not counted.")
@@ -116,7 +115,8 @@ def remarks(config: RunConfig) -> list[str]:
 def show_estimate(found: Estimate, console: Console) -> None:
     ops, config = found.operations, found.config
     many = f", each of {found.processes} processes" if found.processes > 1 else ""
-    console.print(f"{_count(found.parameters)} parameters, {_count(found.trained)} trained; {found.device.name}{many}.")
+    size, trained = count_words(found.parameters), count_words(found.trained)
+    console.print(f"{size} parameters, {trained} trained; {found.device.name}{many}.")
     table = _table("A step", "TFLOP", "", "seconds")
     for phase, total, parts in (
         ("sample", ops.sample, {"prompts": ops.prefill, "token by token": ops.decode}),
@@ -129,7 +129,7 @@ def show_estimate(found: Estimate, console: Console) -> None:
     console.print(table)
     r = found.rows
     evaluated = f", {found.evaluations} evaluations of {found.evaluation_seconds:.0f} s" if found.evaluations else ""
-    console.print(f"Run: {_clock(found.run)}, {config.steps:,} steps{evaluated}.", soft_wrap=True)
+    console.print(f"Run: {clock_words(found.run)}, {config.steps:,} steps{evaluated}.", soft_wrap=True)
     console.print(
         f"A process: {r.rollouts} rollouts, {r.per_batch} at a time; {r.teachers} rows of teachers in"
         f" {r.teacher_passes} passes; {r.student_passes} passes of the student, {r.per_student} rows each.",
@@ -154,57 +154,8 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _listed(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {_clock(value)}" for name, value in seconds.items() if value)
+    return ", ".join(f"{name} {clock_words(value)}" for name, value in seconds.items() if value)
 
 
 def _sizes(sizes: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {size_words(value)}" for name, value in sizes.items() if value)
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _count(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f} {letter}"
-    return f"{number:.0f}"
-
-
-# ── Flags ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _take(rest: list[str], flag: str, example: str) -> str | None:
-    """The word behind a flag of this command's own; the others belong to the config."""
-    words = next((word.split("=", 1) for word in rest if word.startswith(f"{flag}=")), None)
-    if words is not None:
-        rest.remove("=".join(words))
-        return words[1]
-    if flag not in rest:
-        return None
-    place = rest.index(flag)
-    if place + 1 == len(rest) or rest[place + 1].startswith("--"):
-        raise UserError(f"{flag}: say what, for instance {flag} {example}")
-    word = rest[place + 1]
-    del rest[place : place + 2]
-    return word
-
-
-def _whole(flag: str, word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise UserError(f"{flag}: {word!r} is not a whole number from 1 on")
-    return int(word)
-
-
-def _share(flag: str, word: str) -> float:
-    try:
-        share = float(word)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UserError(f"{flag}: {word!r} is not a share between 0 and 1")
-    return share

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sgsd.bank import terminal_safe
+from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.training import read_config
 from sgsd.evaluate.stats import Interval
 from sgsd.train.controls import CONTROLS
@@ -38,16 +39,14 @@ CONTROL_WORDS = {
 
 def probe(args: list[str], console: Console) -> None:
     """Measure, show the tables, and close with one sentence."""
-    if not args or args[0] in ("-h", "--help"):
-        console.print(USAGE, markup=False)
+    path, rest = config_first(args, "probe", USAGE, console)
+    if path is None:
         return
-    if args[0].startswith("-"):
-        raise UserError(f"the config file comes before {args[0]}: sgsd probe CONFIG {args[0]} …")
-    rest = list(args[1:])
-    rollouts, target = _count(_take_value(rest, "--rollouts")), _take_value(rest, "--json")
+    said, target = take_word(rest, "--rollouts", ROLLOUTS), take_word(rest, "--json", "probe.json")
+    rollouts = ROLLOUTS if said is None else as_whole("--rollouts", said)
     if target is not None and Path(target).exists():
         raise UserError(f"{target}: the file exists; choose another")
-    config = read_config(Path(args[0]), rest, "sgsd probe CONFIG")
+    config = read_config(path, rest, "sgsd probe CONFIG")
     check_method(config.build_method())
     parts = build_parts(config, Accelerator(cpu=torch.backends.mps.is_available()))
     with parts.verifier, console.status("Sampling and scoring …") as status:
@@ -116,23 +115,3 @@ def item_table(found: Probe) -> Table:
 def _interval(found: Interval | None, sign: str = "") -> str:
     assert found is not None, "only the bank as a whole has no gain"
     return f"{found.value:{sign}.2f} ({found.low:{sign}.2f} to {found.high:{sign}.2f})"
-
-
-def _take_value(rest: list[str], flag: str) -> str | None:
-    """The word behind a flag of this command's own; the others belong to the config."""
-    if flag not in rest:
-        return None
-    place = rest.index(flag)
-    if place + 1 == len(rest) or rest[place + 1].startswith("--"):
-        raise UserError(f"{flag}: say what, for instance {flag} {ROLLOUTS if flag == '--rollouts' else 'probe.json'}")
-    value = rest[place + 1]
-    del rest[place : place + 2]
-    return value
-
-
-def _count(word: str | None) -> int:
-    if word is None:
-        return ROLLOUTS
-    if not word.isdecimal() or int(word) < 1:
-        raise UserError(f"--rollouts: {word!r} is not a whole number from 1 on")
-    return int(word)

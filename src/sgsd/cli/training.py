@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from sgsd.cli.options import config_first, take_switch
 from sgsd.cli.overrides import taken_out
 from sgsd.report import write_report
 from sgsd.train import RunConfig, load_config, make_config, run_training
@@ -41,10 +42,10 @@ mistakes from a bank of which only half is helpful, scores every token. No refer
 
 def train(args: list[str], console: Console) -> None:
     """Train as a config file says."""
-    path, rest = _config_and_rest(args, console)
+    path, rest = config_first(args, "train", USAGE, console)
     if path is None:
         return
-    resume, show, dry = (_take(rest, flag) for flag in ("--resume", "--print-config", "--dry-run"))
+    resume, show, dry = (take_switch(rest, flag) for flag in ("--resume", "--print-config", "--dry-run"))
     config = read_config(path, rest, "sgsd train CONFIG")
     if show:
         console.print(config.to_yaml(), markup=False, soft_wrap=True)
@@ -105,7 +106,7 @@ def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
 
 def preview(args: list[str], console: Console) -> None:
     """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
-    path, rest = _config_and_rest(args, console)
+    path, rest = config_first(args, "preview", USAGE, console)
     if path is None:
         return
     from sgsd.contexts import PromptMaker, load_prompts
@@ -200,20 +201,3 @@ def _tell_result(folder: Path, console: Console) -> None:
     console.print(
         f"  trained for {summary['train_seconds']:.0f} s, {summary['steps']} steps × {summary['rollouts']} rollouts\n"
     )
-
-
-def _config_and_rest(args: list[str], console: Console) -> tuple[Path | None, list[str]]:
-    """The config file comes first; without one the usage is shown."""
-    if not args or args[0] in ("-h", "--help"):
-        console.print(USAGE, markup=False)
-        return None, []
-    if args[0].startswith("-"):
-        raise UserError(f"the config file comes before {args[0]}: sgsd train CONFIG {args[0]} …")
-    return Path(args[0]), list(args[1:])
-
-
-def _take(args: list[str], flag: str) -> bool:
-    found = flag in args
-    while flag in args:
-        args.remove(flag)
-    return found

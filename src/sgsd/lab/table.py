@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -77,7 +78,9 @@ class Row:
         return over_seeds(self.after)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "over_seeds": self.estimate.to_dict()}
+        """As JSON has it, which knows no infinity: one run says nothing of the spread, and has no bounds."""
+        found = self.estimate.to_dict()
+        return {**asdict(self), "over_seeds": {key: x if isfinite(x) else None for key, x in found.items()}}
 
 
 def cells(methods: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:

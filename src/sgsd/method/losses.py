@@ -10,6 +10,10 @@ Shapes: B rollouts, K teachers a rollout, T completion positions, V vocabulary. 
     ρ_k   = r · s_k,  r ∈ {+1, −1, 0}                            polarity: validated, reversed, silent
     ℓ(Δ)  = log 2 − log(1 + exp(−Δ²/2τ))                         bounded gate
     A_t   = Σ_k w_k ρ_k σ(−Δ²/2τ) Δ/τ                            the same gradient as a per-token advantage
+
+A run asks `Method.judge`, which is made of the pieces here. `sgsd_loss`, `sgsd_topk_loss` and `generalized_jsd` are
+published equations as a whole, for loops of one's own and to be held against published numbers; a test holds the first
+to the declared SGSD, bit by bit.
 """
 
 from __future__ import annotations
@@ -117,7 +121,7 @@ def sgsd_loss(
     clip: float = 3.0,
     confidence: float = 0.05,
 ) -> SgsdResult:
-    """Skill-conditioned gated self-distillation on the sampled tokens.
+    """Skill-conditioned gated self-distillation on the sampled tokens, by itself; a run has it from `build("sgsd")`.
 
         Loss = mean_b Σ_k w_k ρ_k mean_m ℓ(Δ^k),    ∂Loss/∂log p_S(y_t) = −A_t m_t / (B · max(1, Σ m))
 
@@ -164,7 +168,7 @@ def sgsd_topk_loss(
     clip: float = 3.0,
     confidence: float = 0.05,
 ) -> SgsdResult:
-    """SGSD on a local support: each teacher's top-k tokens and the sampled one.
+    """SGSD on a local support: each teacher's top-k tokens and the sampled one; no run has this form.
 
     Both distributions are renormalised on that support, S and T; the support score is measured on them, and the
     gate closes on the divergence instead of the log-ratio:
@@ -268,7 +272,7 @@ def generalized_jsd(
     clip: float | None = None,
     clip_level: ClipLevel = "token",
 ) -> Tensor:
-    """Mean of `token_jsd` over the unmasked positions; a scalar, nats.
+    """Mean of `token_jsd` over the unmasked positions, by itself; a scalar, nats. Runs ask `MatchDistribution`.
 
     Raises:
         ValueError: beta outside [0, 1], an unknown clip level, or a temperature, top_k or clip that is not positive.

@@ -55,19 +55,26 @@ def recipe(name: str) -> Callable[..., Method]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The options of a method with their default values."""
-    return {key: p.default for key, p in inspect.signature(recipe(name)).parameters.items()}
+    """The options of a method that have a default value, with it."""
+    return {key: p.default for key, p in _parameters(name).items() if p.default is not p.empty}
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    found = inspect.signature(recipe(name)).parameters
+    return {key: p for key, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def build(name: str, **options: Any) -> Method:
     """Make a method by name with some options changed.
 
     Raises:
-        UserError: no such method, no such option, or options that do not make a method.
+        UserError: no such method, no such option, one that is missing, or options that do not make a method.
     """
-    known = defaults(name)
+    known = _parameters(name)
     if unknown := [key for key in options if key not in known]:
         raise UserError(f"method.{unknown[0]}: {name} has no such option; {nearest(unknown[0], list(known))}")
+    if missing := [key for key, p in known.items() if p.default is p.empty and key not in options]:
+        raise UserError(f"method.{missing[0]}: {name} needs it")
     try:
         method = recipe(name)(**options)
     except (TypeError, ValueError) as error:

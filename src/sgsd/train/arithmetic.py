@@ -48,6 +48,10 @@ class Lengths:
         """The same with all completions this long."""
         return replace(self, completion=completion, longest=completion)
 
+    def cut(self, completion: int) -> Lengths:
+        """The same with no completion longer than this."""
+        return replace(self, completion=min(self.completion, completion), longest=min(self.longest, completion))
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -198,7 +202,7 @@ class Operations:
         products: float = shape.student_products
         if method.matches_distribution:
             products += DIVERGENCE_PRODUCTS[shape.head_trains] * k / b
-        tokens, prompt = rows.batches * rows.per_batch * lengths.longest, lengths.student_prompt
+        tokens, prompt = b * lengths.longest, lengths.student_prompt
         middle = prompt + lengths.longest / 2
         return cls(
             prefill=shape.forward(b * prompt, prompt, shape.adapter) + shape.head(b, 1),

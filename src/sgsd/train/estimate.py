@@ -12,7 +12,7 @@ from sgsd.rollout import Sampling
 from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
 from sgsd.train.config import RunConfig
 from sgsd.train.devices import Device, device_named
-from sgsd.train.memory import Memory, size_words
+from sgsd.train.memory import Batch, Memory, size_words
 from sgsd.train.meta_pass import Cost, Ghost
 from sgsd.types import UserError
 
@@ -65,6 +65,8 @@ class Estimate:
         rows = Rows.of(ghost, lengths, processes, device.kind)
         operations = Operations.of(ghost.method, shape, rows, lengths)
         clock = _Clock(ghost, shape, device)
+        # An engine beside the trainer is given whole weights, so each process must have them.
+        in_parts = processes > 1 and config.rollout.engine == "transformers"
         weights = list(ghost.whole.model.parameters())
         trained = [p for p in weights if p.requires_grad]
         return cls(
@@ -78,10 +80,10 @@ class Estimate:
             seconds={
                 "sample": clock.sample(rows.rollouts, lengths, config.sampling.to_sampling()),
                 "score": clock.score(rows, lengths, operations),
-                "update": clock.update(rows, lengths, operations, bytes_in(trained) / processes),
+                "update": clock.update(rows, lengths, operations, bytes_in(trained) / (processes if in_parts else 1)),
             },
             evaluation_seconds=clock.evaluation(lengths, processes),
-            memory=Memory.of(ghost, lengths, device=device.kind, processes=processes, in_parts=processes > 1),
+            memory=Memory.of(ghost, lengths, device=device.kind, processes=processes, in_parts=in_parts),
             parameters=sum(p.numel() for p in weights),
             trained=sum(p.numel() for p in trained),
         )
@@ -136,7 +138,8 @@ class Estimate:
         if self.config.rollout.engine != "transformers":
             lines.append("an engine beside the trainer starts kernels in no time; its own memory is not counted")
         if self.processes > 1:
-            lines.append(f"{self.processes} processes hold the weights in parts (FSDP); what they send takes no time")
+            hold = "hold the weights in parts (FSDP)" if self.memory.whole else "each hold the whole weights (ddp)"
+            lines.append(f"{self.processes} processes {hold}; what they send takes no time")
         return [
             *lines,
             "not counted: verifying, retrieval, checkpoints, loading; what a teacher or writer samples; pads",
@@ -185,12 +188,12 @@ class _Clock:
         return self.device.seconds(operations.update, cost, passes) + moved
 
     def evaluation(self, lengths: Lengths, processes: int) -> float:
-        """Greedy and sampled answers; where they may be longer than in training, all are taken to be."""
+        """Greedy and sampled answers: all as long as may be where that is longer than in training, else cut to it."""
         e = self.ghost.config.evaluation
         if e.data is None:
             return 0.0
-        if e.sampling.max_tokens > self.ghost.config.sampling.max_tokens:
-            lengths = lengths.at(e.sampling.max_tokens)
+        most = e.sampling.max_tokens
+        lengths = lengths.at(most) if most > self.ghost.config.sampling.max_tokens else lengths.cut(most)
         problems, sampling = math.ceil(e.problems / processes), e.sampling.to_sampling()
         return sum(self.sample(problems * samples, lengths, sampling) for samples in (1, e.samples))
 
@@ -224,7 +227,7 @@ def evaluations(config: RunConfig) -> int:
 
 def remedy(config: RunConfig, memory: Memory, rows: Rows, lengths: Lengths, room: float, processes: int = 1) -> str:
     """What to lower first, by what is largest at the worst moment."""
-    room, most = room * SPARE, config.sampling.max_tokens
+    room = room * SPARE
     if memory.standing + memory.gradients >= room:
         if config.lora is None:
             return (
@@ -237,13 +240,25 @@ def remedy(config: RunConfig, memory: Memory, rows: Rows, lengths: Lengths, room
         return "AdamW's step needs the most: train fewer weights (lora), or hold them in parts over more processes."
     if worst == "student's pass" and not config.model.gradient_checkpointing:
         return "Set model.gradient_checkpointing: true, which computes activations again instead of keeping them."
-    key, part, together, length = {
-        "sampling": ("rollout_tokens", memory.sampling, rows.per_batch, lengths.student_prompt + most),
-        "teachers' pass": ("teacher_tokens", memory.teachers, rows.per_teacher, lengths.teacher),
-        "student's pass": ("student_tokens", memory.student, rows.per_student, lengths.student),
+    teachers = Batch(rows.per_teacher, lengths.teacher, memory.teachers)
+    student = Batch(rows.per_student, lengths.student, memory.student)
+    key, batches, fixed = {
+        "sampling": ("rollout_tokens", memory.drawn, memory.whole),
+        "teachers' pass": ("teacher_tokens", (teachers,), memory.gathered),
+        # In smaller passes: all but the first find gradients.
+        "student's pass": ("student_tokens", (student,), memory.gathered + memory.gradients),
     }[worst]
-    if together == 1:
-        return f"compute.{key} holds a single row already: lower sampling.max_tokens or prompts.max_tokens."
-    # Parts grow as their tokens do; a budget that is not filled is lowered from what is in it.
-    fitting = int(together * length * max(0.0, 1 - (memory.peak - room) / part))
-    return f"Lower compute.{key} first: {getattr(config.compute, key):,} → {max(1, fitting):,}."
+    left = room - memory.standing - fixed
+    if worst == "sampling" and left <= 0:
+        gathers = f"To sample, each process gathers the whole weights, {size_words(memory.whole)}, which"
+        if memory.whole >= room:
+            return f"{gathers} do not fit at all: model.dtype bfloat16, or a smaller model."
+        return (
+            f"{gathers} do not fit beside its part of the rest: more than {processes} processes, or vLLM under a launch"
+            " that keeps weights whole (rollout.engine vllm, configs/accelerate/ddp.yaml)."
+        )
+    # Bytes grow as tokens do; a budget that is not filled is lowered from what is in it.
+    fitting = {batch: int(batch.tokens * left / batch.size) for batch in batches if batch.size > left}
+    if limits := [batch.limit for batch, tokens in fitting.items() if tokens < batch.width]:
+        return f"A single row of compute.{key} is too much: lower {' and '.join(limits)}, or prompts.max_tokens."
+    return f"Lower compute.{key} first: {getattr(config.compute, key):,} → {min(fitting.values()):,}."

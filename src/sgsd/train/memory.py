@@ -23,6 +23,20 @@ HEAD_TILES = 2  # one of logits, one for the entropy's sum
 DIVERGENCE_TILES = 8  # of logits and what a divergence keeps of them
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that go through the model together."""
+
+    rows: int
+    width: int  # tokens of a row
+    size: float  # bytes that grow with the rows
+    limit: str = "sampling.max_tokens"  # the key that says how long a completion may be
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.width
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process. What stands is there all the time; of the moments only one at a time."""
@@ -31,13 +45,12 @@ class Memory:
     teacher: float  # a teacher's own copy or adapter
     moments: float  # AdamW's two
     gradients: float
-    sampling: (
-        float  # in training or evaluation: cache, the draw, and whole weights where a process otherwise holds a part
-    )
+    drawn: tuple[Batch, ...]  # what is sampled together, in training and in the evaluation: the cache and the draw
     teachers: float  # a pass of teachers
     student: float  # a pass of the student: what is kept for the gradient and what comes and goes
     step: float  # what AdamW needs while it moves weights
     gathered: float = 0.0  # weights made whole for a pass, where a process holds a part
+    whole: float = 0.0  # and all of them, to sample with
     several_passes: bool = True  # whether a pass finds the gradients of an earlier one
 
     @classmethod
@@ -62,18 +75,24 @@ class Memory:
             teacher=teacher / holders,
             moments=2 * learned / holders,
             gradients=learned / holders,
-            sampling=moments.sampling(processes) + (weights if in_parts else 0),
+            drawn=moments.drawn(processes),
             teachers=moments.teachers(),
             student=moments.student(),
             step=moved / holders,
             # One layer is computed with while the next is fetched; embedding and head stay whole.
             gathered=outer + 2 * (weights - outer) / shape.layers if in_parts else 0.0,
+            whole=weights if in_parts else 0.0,
             several_passes=rows.student_passes > 1,
         )
 
     @property
     def standing(self) -> float:
         return self.weights + self.teacher + self.moments
+
+    @property
+    def sampling(self) -> float:
+        """Of training or of the evaluation, whichever needs more."""
+        return self.whole + max((batch.size for batch in self.drawn), default=0.0)
 
     @property
     def at_work(self) -> Mapping[str, float]:
@@ -115,23 +134,25 @@ class _Moments:
     def item(self) -> int:
         return getattr(torch, self.ghost.config.model.dtype).itemsize
 
-    def sampling(self, processes: int) -> float:
-        """Of training or of the evaluation, whichever needs more."""
-        config = self.ghost.config
-        most = self._batch(self.rows.per_batch, config.sampling.to_sampling())
-        e = config.evaluation
-        if e.data is None:
-            return most
-        fit = config.compute.rollout_tokens // (self.lengths.student_prompt + e.sampling.max_tokens)
-        together = max(1, min(fit, math.ceil(e.problems / processes) * e.samples))
-        return max(most, self._batch(together, e.sampling.to_sampling()))
+    def drawn(self, processes: int) -> tuple[Batch, ...]:
+        """None where an engine beside the trainer samples: its memory is its own."""
+        config, e = self.ghost.config, self.ghost.config.evaluation
+        if config.rollout.engine != "transformers":
+            return ()
+        found = [self._batch(self.rows.per_batch, config.sampling.to_sampling(), "sampling.max_tokens")]
+        if e.data is not None:
+            fit = config.compute.rollout_tokens // (self.lengths.student_prompt + e.sampling.max_tokens)
+            together = max(1, min(fit, math.ceil(e.problems / processes) * e.samples))
+            found.append(self._batch(together, e.sampling.to_sampling(), "evaluation.sampling.max_tokens"))
+        return tuple(found)
 
-    def _batch(self, rows: int, sampling: Sampling) -> float:
+    def _batch(self, rows: int, sampling: Sampling, limit: str) -> Batch:
         """The cache and the draw at the last token; or, before the first, the pass over the prompts."""
         prompt = self.lengths.student_prompt
-        last = self.ghost.decode_step(rows, prompt + sampling.max_tokens, sampling).peak
+        width = prompt + sampling.max_tokens
+        last = self.ghost.decode_step(rows, width, sampling).peak
         cached = rows * prompt * self.shape.cached * self.item
-        return max(last, cached + self.ghost.teacher_pass(rows, prompt).peak)
+        return Batch(rows, width, max(last, cached + self.ghost.teacher_pass(rows, prompt).peak), limit)
 
     def teachers(self) -> float:
         rows, lengths = self.rows, self.lengths
