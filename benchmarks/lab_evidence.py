@@ -36,9 +36,9 @@ from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.bank import demo_bank
 from sgsd.lab.skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
 from sgsd.train.config import load_config, make_config
-from sgsd.train.data import load_problems, problem_at
-from sgsd.train.probe import observe
-from sgsd.train.separation import STANCES, Observation, Reading, sightings
+from sgsd.train.data.problems import load_problems, problem_at
+from sgsd.train.growing.probe import observe
+from sgsd.train.growing.separation import STANCES, Observation, Reading, sightings
 from sgsd.train.setup import build_parts
 from sgsd.types import BankItem, Problem
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import sgsd.train.upkeep
+import sgsd.train.growing.upkeep
 from sgsd.bank import BankStore, Ledger, is_dynamic, quarantined, save_bank, words_of
 from sgsd.growth import Request, ScriptedWriter
 from sgsd.lab.bank import demo_bank
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sgsd.train.upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
-    sgsd.train.upkeep.quarantined = take_out
+    sgsd.train.growing.upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
+    sgsd.train.growing.upkeep.quarantined = take_out
     found = []
     for seed, prune, quarantine in itertools.product(arguments.seeds, ("paper", "evidence"), (False, True)):
         with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from pathlib import Path
 from sgsd.bank import open_bank
 from sgsd.lab.skills import kind_for_problem
 from sgsd.train.config import load_config
-from sgsd.train.data import load_problems, problem_at
+from sgsd.train.data.problems import load_problems, problem_at
 
 
 def shares(folder: Path) -> dict[str, dict[str, float]]:

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from sgsd.scorer import Pack, Row, collate, plan_passes
 from sgsd.scorer.module import causal_lm
 from sgsd.train import make_config
-from sgsd.train.metrics import StepMetrics
 from sgsd.train.models import load_tokenizer
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.sections import ModelConfig
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import Batch, score_teachers, update

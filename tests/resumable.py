@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from runs import LORA
 from sgsd.bank import BankStore
 from sgsd.train import loop
-from sgsd.train.checkpoint import checkpoints
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
+from sgsd.train.resume.checkpoint import checkpoints
 
 
 def sgsd(teacher: str) -> dict[str, Any]:

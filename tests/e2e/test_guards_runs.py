@@ -18,9 +18,9 @@ from sgsd.contexts.prompts import PromptSet
 from sgsd.lab.skills import MISLEADING, STYLISTIC, make_items
 from sgsd.report import write_report
 from sgsd.train import loop, models
-from sgsd.train.checkpoint import checkpoints
-from sgsd.train.guards import GUARDS
-from sgsd.train.watch import GuardStopError
+from sgsd.train.records.guards import GUARDS
+from sgsd.train.records.watch import GuardStopError
+from sgsd.train.resume.checkpoint import checkpoints
 
 ONE_TEACHER = {"name": "sgsd", "k": 1, "confidence": 0.01}
 

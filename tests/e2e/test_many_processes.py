@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from processes import LAUNCHES, arguments, run_tasks
 from resumable import METHODS, final_state, lines, numbers
 from runs import run_small
-from sgsd.train.checkpoint import checkpoints
+from sgsd.train.resume.checkpoint import checkpoints
 
 #: Within 1e-3 of the threshold a rounding may turn a teacher's stance; the seeds here have no support so close.
 CONFIDENCE, MARGIN = 0.01, 1e-3

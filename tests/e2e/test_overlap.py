@@ -24,9 +24,9 @@ from resumable import METHODS, assert_same_bits, lines, steps_done, stop_in
 from runs import run_small, small_config
 from sgsd.rollout import BackgroundEngine, EngineError, Sampling, ScriptedEngine, TransformersEngine
 from sgsd.train import loop, setup
-from sgsd.train.checkpoint import MANIFEST, checkpoints
 from sgsd.train.gap import StaleSamplerError, check_gap
-from sgsd.train.pending import read_shards
+from sgsd.train.resume.checkpoint import MANIFEST, checkpoints
+from sgsd.train.resume.pending import read_shards
 from sgsd.types import Completion, UserError
 
 LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "grad_clip": 1.0}}

@@ -17,7 +17,7 @@ import yaml
 from runs import SMALL, merged, small_config
 from sgsd.method import build
 from sgsd.train import make_config
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 from sgsd.types import UserError
 
 ROOT = Path(__file__).parents[2]

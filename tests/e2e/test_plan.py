@@ -15,7 +15,7 @@ import yaml
 
 from runs import SMALL, merged
 from sgsd.cli.main import run
-from sgsd.train.resume import begin
+from sgsd.train.resume.start import begin
 
 FEW: dict[str, Any] = {"rollouts": 4, "steps": 40}
 
@@ -80,7 +80,7 @@ def test_nothing_stays_of_a_plan_that_fails(
         begin(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sgsd.train.plan.begin", stopped)
+    monkeypatch.setattr("sgsd.plan.measured.begin", stopped)
     assert run(["plan", write_config(tmp_path), "--steps", "2"]) == 130
     assert list(temporary.iterdir()) == []
     assert not (tmp_path / "run").exists()

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
-from sgsd.train.metrics import StepMetrics
-from sgsd.train.probe import observe, run_probe
-from sgsd.train.records import Records
-from sgsd.train.separation import SOURCES, sightings
+from sgsd.train.growing.probe import observe, run_probe
+from sgsd.train.growing.separation import SOURCES, sightings
+from sgsd.train.records.files import Records
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
 from sgsd.train.step import sample, score_teachers, update, verify, with_contexts
 from sgsd.types import Problem, TeacherView, UserError

@@ -20,7 +20,7 @@ import yaml
 
 from resumable import METHODS, assert_same_bits, bank_history, leftovers, lines, numbers
 from runs import SMALL, merged, run_small
-from sgsd.train.checkpoint import checkpoints
+from sgsd.train.resume.checkpoint import checkpoints
 
 pytestmark = pytest.mark.prove
 

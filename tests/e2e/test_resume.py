@@ -15,8 +15,9 @@ import torch
 
 from resumable import METHODS, assert_same_bits, final_state, leftovers, lines, only, steps_done, stop_in
 from runs import quiet, run_small, small_config
-from sgsd.train import checkpoint, loop, run_training
-from sgsd.train.checkpoint import MANIFEST, checkpoints, damage
+from sgsd.train import loop, run_training
+from sgsd.train.resume import checkpoint
+from sgsd.train.resume.checkpoint import MANIFEST, checkpoints, damage
 from sgsd.types import Status, UserError, Verdict
 
 EACH_STEP = {"every": 1, "keep": 9}
@@ -70,7 +71,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
 def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
-    from sgsd.train.checkpoint import stateful_tensors
+    from sgsd.train.resume.checkpoint import stateful_tensors
     from sgsd.train.setup import build_parts
 
     parts = build_parts(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())

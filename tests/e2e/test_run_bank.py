@@ -17,7 +17,7 @@ from sgsd.bank import DYNAMIC, Bank, BankStore, Ledger, Origin, Sighting, life_o
 from sgsd.lab.bank import demo_bank
 from sgsd.report import write_report
 from sgsd.train import loop
-from sgsd.train.checkpoint import checkpoints, read_position
+from sgsd.train.resume.checkpoint import checkpoints, read_position
 from sgsd.train.run_bank import START, RunBank, items_told
 from sgsd.types import Mistake, Skill, UserError
 

@@ -17,7 +17,7 @@ from runs import SMALL, merged, run_small
 from scripted_server import scripted_server
 from sgsd.bank import BankStore, Ledger, is_dynamic
 from sgsd.train.books import read_ledger
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 from sgsd.types import UserError
 
 pytest.importorskip("openai", reason="the client is an extra: pip install 'sgsd[writer]'")

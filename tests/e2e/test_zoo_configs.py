@@ -13,7 +13,7 @@ from sgsd.cli.main import run
 from sgsd.lab.table import lab_configs
 from sgsd.method import ZOO
 from sgsd.train import load_config
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "zoo").glob("*.yaml"))
 BESIDE = {"sgsd", "grpo", "opsd"}  # they stand in configs/ in three sizes

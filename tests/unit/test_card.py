@@ -21,10 +21,10 @@ from rich.console import Console
 from runs import small_config
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.card import Base, base_model, code_span, render_card, vllm_rank, vllm_remarks
 from sgsd.train.models import load_model, make_scorer
-from sgsd.train.public import public_config, public_name
-from sgsd.train.publish import save_model, tell_vllm_remarks
+from sgsd.train.publish.card import Base, base_model, code_span, render_card, vllm_rank, vllm_remarks
+from sgsd.train.publish.model import save_model, tell_vllm_remarks
+from sgsd.train.publish.public import public_config, public_name
 from sgsd.train.sections import ModelConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train import checkpoint
-from sgsd.train.checkpoint import (
+from sgsd.train.records.files import FILES, Records, write_atomic
+from sgsd.train.resume import checkpoint
+from sgsd.train.resume.checkpoint import (
     MANIFEST,
     Position,
     checkpoints,
@@ -25,7 +26,6 @@ from sgsd.train.checkpoint import (
     save_checkpoint,
     stateful_tensors,
 )
-from sgsd.train.records import FILES, Records, write_atomic
 from sgsd.types import UserError
 
 FILES_OF_ONE = ("weights.safetensors", "optimizer.pt", "position.json", MANIFEST)
@@ -295,7 +295,7 @@ from torch import nn
 package = types.ModuleType("sgsd.train")  # its own __init__ loads transformers, which takes seconds
 package.__path__ = [sys.argv[2]]
 sys.modules["sgsd.train"] = package
-from sgsd.train.checkpoint import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
+from sgsd.train.resume.checkpoint import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 root, delays, torn, reached = Path(sys.argv[1]), random.Random(0), 0, 0
@@ -331,7 +331,7 @@ print(torn, reached)
 
 
 def test_a_kill_in_a_loop_of_saves_loses_nothing_that_was_saved(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(tmp_path), str(Path(checkpoint.__file__).parent)]
+    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(tmp_path), str(Path(checkpoint.__file__).parents[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     torn, reached = map(int, done.stdout.split())
@@ -369,7 +369,7 @@ def test_a_line_is_what_ends_with_a_newline(separator: str, tmp_path: Path) -> N
 def test_a_checkpoint_counts_only_on_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut the records must not be shorter than the checkpoint, which is synced, says."""
     records, synced = Records(tmp_path), set()
-    monkeypatch.setattr("sgsd.train.records.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr("sgsd.train.records.files.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     for name in ("metrics", "rollouts"):
         records.write(name, {"step": 1})
     records.offsets()

@@ -44,8 +44,8 @@ from sgsd.method.context import (
     SkillPairs,
 )
 from sgsd.method.joints import MatchSampledToken
-from sgsd.train.controls import in_place_of_pairs, null_teacher, pairs_alone
-from sgsd.train.pools import foreseen, make_asker, make_examiner, make_foreseen, make_provider, sampled_kinds
+from sgsd.train.contexts.controls import in_place_of_pairs, null_teacher, pairs_alone
+from sgsd.train.contexts.pools import foreseen, make_asker, make_examiner, make_foreseen, make_provider, sampled_kinds
 from sgsd.types import Problem, UserError
 
 MATH = load_prompts("math")

@@ -15,7 +15,7 @@ from sgsd.lab.bank import demo_bank
 from sgsd.method.context import Answer, Demonstration, Shown, SkillPairs
 from sgsd.method.zoo import ZOO, defaults
 from sgsd.rollout import ScriptedEngine
-from sgsd.train.pools import make_asker, make_provider
+from sgsd.train.contexts.pools import make_asker, make_provider
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
 SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")

@@ -31,8 +31,8 @@ from sgsd.contexts import controls as module
 from sgsd.contexts.controls import beginnings
 from sgsd.lab.bank import demo_bank, off_topic_bank
 from sgsd.lab.task import TaskSettings, problems
-from sgsd.train.controls import CONTROLS, in_place_of_pairs, load_off_topic, make_control, null_teacher
-from sgsd.train.pools import make_provider
+from sgsd.train.contexts.controls import CONTROLS, in_place_of_pairs, load_off_topic, make_control, null_teacher
+from sgsd.train.contexts.pools import make_provider
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 STREAM = problems(TaskSettings(), held_out=False, seed=3)

@@ -16,9 +16,9 @@ from sgsd.growth import Failed, Request, ScriptedWriter, Written
 from sgsd.method.context import Answer
 from sgsd.method.joints import FollowOutcome, MatchDistribution, MatchSampledToken
 from sgsd.method.spec import Method
-from sgsd.train.critic import WriterCritic, make_critic
-from sgsd.train.data import read_problems
-from sgsd.train.off_policy import by_reference, check_solutions, reference_completion
+from sgsd.train.contexts.critic import WriterCritic, make_critic
+from sgsd.train.contexts.off_policy import by_reference, check_solutions, reference_completion
+from sgsd.train.data.problems import read_problems
 from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgsd.lab.task import is_held_out
-from sgsd.train.data import LAB_TRAINING_PROBLEMS, load_problems, problem_at
+from sgsd.train.data.problems import LAB_TRAINING_PROBLEMS, load_problems, problem_at
 from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from runs import small_config
 from sgsd.train.config import parse_config, parse_yaml
-from sgsd.train.guards import GUARDS, GuardConfig, GuardsConfig
-from sgsd.train.watch import Finding, Watch
+from sgsd.train.records.guards import GUARDS, GuardConfig, GuardsConfig
+from sgsd.train.records.watch import Finding, Watch
 from sgsd.types import UserError
 
 Change = Callable[[int], dict[str, Any]]

@@ -25,6 +25,7 @@ BELOW: dict[str, set[str]] = {
     "train": {
         *("types", "secrets", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth")
     },
+    "plan": {"types", "method", "rollout", "scorer", "train"},
     "integrations": {"types", "method", "contexts", "rollout", "scorer", "train"},
     "report": {"types", "secrets"},
 }

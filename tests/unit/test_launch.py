@@ -12,10 +12,12 @@ from accelerate import Accelerator, DistributedType
 
 from resumable import METHODS, lines, numbers
 from runs import run_small, small_config
-from sgsd.train import launch, passes
-from sgsd.train.launch import average, make_launch
-from sgsd.train.metrics import StepMetrics
+from sgsd.train import passes
+from sgsd.train.launch import whole
+from sgsd.train.launch.make import make_launch
+from sgsd.train.launch.whole import average
 from sgsd.train.passes import is_out_of_memory
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts, check_launch
 from sgsd.train.step import StudentPasses, sample, score_teachers, update, verify, with_contexts
 from sgsd.types import UserError
@@ -50,7 +52,7 @@ def test_gradients_are_averaged_in_few_messages(monkeypatch: pytest.MonkeyPatch)
         flat.mul_(3.0)  # as if two others had the same, and twice that
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    monkeypatch.setattr(launch, "BUCKET", 10)
+    monkeypatch.setattr(whole, "BUCKET", 10)
     shapes = [(2, 3), (4,), (3,), (20,), (1,)]
     gradients = [torch.full(shape, float(i + 1)) for i, shape in enumerate(shapes)]
     gradients.append(torch.ones(2, dtype=torch.float64))

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sgsd.method import build
 from sgsd.method.spec import Evidence, Judgement
-from sgsd.train.clock import Clock, listen_for_stop, throughput
 from sgsd.train.loop import seed_dropout
-from sgsd.train.metrics import StepMetrics
+from sgsd.train.records.clock import Clock, listen_for_stop, throughput
+from sgsd.train.records.metrics import StepMetrics
+from sgsd.train.records.view import LiveView
 from sgsd.train.sections import OptimizerConfig
-from sgsd.train.view import LiveView
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
 # ── Numbers of a step ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,7 +304,7 @@ def test_the_handlers_before_come_back_after_an_error() -> None:
 def test_the_clock_adds_up_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, now = Clock(), iter([0.0, 1.0, 5.0, 7.5, 8.0, 8.5])
     tick: Callable[[], float] = lambda: next(now)  # noqa: E731
-    monkeypatch.setattr("sgsd.train.clock.time.perf_counter", tick)
+    monkeypatch.setattr("sgsd.train.records.clock.time.perf_counter", tick)
     for name in ("sample", "score", "sample"):
         with clock.phase(name):
             pass

@@ -19,7 +19,7 @@ from sgsd.method import build
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train import models
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 from sgsd.train.sections import LoraConfig, ModelConfig
 from sgsd.types import UserError
 

@@ -10,7 +10,7 @@ import pytest
 import sgsd.train.step as step
 from runs import run_small
 from sgsd.scorer import Scorer
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 
 
 def losses(folder: Path, **changes: Any) -> list[float]:

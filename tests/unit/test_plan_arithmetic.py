@@ -12,15 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from runs import SMALL, merged
+from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape
+from sgsd.plan.devices import Device, device_named
+from sgsd.plan.estimate import Estimate, assumed_lengths
+from sgsd.plan.memory import Memory
+from sgsd.plan.meta_pass import Cost, Count, Ghost
 from sgsd.rollout import Sampling
 from sgsd.scorer.head import token_logps
 from sgsd.scorer.module import causal_lm
 from sgsd.train import RunConfig, make_config
-from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape
-from sgsd.train.devices import Device, device_named
-from sgsd.train.estimate import Estimate, assumed_lengths
-from sgsd.train.memory import Memory
-from sgsd.train.meta_pass import Cost, Count, Ghost
 from sgsd.train.models import make_scorer
 from sgsd.types import UserError
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from runs import LORA, SMALL, merged
+from sgsd.plan.arithmetic import Lengths
+from sgsd.plan.estimate import SPARE, Estimate
+from sgsd.plan.memory import Memory
+from sgsd.plan.meta_pass import Ghost
 from sgsd.train import RunConfig, make_config
-from sgsd.train.arithmetic import Lengths
-from sgsd.train.estimate import SPARE, Estimate
-from sgsd.train.memory import Memory
-from sgsd.train.meta_pass import Ghost
 
 LENGTHS = Lengths(student_prompt=30, teacher_prompt=70, completion=10, longest=16)
 

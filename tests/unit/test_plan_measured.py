@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from runs import small_config
+from sgsd.plan.arithmetic import Lengths
+from sgsd.plan.estimate import evaluations
+from sgsd.plan.gauges import Gauge, Generated, PassWatch, Step, StepWatch, TimedEngine
+from sgsd.plan.measured import EvaluationShare, Measured, further_steps, measure, timed_engine, token_line
 from sgsd.rollout import BackgroundEngine, Sampling, ScriptedEngine
 from sgsd.scorer import Row, collate
-from sgsd.train.arithmetic import Lengths
-from sgsd.train.estimate import evaluations
-from sgsd.train.gauges import Gauge, Generated, PassWatch, Step, StepWatch, TimedEngine
 from sgsd.train.held_out import evaluation_due
-from sgsd.train.plan import EvaluationShare, Measured, further_steps, measure, timed_engine, token_line
 from sgsd.types import UserError
 
 EVALUATION: dict[str, Any] = {"data": {"path": "lab:held-out"}, "problems": 8, "sampling": {"max_tokens": 96}}

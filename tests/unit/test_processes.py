@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sgsd.train import processes
-from sgsd.train.metrics import StepMetrics
-from sgsd.train.processes import check_processes, from_first
-from sgsd.train.resume import differences
+from sgsd.train.launch import processes
+from sgsd.train.launch.processes import check_processes, from_first
+from sgsd.train.records.metrics import StepMetrics
+from sgsd.train.resume.start import differences
 from sgsd.types import UserError
 
 

@@ -18,7 +18,7 @@ from runs import run_small
 from sgsd.bank import load_bank, parse_bank, save_bank
 from sgsd.cli.main import run as sgsd
 from sgsd.lab.bank import demo_bank
-from sgsd.train.publish import gather
+from sgsd.train.publish.model import gather
 from sgsd.types import UserError
 
 WEIGHTS = {

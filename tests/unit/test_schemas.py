@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import standins
-from sgsd.train.data import load_problems, read_problems
-from sgsd.train.schemas import (
+from sgsd.train.data.problems import load_problems, read_problems
+from sgsd.train.data.schemas import (
     ANSWER_OF_THE_MODEL,
     DAPO_FRAME,
     FRAME_TAKEN_OFF,

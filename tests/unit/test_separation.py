@@ -12,8 +12,8 @@ import pytest
 from sgsd.bank import Ledger
 from sgsd.evaluate.stats import Interval, Scored, auc
 from sgsd.method.joints import StanceKind
-from sgsd.train import separation as module
-from sgsd.train.separation import (
+from sgsd.train.growing import separation as module
+from sgsd.train.growing.separation import (
     FEWEST,
     MARGIN,
     SOURCES,

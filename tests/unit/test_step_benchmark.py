@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ def without_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(step, "peak_extra", here)
     monkeypatch.setattr(step_growth, "peak_extra", here)
+
+
+@pytest.fixture(autouse=True)
+def as_loud_as_before() -> Iterator[None]:
+    """The benchmark quietens our log, which tests after these listen to."""
+    log = logging.getLogger("sgsd")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 def run(tmp_path: Path, preset: str, **options: int) -> dict[str, Any]:

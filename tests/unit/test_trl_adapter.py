@@ -21,7 +21,7 @@ from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, chec
 from sgsd.method import Method, build
 from sgsd.method.context import Answer
 from sgsd.method.spec import token_weights
-from sgsd.train.metrics import StepMetrics
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
 from sgsd.train.step import sample, score_teachers, update, verify, with_contexts
 from sgsd.types import Status, UserError, Verdict

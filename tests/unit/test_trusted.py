@@ -12,7 +12,7 @@ from runs import run_small
 from sgsd.method import build
 from sgsd.method.evidence import Evidence
 from sgsd.train.books import read_ledger
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 from sgsd.types import UserError
 
 

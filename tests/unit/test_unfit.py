@@ -27,8 +27,8 @@ from sgsd.method.context import SkillPairs
 from sgsd.method.gates import NoGate
 from sgsd.method.joints import Always, MatchDistribution
 from sgsd.scorer import plan_passes
-from sgsd.train.metrics import StepMetrics
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import Batch, sample, score_teachers, update
 from sgsd.types import Problem, Status, TeacherView, UserError, Verdict

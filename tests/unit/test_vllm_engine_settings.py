@@ -17,10 +17,10 @@ from sgsd.method.importance import importance_weights
 from sgsd.rollout import ServerEngine, TransformersEngine, VllmEngine
 from sgsd.rollout.engine import request_seed
 from sgsd.train import gap
-from sgsd.train.clock import Clock
 from sgsd.train.gap import StaleSamplerError, check_gap, draws_dropout, sampler_rounding
 from sgsd.train.loop import collect
-from sgsd.train.metrics import StepMetrics
+from sgsd.train.records.clock import Clock
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import UserError

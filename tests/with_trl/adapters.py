@@ -15,7 +15,7 @@ from sgsd.bank import Ledger, Sighting
 from sgsd.lab.bank import demo_bank
 from sgsd.method import Method
 from sgsd.method.zoo import grpo, sgsd
-from sgsd.train.metrics import StepMetrics
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
 from sgsd.train.step import score_teachers, update, with_contexts
 from sgsd.types import Rollout, Verdict

@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from runs import small_config
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
-from sgsd.train.bank_build import _engine
-from sgsd.train.clock import Clock
 from sgsd.train.engines import close_engine
 from sgsd.train.gap import StaleSamplerError
+from sgsd.train.growing.build import _engine
 from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
-from sgsd.train.proof import prove_sampler, score_rows
+from sgsd.train.records.clock import Clock
+from sgsd.train.resume.proof import prove_sampler, score_rows
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import Completion
 

@@ -13,16 +13,16 @@ from rich.text import Text
 
 from sgsd.cli.words import count_words
 from sgsd.method.context import Answer
-from sgsd.train.arithmetic import Lengths
+from sgsd.plan.arithmetic import Lengths
+from sgsd.plan.memory import Memory
+from sgsd.plan.meta_pass import Ghost
 from sgsd.train.config import RunConfig
-from sgsd.train.launch import make_accelerator
-from sgsd.train.memory import Memory
-from sgsd.train.meta_pass import Ghost
-from sgsd.train.pools import make_foreseen, sampled_kinds
-from sgsd.train.processes import check_processes
-from sgsd.train.resume import check_folder
+from sgsd.train.contexts.pools import make_foreseen, sampled_kinds
+from sgsd.train.launch.make import make_accelerator
+from sgsd.train.launch.processes import check_processes
+from sgsd.train.records.tracking import check_tracker
+from sgsd.train.resume.start import check_folder
 from sgsd.train.setup import Parts, build_parts
-from sgsd.train.tracking import check_tracker
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.grader import gold_text
 

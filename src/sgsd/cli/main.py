@@ -166,8 +166,8 @@ def _run_failures() -> tuple[type[Exception], ...]:
     """What stops a run without being the user's mistake; a room that nobody has entered has not failed."""
     named = (
         ("sgsd.train.step", "NonFiniteError"),
-        ("sgsd.train.proof", "StaleSamplerError"),
-        ("sgsd.train.watch", "GuardStopError"),
+        ("sgsd.train.resume.proof", "StaleSamplerError"),
+        ("sgsd.train.records.watch", "GuardStopError"),
         ("sgsd.growth", "WriterError"),
     )
     return tuple(getattr(sys.modules[room], name) for room, name in named if room in sys.modules)

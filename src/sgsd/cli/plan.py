@@ -14,11 +14,11 @@ from rich.table import Table
 from sgsd.cli.options import as_share, as_whole, config_first, take_word
 from sgsd.cli.training import notes_shown, read_config
 from sgsd.cli.words import clock_words, count_words
+from sgsd.plan.devices import GPUS
+from sgsd.plan.estimate import Estimate, assumed_lengths
+from sgsd.plan.measured import Measured, measure
+from sgsd.plan.memory import size_words
 from sgsd.train import RunConfig
-from sgsd.train.devices import GPUS
-from sgsd.train.estimate import Estimate, assumed_lengths
-from sgsd.train.memory import size_words
-from sgsd.train.plan import Measured, measure
 from sgsd.types import UserError
 
 DEVICES = ", ".join([*GPUS, "cpu"])

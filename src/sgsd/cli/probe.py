@@ -16,10 +16,10 @@ from sgsd.bank import terminal_safe
 from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.training import read_config
 from sgsd.evaluate.stats import Interval
-from sgsd.train.controls import CONTROLS
-from sgsd.train.probe import Probe, check_method, run_probe
-from sgsd.train.records import write_atomic
-from sgsd.train.separation import RULE, STANCES
+from sgsd.train.contexts.controls import CONTROLS
+from sgsd.train.growing.probe import Probe, check_method, run_probe
+from sgsd.train.growing.separation import RULE, STANCES
+from sgsd.train.records.files import write_atomic
 from sgsd.train.setup import build_parts
 from sgsd.types import UserError
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from sgsd.bank import terminal_safe
-from sgsd.train.publish import Bundle, gather, upload
+from sgsd.train.publish.model import Bundle, gather, upload
+from sgsd.train.records.tracking import export
 from sgsd.train.sections import TrackConfig
-from sgsd.train.tracking import export
 
 BANK_WARNING = "bank.json may hold text made from the training data; --no-bank leaves it out."
 

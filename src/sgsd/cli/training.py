@@ -25,7 +25,7 @@ from sgsd.report import write_report
 from sgsd.train import RunConfig, load_config, make_config, run_training
 from sgsd.train.config import parse_yaml
 from sgsd.train.config import read_config as read_file
-from sgsd.train.watch import GuardStopError
+from sgsd.train.records.watch import GuardStopError
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
@@ -110,10 +110,10 @@ def preview(args: list[str], console: Console) -> None:
     if path is None:
         return
     from sgsd.contexts import PromptMaker, load_prompts
-    from sgsd.train.controls import make_nulls
-    from sgsd.train.data import load_problems
+    from sgsd.train.contexts.controls import make_nulls
+    from sgsd.train.contexts.pools import make_asker, make_examiner, make_foreseen, sampled_kinds
+    from sgsd.train.data.problems import load_problems
     from sgsd.train.models import load_tokenizer
-    from sgsd.train.pools import make_asker, make_examiner, make_foreseen, sampled_kinds
     from sgsd.train.setup import load_bank_for
 
     config = read_config(path, rest, "sgsd preview CONFIG")

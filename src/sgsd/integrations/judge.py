@@ -22,12 +22,13 @@ from sgsd.rollout import TransformersEngine
 from sgsd.scorer import Pack, Scorer
 from sgsd.train.books import NAME, Books, read_ledger
 from sgsd.train.config import RunConfig, make_config
-from sgsd.train.controls import make_nulls
-from sgsd.train.launch import Launch, make_launch
-from sgsd.train.metrics import StepMetrics
+from sgsd.train.contexts.controls import make_nulls
+from sgsd.train.contexts.pools import make_provider
+from sgsd.train.launch.make import make_launch
+from sgsd.train.launch.whole import Launch
 from sgsd.train.passes import in_passes
-from sgsd.train.pools import make_provider
-from sgsd.train.records import Records, write_atomic
+from sgsd.train.records.files import Records, write_atomic
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import (
     Parts,
     check_launch,

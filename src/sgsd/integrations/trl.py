@@ -20,7 +20,7 @@ from sgsd.contexts import PromptMaker, load_prompts
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import advantage_scale, check_arguments, checked_trl
 from sgsd.train.config import RunConfig
-from sgsd.train.data import load_problems
+from sgsd.train.data.problems import load_problems
 from sgsd.train.setup import usable_problems
 from sgsd.types import Completion, Problem, Rollout, UserError, Verdict
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from sgsd.rollout.background import BackgroundEngine
 from sgsd.train.models import warn
-from sgsd.train.pending import shard_files
-from sgsd.train.proof import prove_fresh
+from sgsd.train.resume.pending import shard_files
+from sgsd.train.resume.proof import prove_fresh
 from sgsd.train.setup import Parts
 from sgsd.train.step import Question, answer, questions, request
 from sgsd.types import Rollout, UserError

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from sgsd.bank import BankStore, Ledger, Sighting
-from sgsd.train.processes import from_first
-from sgsd.train.records import Records, write_atomic
+from sgsd.train.launch.processes import from_first
+from sgsd.train.records.files import Records, write_atomic
 from sgsd.train.run_bank import STORE, items_told
 
 NAME = "sightings"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from sgsd.method import Method, build
 from sgsd.method.zoo import defaults, nearest, recipe
-from sgsd.train.guards import GuardsConfig
+from sgsd.train.records.guards import GuardsConfig
 from sgsd.train.sections import (
     BankConfig,
     CheckpointConfig,

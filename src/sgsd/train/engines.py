@@ -23,11 +23,11 @@ from sgsd.rollout import (
     VllmSettings,
 )
 from sgsd.rollout.server_engine import key_from
-from sgsd.train.card import VLLM_RANKS, vllm_rank
 from sgsd.train.config import RunConfig
-from sgsd.train.launch import Launch, WholeEngine
+from sgsd.train.launch.processes import from_first
+from sgsd.train.launch.whole import Launch, WholeEngine
 from sgsd.train.models import resolve_path
-from sgsd.train.processes import from_first
+from sgsd.train.publish.card import VLLM_RANKS, vllm_rank
 from sgsd.types import UserError
 
 BATCHED_TOKENS = 4096  # of prompts that vLLM reads in one go, on CPUs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sgsd.train.config import RunConfig
-from sgsd.train.processes import from_first
-from sgsd.train.records import Records
+from sgsd.train.launch.processes import from_first
+from sgsd.train.records.files import Records
 from sgsd.train.setup import Parts
 
 

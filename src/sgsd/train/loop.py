@@ -13,17 +13,20 @@ from accelerate.utils import gather_object
 
 from sgsd.scorer.module import causal_lm
 from sgsd.train.ahead import STALENESS, Ahead
-from sgsd.train.checkpoint import Position, save_checkpoint
-from sgsd.train.clock import Clock, StopRequest, listen_for_stop, throughput
 from sgsd.train.config import RunConfig
 from sgsd.train.gap import StaleSamplerError, draws_dropout
+from sgsd.train.growing.upkeep import Upkeep
 from sgsd.train.held_out import evaluate, evaluated, evaluation_due
-from sgsd.train.metrics import StepMetrics, rollout_record
-from sgsd.train.pending import Pending, shard_files
-from sgsd.train.processes import from_first
-from sgsd.train.proof import CANARY, prove_sampler, take_canary
-from sgsd.train.records import Records
-from sgsd.train.resume import Start
+from sgsd.train.launch.processes import from_first
+from sgsd.train.records.clock import Clock, StopRequest, listen_for_stop, throughput
+from sgsd.train.records.files import Records
+from sgsd.train.records.metrics import StepMetrics, rollout_record
+from sgsd.train.records.style import StyleTokens
+from sgsd.train.records.watch import Watch, tell
+from sgsd.train.resume.checkpoint import Position, save_checkpoint
+from sgsd.train.resume.pending import Pending, shard_files
+from sgsd.train.resume.proof import CANARY, prove_sampler, take_canary
+from sgsd.train.resume.start import Start
 from sgsd.train.setup import Parts
 from sgsd.train.step import (
     Batch,
@@ -36,9 +39,6 @@ from sgsd.train.step import (
     verify,
     with_contexts,
 )
-from sgsd.train.style import StyleTokens
-from sgsd.train.upkeep import Upkeep
-from sgsd.train.watch import Watch, tell
 from sgsd.types import UserError
 
 OnStep = Callable[[dict[str, Any], dict[str, Any]], None]

@@ -17,17 +17,17 @@ import sgsd
 from sgsd.train.config import RunConfig
 from sgsd.train.engines import close_engine
 from sgsd.train.held_out import evaluate, evaluated
-from sgsd.train.launch import make_accelerator
+from sgsd.train.launch.make import make_accelerator
+from sgsd.train.launch.processes import check_processes
 from sgsd.train.loop import train
 from sgsd.train.models import weights_hash
-from sgsd.train.processes import check_processes
-from sgsd.train.publish import save_model, tell_vllm_remarks
-from sgsd.train.records import Records, write_atomic
-from sgsd.train.resume import begin, check_folder, restore
+from sgsd.train.publish.model import save_model, tell_vllm_remarks
+from sgsd.train.records.files import Records, write_atomic
+from sgsd.train.records.tracking import check_tracker, tracked
+from sgsd.train.records.view import LiveView
+from sgsd.train.records.watch import fired
+from sgsd.train.resume.start import begin, check_folder, restore
 from sgsd.train.setup import Parts, build_parts
-from sgsd.train.tracking import check_tracker, tracked
-from sgsd.train.view import LiveView
-from sgsd.train.watch import fired
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 

@@ -31,18 +31,19 @@ from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
 from sgsd.train.books import Books
 from sgsd.train.config import RunConfig
-from sgsd.train.controls import make_nulls
-from sgsd.train.critic import WriterCritic, make_critic
-from sgsd.train.data import load_problems
+from sgsd.train.contexts.controls import make_nulls
+from sgsd.train.contexts.critic import WriterCritic, make_critic
+from sgsd.train.contexts.off_policy import check_solutions
+from sgsd.train.contexts.pools import made_of_rollouts, make_asker, make_examiner, make_provider
+from sgsd.train.data.problems import load_problems
 from sgsd.train.engines import make_engine
-from sgsd.train.launch import Launch, make_launch
+from sgsd.train.launch.make import make_launch
+from sgsd.train.launch.processes import from_first
+from sgsd.train.launch.whole import Launch
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
-from sgsd.train.off_policy import check_solutions
 from sgsd.train.passes import Budgets, rehearse
-from sgsd.train.pools import made_of_rollouts, make_asker, make_examiner, make_provider
-from sgsd.train.processes import from_first
-from sgsd.train.public import is_hub_name
-from sgsd.train.records import Records
+from sgsd.train.publish.public import is_hub_name
+from sgsd.train.records.files import Records
 from sgsd.train.run_bank import STORE, RunBank
 from sgsd.train.teachers import TeacherKeeper
 from sgsd.types import Problem, UserError
@@ -249,7 +250,7 @@ def bank_file(config: RunConfig) -> Path | None:
 
 def make_verifier(config: RunConfig) -> Verifier:
     """The verifier by its name; "gym" is the one that asks the puzzles themselves. Raises UserError."""
-    name = "sgsd.train.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
+    name = "sgsd.train.data.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
     return load_verifier(name, **config.verifier.options)
 
 

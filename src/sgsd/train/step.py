@@ -18,11 +18,11 @@ from sgsd.method.importance import importance_weights
 from sgsd.method.spec import Evidence, Judgement, token_weights
 from sgsd.rollout import Sampling
 from sgsd.scorer import Pack, Row, Scores, teacher_layout
-from sgsd.train.data import problem_at
+from sgsd.train.contexts.off_policy import by_reference, reference_completion
+from sgsd.train.data.problems import problem_at
 from sgsd.train.gap import check_gap, draws_dropout, mean_gap
-from sgsd.train.metrics import StepMetrics
-from sgsd.train.off_policy import by_reference, reference_completion
 from sgsd.train.passes import in_passes, passes  # noqa: F401
+from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import Parts
 from sgsd.types import Completion, Problem, Rollout, TeacherView, UserError, Verdict
 

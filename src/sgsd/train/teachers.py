@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgsd.method.spec import TeacherKind
 from sgsd.scorer import TEACHER_ADAPTER, TeacherWeights
-from sgsd.train.launch import Launch
+from sgsd.train.launch.whole import Launch
 from sgsd.train.sections import LoraConfig, TeacherConfig
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsd.train.schemas import READERS, MissingColumn, UnusableRow, fitting_layouts
+from sgsd.train.data.schemas import READERS, MissingColumn, UnusableRow, fitting_layouts
 from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 
@@ -31,7 +31,7 @@ def load_problems(config: DataConfig) -> list[Problem]:
     if config.path.startswith("lab:"):
         return _lab_problems(config)
     if config.path.startswith("gym:"):
-        from sgsd.train.gym import gym_problems
+        from sgsd.train.data.gym import gym_problems
 
         problems, notes = gym_problems(config)
     else:

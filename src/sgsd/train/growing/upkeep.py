@@ -17,13 +17,13 @@ from sgsd.bank import Bank, BankStore, is_dynamic, quarantined, worth
 from sgsd.contexts import load_prompts
 from sgsd.growth import TEMPLATES, AnswerCache, Desk, Memory, WriterError, memory_of
 from sgsd.growth.upkeep import Update, UpkeepSettings, update_bank
-from sgsd.train.bank_build import Objector, build_settings
+from sgsd.train.contexts.writers import make_writer
+from sgsd.train.growing.build import Objector, build_settings
+from sgsd.train.launch.processes import from_first
 from sgsd.train.models import warn
-from sgsd.train.processes import from_first
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
 from sgsd.train.run_bank import beginning
 from sgsd.train.setup import Parts
-from sgsd.train.writers import make_writer
 from sgsd.types import Rollout, UserError, Verdict
 
 

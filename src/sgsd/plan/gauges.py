@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from sgsd.plan.arithmetic import Lengths
 from sgsd.rollout import Engine, Sampling
 from sgsd.scorer import Pack, Role
-from sgsd.train.arithmetic import Lengths
 from sgsd.train.setup import Parts
 from sgsd.types import Completion
 

@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from sgsd.method import Method
+from sgsd.plan.meta_pass import Ghost, head_size, kv_heads
 from sgsd.scorer import TEACHER_ADAPTER, teacher_layout
 from sgsd.scorer.module import causal_lm
-from sgsd.train.meta_pass import Ghost, head_size, kv_heads
 
 #: Products of head size for each teacher of a method that compares whole distributions, by whether the head trains:
 #: student's logits, teacher's, and the gradient pulled back; and in backward all again with the weight's gradient.

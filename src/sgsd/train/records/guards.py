@@ -1,7 +1,7 @@
 """Guards: training that goes wrong is seen while it happens.
 
 A guard reads one figure from the records of metrics.jsonl so far and holds it against a bound. docs/guards.md lists
-them; `sgsd.train.watch` asks them after every step.
+them; `sgsd.train.records.watch` asks them after every step.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from sgsd.growth import AnswerCache, Failed, Request, Writer
 from sgsd.method import Method
 from sgsd.rollout import Engine
 from sgsd.train.config import RunConfig
+from sgsd.train.contexts.writers import make_writer
+from sgsd.train.launch.processes import from_first
 from sgsd.train.models import warn
-from sgsd.train.processes import from_first
-from sgsd.train.writers import make_writer
 from sgsd.types import UserError
 
 CACHE = "critiques.sqlite"  # in the run's folder

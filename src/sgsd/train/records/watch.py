@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sgsd.train.guards import GUARDS, TREND, GuardsConfig, Record, trend
 from sgsd.train.models import warn
-from sgsd.train.records import Records
+from sgsd.train.records.files import Records
+from sgsd.train.records.guards import GUARDS, TREND, GuardsConfig, Record, trend
 
 
 class GuardStopError(RuntimeError):

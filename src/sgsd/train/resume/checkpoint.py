@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.launch import Launch
+from sgsd.train.launch.whole import Launch
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"

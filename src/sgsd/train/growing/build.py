@@ -31,14 +31,14 @@ from sgsd.growth import Progress as BuildProgress
 from sgsd.growth.merge import Layer
 from sgsd.rollout import Engine, TransformersEngine, Untrained
 from sgsd.train.config import RunConfig
-from sgsd.train.data import load_problems, problem_at
+from sgsd.train.contexts.writers import make_writer
+from sgsd.train.data.problems import load_problems, problem_at
 from sgsd.train.engines import close_engine, outside_engine
-from sgsd.train.launch import make_accelerator
+from sgsd.train.launch.make import make_accelerator
 from sgsd.train.models import load_model, load_tokenizer
-from sgsd.train.records import write_atomic
-from sgsd.train.resume import differences
+from sgsd.train.records.files import write_atomic
+from sgsd.train.resume.start import differences
 from sgsd.train.setup import make_verifier
-from sgsd.train.writers import make_writer
 from sgsd.types import BankItem, Problem, Rollout, UserError
 from sgsd.verify import Verifier
 

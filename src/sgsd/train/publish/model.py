@@ -18,9 +18,9 @@ from rich.console import Console
 
 from sgsd.bank import Bank, dump_bank, open_bank
 from sgsd.lab.bank import demo_bank
-from sgsd.train.card import base_model, render_card, vllm_remarks
 from sgsd.train.config import RunConfig, parse_yaml
-from sgsd.train.public import public_config, public_name
+from sgsd.train.publish.card import base_model, render_card, vllm_remarks
+from sgsd.train.publish.public import public_config, public_name
 from sgsd.types import UserError
 
 #: All that may leave a folder of weights; anything else that lies there stays.

@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from sgsd.train.checkpoint import Position, examine, load_checkpoint, read_position, text_hash
 from sgsd.train.config import RunConfig, make_config, parse_yaml
+from sgsd.train.launch.processes import from_first
 from sgsd.train.models import weights_hash
-from sgsd.train.pending import Pending, read_shards
-from sgsd.train.processes import from_first
-from sgsd.train.proof import check_canary
-from sgsd.train.records import Records, write_atomic
+from sgsd.train.records.files import Records, write_atomic
+from sgsd.train.resume.checkpoint import Position, examine, load_checkpoint, read_position, text_hash
+from sgsd.train.resume.pending import Pending, read_shards
+from sgsd.train.resume.proof import check_canary
 from sgsd.train.setup import Parts
 from sgsd.types import UserError
 

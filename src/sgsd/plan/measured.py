@@ -13,19 +13,19 @@ from statistics import fmean, linear_regression
 from tempfile import mkdtemp
 from typing import Any
 
+from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
+from sgsd.plan.estimate import evaluations
+from sgsd.plan.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
+from sgsd.plan.meta_pass import Ghost
 from sgsd.rollout import BackgroundEngine
-from sgsd.train.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
-from sgsd.train.checkpoint import Position, checkpoints
 from sgsd.train.config import RunConfig
 from sgsd.train.engines import close_engine
-from sgsd.train.estimate import evaluations
-from sgsd.train.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
-from sgsd.train.launch import make_accelerator
+from sgsd.train.launch.make import make_accelerator
+from sgsd.train.launch.processes import check_processes, from_first
 from sgsd.train.loop import train
-from sgsd.train.meta_pass import Ghost
-from sgsd.train.processes import check_processes, from_first
-from sgsd.train.records import Records
-from sgsd.train.resume import Start, begin
+from sgsd.train.records.files import Records
+from sgsd.train.resume.checkpoint import Position, checkpoints
+from sgsd.train.resume.start import Start, begin
 from sgsd.train.sections import CheckpointConfig, TrackConfig
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import UserError

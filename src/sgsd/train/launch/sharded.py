@@ -20,7 +20,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatt
 from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 
 from sgsd.scorer.module import causal_lm
-from sgsd.train.launch import Launch
+from sgsd.train.launch.whole import Launch
 from sgsd.train.sections import ModelConfig, OptimizerConfig
 from sgsd.types import UserError
 

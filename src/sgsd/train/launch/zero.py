@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sgsd.scorer.module import causal_lm
-from sgsd.train.launch import Launch
+from sgsd.train.launch.whole import Launch
 from sgsd.train.sections import ModelConfig, OptimizerConfig
 from sgsd.types import UserError
 

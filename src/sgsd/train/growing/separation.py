@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from sgsd.bank import Ledger, Sighting
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
 from sgsd.method.joints import StanceKind
-from sgsd.train.controls import CONTROLS
+from sgsd.train.contexts.controls import CONTROLS
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
 SOURCES: tuple[Source, ...] = get_args(Source)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from sgsd.plan.arithmetic import Lengths, Rows, Shape, bytes_in
+from sgsd.plan.meta_pass import Ghost
 from sgsd.rollout import Sampling
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.scorer.divergence import MAX_ELEMENTS
 from sgsd.scorer.head import CPU_TILES, OTHER_TILES
 from sgsd.scorer.module import causal_lm
-from sgsd.train.arithmetic import Lengths, Rows, Shape, bytes_in
-from sgsd.train.meta_pass import Ghost
 
 #: Tensors of [tokens × hidden] in float32 that the head holds beside its tiles: the direction and the entered states of
 #: a frozen one; states, their weighted copy and their gradient of one that trains.

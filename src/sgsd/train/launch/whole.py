@@ -1,4 +1,4 @@
-"""How a run lies on its processes: whole on each of them, or in parts (FSDP2 in `sharded`, ZeRO in `zero`).
+"""How a run lies on its processes where each has it whole; in parts it lies by FSDP2 (`sharded`) or ZeRO (`zero`).
 
 The loop asks a `Launch` for whatever depends on that: who adds up gradients, where a whole weight is to be had, how
 the state of an optimizer is read and written. A checkpoint never knows.
@@ -6,66 +6,19 @@ the state of an optimizer is read and written. A checkpoint never knows.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sgsd.rollout import Engine, Sampling
 from sgsd.train.sections import ModelConfig, OptimizerConfig
-from sgsd.types import Completion, UserError
+from sgsd.types import Completion
 
-REPLICATED = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 BUCKET = 2**25  # numbers of a gradient that are added up in one go
-#: How long processes wait for one another. NCCL's own ten minutes are less than the first may need to write a large
-#: checkpoint or a bank's update, or one of them until its engine is back.
-PATIENCE = timedelta(hours=2)
-
-
-def make_accelerator() -> Accelerator:
-    """The accelerator that the launcher's settings ask for. Raises UserError where a library for them is missing."""
-    by_deepspeed = _asked("ACCELERATE_USE_DEEPSPEED")
-    # Without a GPU DeepSpeed has to be told which library speaks between processes.
-    backend = {"backend": "gloo"} if by_deepspeed and not torch.cuda.is_available() else {}
-    told = InitProcessGroupKwargs(**backend, timeout=PATIENCE)
-    try:
-        # Apple's GPUs have no float64, which the sampler and the sums need.
-        accelerator = Accelerator(cpu=torch.backends.mps.is_available(), kwargs_handlers=[told])
-    except ImportError as error:
-        raise UserError(f"accelerate: {' '.join(str(error).split())[:240]}") from error
-    if _asked("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # On CPUs Accelerate passes over the setting without a word; the sharding itself works there.
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        accelerator.state.distributed_type = DistributedType.FSDP
-    return accelerator
-
-
-def _asked(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() == "true"
-
-
-def make_launch(accelerator: Accelerator) -> Launch:
-    """Raises UserError for a launch that cannot be done right."""
-    kind = accelerator.distributed_type
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise UserError(f"accelerate: mixed_precision {accelerator.mixed_precision} is not supported; use bf16 or no")
-    if kind == DistributedType.FSDP:
-        from sgsd.train.sharded import Sharded
-
-        return Sharded(accelerator)
-    if kind == DistributedType.DEEPSPEED:
-        from sgsd.train.zero import Zero
-
-        return Zero(accelerator)
-    if kind != DistributedType.NO and kind not in REPLICATED:
-        raise UserError(f"accelerate: distributed_type {kind.value} is not supported; see configs/accelerate")
-    return Launch(accelerator)
 
 
 class Launch:

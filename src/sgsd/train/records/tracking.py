@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Console
 
 from sgsd.train.config import RunConfig, parse_yaml
-from sgsd.train.public import flat, public_config
-from sgsd.train.records import Records
+from sgsd.train.publish.public import flat, public_config
+from sgsd.train.records.files import Records
+from sgsd.train.records.trackers import TRACKERS, Start, Tracker
 from sgsd.train.sections import TrackConfig
-from sgsd.train.trackers import TRACKERS, Start, Tracker
 from sgsd.types import UserError
 
 #: The files a tracker sees, and what their numbers are called there.

@@ -72,9 +72,9 @@ from sgsd.method.context import (
 from sgsd.method.joints import RetrievalSoftmax, Uniform
 from sgsd.rollout import Engine
 from sgsd.train.config import RunConfig
-from sgsd.train.controls import off_topic
-from sgsd.train.one_sided import one_sided
-from sgsd.train.reasons import EngineReasoner
+from sgsd.train.contexts.controls import off_topic
+from sgsd.train.contexts.one_sided import one_sided
+from sgsd.train.contexts.reasons import EngineReasoner
 from sgsd.types import Problem, SkillPair, UserError
 
 

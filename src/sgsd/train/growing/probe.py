@@ -23,9 +23,8 @@ from sgsd.method import losses as L
 from sgsd.method.context import SkillPairs
 from sgsd.method.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
-from sgsd.train.controls import CONTROLS, make_control, null_teacher, pairs_alone
-from sgsd.train.models import weights_hash
-from sgsd.train.separation import (
+from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
+from sgsd.train.growing.separation import (
     RULE,
     SOURCES,
     STANCES,
@@ -38,6 +37,7 @@ from sgsd.train.separation import (
     judge,
     sightings,
 )
+from sgsd.train.models import weights_hash
 from sgsd.train.setup import Parts
 from sgsd.train.step import Question, answer, passes, questions, verify
 from sgsd.types import TeacherView, UserError

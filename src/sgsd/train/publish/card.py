@@ -16,7 +16,7 @@ import jinja2
 import yaml
 
 from sgsd.method.zoo import ZOO, build
-from sgsd.train.public import cached_hub_model, is_hub_name, public_config, public_name
+from sgsd.train.publish.public import cached_hub_model, is_hub_name, public_config, public_name
 
 #: The values vLLM's `max_lora_rank` can take; an adapter needs one that is not below its own rank.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -205,7 +205,7 @@ def code_span(value: Any) -> str:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("sgsd.train"),
+        loader=jinja2.PackageLoader("sgsd.train.publish"),
         undefined=jinja2.StrictUndefined,
         finalize=code_span,
         trim_blocks=True,

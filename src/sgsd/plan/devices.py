@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from sgsd.method.zoo import nearest
-from sgsd.train.meta_pass import Cost, counting
+from sgsd.plan.meta_pass import Cost, counting
 from sgsd.types import UserError
 
 #: What of a GPU's figures a run is taken to reach. Assumed, not measured.

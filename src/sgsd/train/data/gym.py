@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import sgsd
 from sgsd.method.zoo import nearest
-from sgsd.train.gym_tasks import ALLOWED, REFUSED
+from sgsd.train.data.gym_tasks import ALLOWED, REFUSED
 from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.extract import extract_answer
@@ -30,7 +31,7 @@ HELD_OUT_SHARE = 64  # of 256
 INSTALL = "reasoning-gym is not installed: pip install 'sgsd[tasks]'"
 
 _START_SECONDS = 120.0  # importing takes 2 s, but a loaded machine or a cold network disk takes its time
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE_ROOT = str(Path(sgsd.__file__).resolve().parents[1])
 
 
 class GymAnswer(str):

@@ -1,0 +1,1 @@
+"""What this run's teachers are shown, and who writes it."""

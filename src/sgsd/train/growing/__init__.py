@@ -1,0 +1,1 @@
+"""Banks that are made, grown and judged by experience."""

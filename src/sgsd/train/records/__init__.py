@@ -1,0 +1,1 @@
+"""What a run says of itself: files, numbers, guards, the live view and trackers."""
