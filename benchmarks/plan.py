@@ -1,6 +1,6 @@
 """What `sgsd plan` says of a run, by a few steps and by arithmetic, against the run itself.
 
-    python benchmarks/plan.py                # three runs, planned and run in turns; about five minutes on two cores
+    python benchmarks/plan.py                # three runs, planned and run in turns; about eight minutes on two cores
     python benchmarks/plan.py --threads 1    # where other work goes on: then read the processor's seconds
     python benchmarks/plan.py --toy          # so small that it only shows that it runs
 
@@ -234,22 +234,32 @@ def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
             runs.append(alone("run", name, threads, toy, folder))
         allocated = alone("allocated", name, threads, toy, folder)
 
-    def middle(found: list[dict[str, Any]], *keys: str) -> float:
-        return statistics.median(_at(one, keys) for one in found)
+    def all_of(found: list[dict[str, Any]], *keys: str, per: float = 1.0) -> list[float]:
+        return [_at(one, keys) / per for one in found]
 
+    wall, peak = all_of(runs, "step", "wall"), all_of(runs, "peak", per=2**20)
     pairs = {
-        "step, wall s": (middle(plans, "step", "wall"), middle(runs, "step", "wall")),
-        "step, processor s": (middle(plans, "step", "processor"), middle(runs, "step", "processor")),
-        "run, wall s": (statistics.median(sum(p["run"].values()) for p in plans), middle(runs, "run")),
-        "peak, MiB": (middle(plans, "peak") / 2**20, middle(runs, "peak") / 2**20),
-        "disk, MiB": (statistics.median(sum(p["disk"].values()) for p in plans) / 2**20, middle(runs, "disk") / 2**20),
-        "arithmetic: step, s": (middle(plans, "arithmetic", "step"), middle(runs, "step", "wall")),
-        "arithmetic: of processor": (middle(plans, "arithmetic", "step"), middle(runs, "step", "processor") / threads),
-        "arithmetic: allocated": (allocated["arithmetic"] / 2**20, allocated["peak"] / 2**20),
-        "arithmetic: resident": (middle(plans, "arithmetic", "peak") / 2**20, middle(runs, "peak") / 2**20),
+        "step, wall s": (all_of(plans, "step", "wall"), wall),
+        "step, processor s": (all_of(plans, "step", "processor"), all_of(runs, "step", "processor")),
+        "run, wall s": ([sum(p["run"].values()) for p in plans], all_of(runs, "run")),
+        "peak, MiB": (all_of(plans, "peak", per=2**20), peak),
+        "disk, MiB": ([sum(p["disk"].values()) / 2**20 for p in plans], all_of(runs, "disk", per=2**20)),
+        "arithmetic: step, s": (all_of(plans, "arithmetic", "step"), wall),
+        "arithmetic: of processor": (
+            all_of(plans, "arithmetic", "step"),
+            all_of(runs, "step", "processor", per=threads),
+        ),
+        "arithmetic: allocated": ([allocated["arithmetic"] / 2**20], [allocated["peak"] / 2**20]),
+        "arithmetic: resident": (all_of(plans, "arithmetic", "peak", per=2**20), peak),
     }
-    table = {what: {"planned": a, "found": b, "off": a / b - 1} for what, (a, b) in pairs.items()}
+    table = {what: row_of(planned, found) for what, (planned, found) in pairs.items()}
     return {"table": table, "plans": plans, "runs": runs, "allocated": allocated}
+
+
+def row_of(planned: list[float], found: list[float]) -> dict[str, Any]:
+    """The medians, by how much they are apart, and by how much each plan was from the run after it."""
+    a, b = statistics.median(planned), statistics.median(found)
+    return {"planned": a, "found": b, "off": a / b - 1, "each": [x / y - 1 for x, y in zip(planned, found)]}
 
 
 def _at(found: Mapping[str, Any], keys: tuple[str, ...]) -> float:
@@ -260,16 +270,17 @@ def _at(found: Mapping[str, Any], keys: tuple[str, ...]) -> float:
 
 
 def words(name: str, found: dict[str, Any]) -> str:
-    lines = [f"\n{name:<24} {'planned':>10} {'found':>10} {'off':>7}"]
+    lines = [f"\n{name:<24} {'planned':>10} {'found':>10} {'off':>7}   pair by pair"]
     for what, row in found["table"].items():
-        lines.append(f"{what:<24} {row['planned']:>10.3f} {row['found']:>10.3f} {row['off']:>7.1%}")
+        each = f"{min(row['each']):+.0%} to {max(row['each']):+.0%}"
+        lines.append(f"{what:<24} {row['planned']:>10.3f} {row['found']:>10.3f} {row['off']:>+7.1%}   {each}")
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--case", choices=tuple(CASES))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -24,11 +24,12 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from sgsd.scorer import Pack, Row, collate, plan_passes
 from sgsd.scorer.module import causal_lm
 from sgsd.train import make_config
+from sgsd.train.batch import Batch
 from sgsd.train.models import load_tokenizer
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.sections import ModelConfig
 from sgsd.train.setup import Parts, build_parts
-from sgsd.train.step import Batch, score_teachers, update
+from sgsd.train.step import score_teachers, update
 from sgsd.types import Completion, Problem, Rollout, Status, TeacherView, Verdict
 
 # (tokens, vocabulary) a product; for the CPU the fastest of eight that were tried, for GPUs untried.

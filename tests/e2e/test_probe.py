@@ -17,12 +17,13 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
+from sgsd.train.batch import sample, verify, with_contexts
 from sgsd.train.growing.probe import observe, run_probe
 from sgsd.train.growing.separation import SOURCES, sightings
 from sgsd.train.records.files import Records
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
-from sgsd.train.step import sample, score_teachers, update, verify, with_contexts
+from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, TeacherView, UserError
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "lab_evidence.py"

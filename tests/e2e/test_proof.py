@@ -18,13 +18,13 @@ from resumable import METHODS, lines, stop_in
 from runs import LORA, quiet, run_small, small_config
 from sgsd.rollout import TransformersEngine
 from sgsd.train import loop, run, run_training
+from sgsd.train.batch import Batch
 from sgsd.train.loop import collect
 from sgsd.train.records.clock import Clock
 from sgsd.train.resume import proof
 from sgsd.train.resume.checkpoint import MANIFEST, _sha256, checkpoints
 from sgsd.train.resume.proof import StaleSamplerError, check_canary, prove_sampler
 from sgsd.train.setup import Parts, build_parts
-from sgsd.train.step import Batch
 from sgsd.types import UserError
 
 

@@ -18,10 +18,10 @@ from sgsd.cli.main import run
 from sgsd.growth import ScriptedWriter
 from sgsd.lab.task import TaskSettings, problems
 from sgsd.report import write_report
+from sgsd.train.batch import questions, sample, verify, with_contexts
 from sgsd.train.contexts import critic
 from sgsd.train.records.files import Records
 from sgsd.train.setup import build_parts
-from sgsd.train.step import questions, sample, verify, with_contexts
 
 GROUP = {"group": 4}
 PLAIN: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 
 from runs import small_config
 from sgsd.train import setup
+from sgsd.train.batch import questions
 from sgsd.train.setup import build_parts
-from sgsd.train.step import questions
 from sgsd.types import UserError
 
 SKILLED: dict[str, Any] = {"method": {"name": "grpo_skill", "k": 3, "group": 4}, "data": {"limit": 32}}

@@ -13,13 +13,14 @@ from accelerate import Accelerator, DistributedType
 from resumable import METHODS, lines, numbers
 from runs import run_small, small_config
 from sgsd.train import passes
+from sgsd.train.batch import sample, verify, with_contexts
 from sgsd.train.launch import whole
 from sgsd.train.launch.make import make_launch
 from sgsd.train.launch.whole import average
 from sgsd.train.passes import is_out_of_memory
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts, check_launch
-from sgsd.train.step import StudentPasses, sample, score_teachers, update, verify, with_contexts
+from sgsd.train.step import StudentPasses, score_teachers, update
 from sgsd.types import UserError
 
 

@@ -15,9 +15,9 @@ from runs import LORA, small_config
 from sgsd.contexts import PromptMaker, encode_chat, load_prompts, thinking_mode
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.scorer import Scorer, collate
+from sgsd.train.batch import Batch
+from sgsd.train.batch import sample as sample_step
 from sgsd.train.setup import build_parts, silent_token_ids, warn_of_template
-from sgsd.train.step import Batch
-from sgsd.train.step import sample as sample_step
 from sgsd.types import Problem, Status, UserError, Verdict
 
 USER = [{"role": "user", "content": "1+1"}]

@@ -21,9 +21,10 @@ from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, chec
 from sgsd.method import Method, build
 from sgsd.method.context import Answer
 from sgsd.method.spec import token_weights
+from sgsd.train.batch import sample, verify, with_contexts
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
-from sgsd.train.step import sample, score_teachers, update, verify, with_contexts
+from sgsd.train.step import score_teachers, update
 from sgsd.types import Status, UserError, Verdict
 
 SGSD = {"name": "sgsd", "k": 2, "confidence": 0.01}

@@ -27,10 +27,11 @@ from sgsd.method.context import SkillPairs
 from sgsd.method.gates import NoGate
 from sgsd.method.joints import Always, MatchDistribution
 from sgsd.scorer import plan_passes
+from sgsd.train.batch import Batch, sample
 from sgsd.train.records.files import Records
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import Parts, build_parts
-from sgsd.train.step import Batch, sample, score_teachers, update
+from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
 
 PROBLEM = Problem("p1", "Addition: 38+35", gold="73")

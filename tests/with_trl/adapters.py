@@ -15,9 +15,10 @@ from sgsd.bank import Ledger, Sighting
 from sgsd.lab.bank import demo_bank
 from sgsd.method import Method
 from sgsd.method.zoo import grpo, sgsd
+from sgsd.train.batch import with_contexts
 from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
-from sgsd.train.step import score_teachers, update, with_contexts
+from sgsd.train.step import score_teachers, update
 from sgsd.types import Rollout, Verdict
 
 Gradients = dict[str, Tensor]

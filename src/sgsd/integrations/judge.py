@@ -20,6 +20,7 @@ from sgsd.method import Method
 from sgsd.method.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import Pack, Scorer
+from sgsd.train.batch import Batch, with_contexts
 from sgsd.train.books import NAME, Books, read_ledger
 from sgsd.train.config import RunConfig, make_config
 from sgsd.train.contexts.controls import make_nulls
@@ -38,7 +39,6 @@ from sgsd.train.setup import (
     warn_of_template,
 )
 from sgsd.train.step import (
-    Batch,
     Detail,
     TeacherScores,
     gather_evidence,
@@ -46,7 +46,6 @@ from sgsd.train.step import (
     pad_rows,
     score_teachers,
     sightings,
-    with_contexts,
 )
 from sgsd.train.teachers import TeacherKeeper, frozen_copy, teacher_weights
 from sgsd.types import Problem, Rollout, UserError, Verdict

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sgsd.rollout.background import BackgroundEngine
+from sgsd.train.batch import Question, answer, questions, request
 from sgsd.train.models import warn
 from sgsd.train.resume.pending import shard_files
 from sgsd.train.resume.proof import prove_fresh
 from sgsd.train.setup import Parts
-from sgsd.train.step import Question, answer, questions, request
 from sgsd.types import Rollout, UserError
 
 STALENESS = 1  # updates between the weights that sampled and those that train

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from sgsd.scorer.module import causal_lm
 from sgsd.train.ahead import STALENESS, Ahead
+from sgsd.train.batch import Batch, sample, verify, with_contexts
 from sgsd.train.config import RunConfig
 from sgsd.train.gap import StaleSamplerError, draws_dropout
 from sgsd.train.growing.upkeep import Upkeep
@@ -28,17 +29,7 @@ from sgsd.train.resume.pending import Pending, shard_files
 from sgsd.train.resume.proof import CANARY, prove_sampler, take_canary
 from sgsd.train.resume.start import Start
 from sgsd.train.setup import Parts
-from sgsd.train.step import (
-    Batch,
-    Detail,
-    NonFiniteError,
-    sample,
-    score_teachers,
-    sightings,
-    update,
-    verify,
-    with_contexts,
-)
+from sgsd.train.step import Detail, NonFiniteError, score_teachers, sightings, update
 from sgsd.types import UserError
 
 OnStep = Callable[[dict[str, Any], dict[str, Any]], None]

@@ -23,6 +23,7 @@ from sgsd.method import losses as L
 from sgsd.method.context import SkillPairs
 from sgsd.method.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
+from sgsd.train.batch import Question, answer, questions, verify
 from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
 from sgsd.train.growing.separation import (
     RULE,
@@ -38,8 +39,8 @@ from sgsd.train.growing.separation import (
     sightings,
 )
 from sgsd.train.models import weights_hash
+from sgsd.train.passes import passes
 from sgsd.train.setup import Parts
-from sgsd.train.step import Question, answer, passes, questions, verify
 from sgsd.types import TeacherView, UserError
 
 PACKAGES = ("torch", "transformers", "numpy", "bm25s")

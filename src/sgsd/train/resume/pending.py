@@ -15,8 +15,8 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from sgsd.train.batch import questions
 from sgsd.train.setup import Parts
-from sgsd.train.step import questions
 from sgsd.types import Completion, Rollout, Status, UserError, Verdict
 
 

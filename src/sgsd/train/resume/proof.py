@@ -20,9 +20,9 @@ from torch import Tensor
 
 from sgsd.scorer import Row, collate, plan_passes
 from sgsd.scorer.module import Role
+from sgsd.train.batch import Batch, Question
 from sgsd.train.gap import StaleSamplerError, check_gap, mean_gap, trainer_rounding
 from sgsd.train.setup import Parts
-from sgsd.train.step import Batch, Question
 from sgsd.types import UserError
 
 __all__ = ["CANARY", "StaleSamplerError", "check_canary", "prove_fresh", "prove_sampler", "take_canary"]
