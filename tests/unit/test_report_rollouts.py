@@ -110,3 +110,13 @@ def test_a_stance_is_shown_only_of_a_teacher_that_was_judged() -> None:
 def test_an_unknown_status_is_shown_as_it_stands() -> None:
     card = rollouts.card(replace(TRACE, status="<odd>", outcome=0), rollouts.Limits(1.0, 1.0))
     assert (card.mark, card.verdict) == ("?", "<odd>")
+
+
+def test_the_chosen_colour_is_of_a_teacher_that_has_gaps() -> None:
+    """Without advantages the first teacher with gaps colours the tokens; one that was left out cannot."""
+    gone = replace(TEACHER, delta=(), gate=(), stance=None, polarity=None, left_out=True)
+    shown = rollouts.card(replace(TRACE, advantages=(), teachers=(gone, TEACHER)), rollouts.limits([TRACE]))
+    assert (shown.colouring, shown.coloured_by) == ("delta", 2)
+    assert rollouts.card(TRACE, rollouts.limits([TRACE])).coloured_by == 0
+    blank = rollouts.card(replace(TRACE, advantages=(), teachers=(gone,)), rollouts.limits([TRACE]))
+    assert (blank.colouring, blank.coloured_by) == ("none", 0)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +16,10 @@ from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.training import read_config
 from sgsd.evaluate.stats import Interval
 from sgsd.train.contexts.controls import CONTROLS
+from sgsd.train.engines import close_engine
 from sgsd.train.growing.probe import Probe, check_method, run_probe
 from sgsd.train.growing.separation import RULE, STANCES
+from sgsd.train.launch.make import make_accelerator
 from sgsd.train.records.files import write_atomic
 from sgsd.train.setup import build_parts
 from sgsd.types import UserError
@@ -48,8 +49,9 @@ def probe(args: list[str], console: Console) -> None:
         raise UserError(f"{target}: the file exists; choose another")
     config = read_config(path, rest, "sgsd probe CONFIG")
     check_method(config.build_method())
-    parts = build_parts(config, Accelerator(cpu=torch.backends.mps.is_available()))
-    with parts.verifier, console.status("Sampling and scoring …") as status:
+    parts = build_parts(config, make_accelerator())
+    with parts.verifier, ExitStack() as closing, console.status("Sampling and scoring …") as status:
+        closing.callback(close_engine, parts.engine)
         found = run_probe(parts, rollouts, lambda done: status.update(f"{done} of {rollouts} rollouts scored …"))
     show(found, console)
     if target is not None:

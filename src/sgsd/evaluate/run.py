@@ -1,4 +1,4 @@
-"""Evaluation on plain prompts: greedy, and the mean over k samples, with intervals."""
+"""Evaluation on held-out problems: greedy, and the mean over k samples, with intervals."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class Card:
     tokens: Markup
     advantages: str
     teachers: tuple[TeacherRow, ...]
-    colouring: str  # what colours the tokens at first: "advantage", "delta" (of the first teacher) or "none"
+    colouring: str  # what colours the tokens at first: "advantage", "delta" (of a teacher) or "none"
+    coloured_by: int  # the number of that teacher, the first that has any; 0: none
     masked: int
     left_out: tuple[str, ...]
 
@@ -164,10 +165,10 @@ def _sign(value: int) -> int:
 
 def card(trace: RolloutTrace, scale: Limits, remarks: tuple[str, ...] = ()) -> Card:
     mark, verdict = STATUS.get(trace.status, ("?", trace.status))
-    with_delta = next((teacher for teacher in trace.teachers if teacher.delta), None)
-    values, limit, colouring = trace.advantages, scale.advantage, "advantage"
+    values, limit, colouring, by = trace.advantages, scale.advantage, "advantage", 0
     if not values:
-        values, limit, colouring = (with_delta.delta, scale.delta, "delta") if with_delta else ((), 1.0, "none")
+        by = next((i for i, teacher in enumerate(trace.teachers, start=1) if teacher.delta), 0)
+        values, limit, colouring = (trace.teachers[by - 1].delta, scale.delta, "delta") if by else ((), 1.0, "none")
     return Card(
         trace=trace,
         mark=mark,
@@ -176,6 +177,7 @@ def card(trace: RolloutTrace, scale: Limits, remarks: tuple[str, ...] = ()) -> C
         advantages=",".join(f"{value:.3g}" if math.isfinite(value) else "" for value in trace.advantages),
         teachers=tuple(teacher_row(i, teacher) for i, teacher in enumerate(trace.teachers, start=1)),
         colouring=colouring,
+        coloured_by=by,
         masked=sum(not used for used in trace.mask),
         left_out=remarks,
     )

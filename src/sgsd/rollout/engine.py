@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,12 @@ class Sampling:
         ):
             if not good:
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
+
+
+def for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
+    """The settings by vLLM's own names, alike for an engine and a server; what ends a completion is ours to say."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
+    return {**{name: getattr(sampling, name) for name in names}, "stop_token_ids": sorted(end_ids)}
 
 
 class Engine(Protocol):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, Sampling, completion, request_seed
+from sgsd.rollout.engine import EngineError, Sampling, completion, for_vllm, request_seed
 from sgsd.rollout.http_calls import Reply, TooLate, Unreachable, call, run
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.types import Completion, UserError
@@ -307,13 +307,11 @@ class ServerEngine:
         self, url: str, prompt: Sequence[int], sampling: Sampling, seed: int, seconds: float
     ) -> tuple[list[int], list[float]]:
         """Token ids and log-probs of one completion."""
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
         order = {
             "model": self._name if self.snapshots.kind == "adapter" else self._base[url],
             "prompt": list(prompt),
             "seed": seed,
-            **{name: getattr(sampling, name) for name in names},
-            "stop_token_ids": sorted(self.end_ids),
+            **for_vllm(sampling, self.end_ids),
             "ignore_eos": True,  # the end tokens are the trainer's, and no others
             "logprobs": 0,
             "return_token_ids": True,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, Sampling, completion, request_seed
+from sgsd.rollout.engine import EngineError, Sampling, completion, for_vllm, request_seed
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.rollout.vllm_extension import EXTENSION
 from sgsd.rollout.vllm_process import Lost, Refused, VllmProcess
@@ -190,7 +190,7 @@ class VllmEngine:
         process, silence = self._process, silence or self.settings.silence
         assert process is not None
         order = {"do": "sample", "prompts": [list(prompt) for prompt in prompts], "seeds": list(seeds)}
-        process.tell({**order, "sampling": _for_vllm(sampling, self.end_ids)}, silence)
+        process.tell({**order, "sampling": for_vllm(sampling, self.end_ids)}, silence)
         while "done" not in (told := process.hear(silence)):
             yield told["place"], told["ids"], told["logps"]
 
@@ -224,11 +224,6 @@ class VllmEngine:
                 f"rollout.context: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
                 " or prompts.max_tokens lower"
             )
-
-
-def _for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
-    return {**{name: getattr(sampling, name) for name in names}, "stop_token_ids": sorted(end_ids)}
 
 
 def _said(error: Lost | Refused) -> str:
