@@ -14,6 +14,7 @@ import torch
 from runs import quiet, small_config
 from sgsd.scorer import Pack, Scorer, Scores
 from sgsd.train import run_training
+from sgsd.train.launch.make import leave
 
 
 class Burst(torch.autograd.Function):
@@ -65,6 +66,7 @@ def main() -> None:
         with bursting(rank, where) as burst:
             run_training(config, quiet(), resume=task.get("resume", False))
         assert bool(burst) == (torch.distributed.get_rank() == rank), "the memory never ran out"
+    leave()
 
 
 if __name__ == "__main__":

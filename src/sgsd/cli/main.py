@@ -34,7 +34,12 @@ USER_ERROR, RUN_FAILED = 2, 1
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sgsd`."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+    code = run(sys.argv[1:] if argv is None else list(argv))
+    if code == 0 and "sgsd.train.launch.make" in sys.modules:  # only what has loaded it can have joined others
+        from sgsd.train.launch.make import leave
+
+        leave()
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:

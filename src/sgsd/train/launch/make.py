@@ -36,6 +36,16 @@ def make_accelerator() -> Accelerator:
     return accelerator
 
 
+def leave() -> None:
+    """End what processes share before the program ends.
+
+    Threads of the group that are still there then may abort the process (gloo, seldom), and a launcher that sees one
+    process fail ends the others, the first of them perhaps in the middle of writing the model.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _asked(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
