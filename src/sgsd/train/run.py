@@ -80,7 +80,7 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             shown = config.model_dump(mode="json")
             save_model(parts.bare_scorer.model, parts.tokenizer, folder, shown, result, weights)
             write_atomic(folder / "summary.json", json.dumps(result, indent=1))
-        accelerator.wait_for_everyone()  # a process that left and failed on the way out would end those that still write
+        accelerator.wait_for_everyone()  # who fails on the way out would end those that still write
     return folder
 
 
