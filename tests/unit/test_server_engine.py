@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from vllm_server import END, fake_vllm
 
-from sgsd.rollout import EngineError, Sampling, ServerEngine, ServerSettings, Snapshots, Untrained
+from sgsd.rollout import BackgroundEngine, EngineError, Sampling, ServerEngine, ServerSettings, Snapshots, Untrained
 from sgsd.rollout.engine import request_seed
 from sgsd.rollout.server_engine import key_from
 from sgsd.types import UserError
@@ -126,6 +128,57 @@ def test_processes_that_recover_do_not_take_the_weights_from_one_another(tmp_pat
         assert sample(first) == sample(other) == sample(first) == expected(1)
         assert (first.recoveries, other.recoveries) == (1, 0)
         assert len(server.asked("/collective_rpc")) == 2
+
+
+def test_it_samples_in_the_background_from_the_weights_of_its_sync(tmp_path: Path) -> None:
+    """While a server answers, the trainer makes new weights; they wait until the answers are there."""
+    slow, answered = threading.Event(), []
+
+    def wait(handler: Any, path: str, body: dict[str, Any]) -> bool:
+        if path == "/v1/completions" and body["max_tokens"] > 4:
+            answered.append(slow.wait(5))
+        return False
+
+    with fake_vllm() as server:
+        engine = make(tmp_path, server.url)
+        background = BackgroundEngine(engine)
+        background.sync()
+        server.script = wait
+        background.begin(PROMPTS, INDICES, Sampling(max_tokens=8, top_k=3), seed=5)
+        assert not answered  # nobody has waited for it
+        slow.set()
+        background.sync()
+        assert len(answered) == len(PROMPTS)
+        assert sample(background) == expected(1)  # type: ignore[arg-type]
+        assert sample(engine) == expected(2)
+        background.close()
+
+
+def test_closing_ends_what_is_asked_in_the_background(tmp_path: Path) -> None:
+    closed = threading.Event()
+
+    def fail(handler: Any, path: str, body: dict[str, Any]) -> bool:
+        if path == "/v1/completions" and body["max_tokens"] > 4:
+            closed.wait(5)
+            handler.break_off()
+            return True
+        return False
+
+    with fake_vllm() as server:
+        engine = make(tmp_path, server.url)
+        background = BackgroundEngine(engine)
+        background.sync()
+        server.script = fail
+        background.begin(PROMPTS, INDICES, Sampling(max_tokens=8, top_k=3), seed=5)
+        background.close()
+        loads = len(server.asked("/v1/load_lora_adapter"))
+        closed.set()
+        deadline = time.monotonic() + 5
+        while not engine.recoveries and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert engine.recoveries == 1
+        assert len(server.asked("/v1/load_lora_adapter")) == loads  # nothing is given to a server any more
+        assert not server.adapters
 
 
 def test_an_untrained_policy_is_what_the_server_was_started_with(tmp_path: Path) -> None:

@@ -75,8 +75,10 @@ class BackgroundEngine:
         """End the engine, and with it what it may still be sampling."""
         close: Any = getattr(self.engine, "close", lambda: None)
         close()
+        self._begun = None
         if self._thread is not None:
             self._thread.terminate()
+            self._thread = None
 
 
 def _request(prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, seed: int) -> _Request:
