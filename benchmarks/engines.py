@@ -103,7 +103,8 @@ def main() -> None:
     for name, difference in differences.items():
         sys.stderr.write(f"{name}, avg@4 after training: {difference}\n")
     packages = {name: version(name) for name in ("torch", "transformers")}
-    by = {"commit": commit(), "processor": processor(), "command": " ".join(sys.argv), "packages": packages}
+    command = f"benchmarks/engines.py --ways {' '.join(chosen.ways)} --seeds {' '.join(map(str, chosen.seeds))}"
+    by = {"commit": commit(), "processor": processor(), "command": command, "packages": packages}
     if chosen.out is not None:
         chosen.out.write_text(json.dumps({"differences": differences, "runs": runs, "made_by": by}, indent=1) + "\n")
 
