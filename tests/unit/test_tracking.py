@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+import time
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -279,6 +280,18 @@ def wandb_records(path: Path) -> Iterator[Any]:
             whole = b""
 
 
+def whole_wandb_records(path: Path) -> list[Any]:
+    """All records of a finished run: its service closes the file only after ``finish`` has returned."""
+    deadline = time.monotonic() + 30
+    while True:
+        records = list(wandb_records(path))
+        kinds = [record.WhichOneof("record_type") for record in records]
+        if "exit" in kinds:
+            return records
+        assert time.monotonic() < deadline, f"{path.name} ends after {kinds}"
+        time.sleep(0.05)
+
+
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -290,7 +303,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.name for file in files] == [f"run-{run}.wandb"] * 2
     steps = []
     for file in files:
-        records = list(wandb_records(file))
+        records = whole_wandb_records(file)
         history = [{i.key or i.nested_key[0]: i.value_json for i in r.history.item} for r in records if r.history.item]
         steps += [int(h["_step"]) for h in history if "train/loss" in h]
         assert all(json.loads(h["train/loss"]) == METRIC["loss"] for h in history if "train/loss" in h)
