@@ -19,11 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from machine import commit, processor
+from machine import Elapsed, commit, peak_extra_bytes, processor, timed
 from sgsd.scorer.head import token_logps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -116,18 +114,6 @@ class Products:
             torch.mm(logits_NV.t(), self.hidden_ND, out=self.out_VD)
 
 
-@dataclass(frozen=True, slots=True)
-class Elapsed:
-    wall: float
-    processor: float
-
-
-def timed(work: Callable[[], None]) -> Elapsed:
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return Elapsed(time.perf_counter() - wall, time.process_time() - processor)
-
-
 def time_mode(size: Size, mode: str, repetitions: int) -> dict[str, Any]:
     """Interleaved repetitions of one mode."""
     inputs = make_inputs(size, mode)
@@ -144,7 +130,7 @@ def time_mode(size: Size, mode: str, repetitions: int) -> dict[str, Any]:
         rounds.append({})
         for way, work in ways.items():
             clear_gradients(inputs)
-            rounds[-1][way] = timed(work)
+            rounds[-1][way], _ = timed(work)
     return {
         f"{clock}_over_products": ratio_to_products([{w: getattr(e, clock) for w, e in r.items()} for r in rounds])
         for clock in ("wall", "processor")
@@ -157,28 +143,13 @@ def ratio_to_products(rounds: list[dict[str, float]]) -> dict[str, Any]:
     return {"median": statistics.median(ratios), "ratios": ratios, "seconds": samples}
 
 
-def resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (high-water mark) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}")
-
-
 def alone(size: Size, mode: str, way: str) -> dict[str, float]:
-    """One forward and backward in a fresh process: its seconds, and peak resident memory beyond what was resident."""
+    """One forward and backward in a fresh process: its seconds, and peak memory beyond what was held."""
     inputs = make_inputs(size, mode)
     WAYS[way](make_inputs(QUICK, mode))  # loads threads and kernels, which are no tensor memory
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident
-        before = resident_bytes("VmRSS")
-        elapsed = timed(lambda: WAYS[way](inputs))
-        return {"seconds": elapsed.wall, "peak_extra_bytes": resident_bytes("VmHWM") - before}
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    elapsed = timed(lambda: WAYS[way](inputs))
-    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": elapsed.wall, "peak_extra_bytes": extra * unit}
+    taken: list[Elapsed] = []
+    peak = peak_extra_bytes(lambda: taken.append(timed(lambda: WAYS[way](inputs))[0]))
+    return {"seconds": taken[0].wall, "peak_extra_bytes": peak}
 
 
 def in_fresh_process(mode: str, way: str, flags: list[str]) -> dict[str, float]:

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from machine import timed
 from sgsd.bank import make_retriever, pairs_for
 from sgsd.lab.bank import demo_bank
 from sgsd.scorer import Layout, Row, collate, plan_layout
 from sgsd.train import loop, make_config, run_training
 from sgsd.train.data.problems import load_problems
-from step_measure import peak_extra, timed, toy
+from step_measure import peak_extra, toy
 from step_ways import SMALL_SHAPE, Bench, Case, make_bench, ours
 
 # Budgets that the smallest point of a curve already fills: what then grows is not the pass.

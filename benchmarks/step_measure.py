@@ -6,44 +6,25 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from machine import Elapsed, peak_extra_bytes, timed
 from step_ways import Bench, Case, Outcome, Products, Shape, direct, floor, make_bench, ours
 
 WAYS = ("ours", "direct", "floor")
 TOY = Shape(hidden=16, layers=2, heads=2, kv_heads=1, head_dim=8, intermediate=32, vocabulary=1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Elapsed:
-    wall: float
-    processor: float  # of all threads
-
-
 def toy(case: Case) -> Case:
     """The same step in miniature, to see that it runs."""
     lengths = {"max_tokens": 24, "student_prompt": 6, "teacher_prompt": 12, "student_tokens": 64, "teacher_tokens": 96}
     return replace(case, shape=TOY, rollouts=4, teachers=min(case.teachers, 3), lora_rank=4, **lengths)
-
-
-def timed(work: Callable[[], Any]) -> tuple[Elapsed, Any]:
-    _settle()
-    wall, processor = time.perf_counter(), time.process_time()
-    found = work()
-    _settle()
-    return Elapsed(time.perf_counter() - wall, time.process_time() - processor), found
-
-
-def _settle() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def in_turns(bench: Bench, repetitions: int, ways: Sequence[str] = WAYS) -> dict[str, Any]:
@@ -122,7 +103,7 @@ def alone(request: str) -> dict[str, Any]:
     _run(make_bench(toy(case)), asked["way"])  # loads threads and kernels, which are no tensor memory
     bench = make_bench(case)
     try:
-        return {"peak_extra_bytes": _peak(lambda: _run(bench, asked["way"]))}
+        return {"peak_extra_bytes": peak_extra_bytes(lambda: _run(bench, asked["way"]))}
     except torch.OutOfMemoryError:
         return {"peak_extra_bytes": None}
 
@@ -134,22 +115,3 @@ def _run(bench: Bench, way: str) -> None:
         ours(bench)
     else:
         floor(bench, Products(bench))
-
-
-def _peak(work: Callable[[], None]) -> int:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident
-    before = _resident_bytes("VmRSS")
-    work()
-    return _resident_bytes("VmHWM") - before
-
-
-def _resident_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}")

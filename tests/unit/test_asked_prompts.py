@@ -30,7 +30,9 @@ def test_a_prompt_that_is_too_long_with_its_pairs_is_refused_at_the_start(
     short = {"folder": "lab", "max_tokens": with_pairs - 1}
     with monkeypatch.context() as unloaded:
         unloaded.delattr(setup, "load_model")  # nothing is loaded for a run that cannot go on
-        with pytest.raises(UserError, match=r"with its pairs: its prompt has \d+ tokens, more than prompts.max_tokens"):
+        with pytest.raises(
+            UserError, match=r"with its pairs: its prompt has \d+ tokens, .*or show fewer pairs by prompts.unfit: skip"
+        ):
             build_parts(small_config(tmp_path, **SKILLED, prompts=short), Accelerator(cpu=True))
     skipping = small_config(tmp_path, **SKILLED, prompts={**short, "unfit": "skip"})
     parts = build_parts(skipping, Accelerator(cpu=True))

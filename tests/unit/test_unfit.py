@@ -76,7 +76,9 @@ def test_half_a_context_is_none(lab_tokenizer: Any) -> None:
 def test_problems_that_do_not_fit_are_refused_or_left_out(lab_tokenizer: Any) -> None:
     long = Problem("p2", "Addition: " + "1+" * 50 + "1", gold="51")
     made = maker(lab_tokenizer, max_tokens=60)
-    with pytest.raises(UnfitPrompt, match=r"problem p2: its prompt has \d+ tokens.*prompts\.unfit: skip"):
+    with pytest.raises(
+        UnfitPrompt, match=r"problem p2: its prompt has \d+ tokens.*or leave such problems out by prompts\.unfit: skip"
+    ):
         fitting([PROBLEM, long], made, thinking=False, unfit="error")
     kept, reasons = fitting([long, PROBLEM, long], made, thinking=False, unfit="skip")
     assert kept == [PROBLEM]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from sgsd.contexts.blocks import Block, BlockMaker, PairRendering, PairRetrieval
 from sgsd.contexts.prompts import PromptSet, encode_chat
@@ -35,6 +35,7 @@ class PromptMaker:
     prompts: PromptSet
     tokenizer: Any
     max_tokens: int
+    skipping: ClassVar[str] = "leave such problems out"  # what `unfit: skip` does about a student's prompt
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
         """Raises UnfitPrompt, and UserError for text that holds a control token."""
@@ -84,6 +85,7 @@ class InjectingMaker(PromptMaker):
     retrieve: PairRetrieval
     render: PairRendering
     unfit: Unfit = "error"
+    skipping: ClassVar[str] = "show fewer pairs"
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
         """Raises UnfitPrompt, and UserError for a control token."""
@@ -189,7 +191,7 @@ def fitting(
             maker.student(problem, thinking=thinking)
         except UnfitPrompt as error:
             if unfit == "error":
-                raise UnfitPrompt(f"{error}; or leave such problems out by prompts.unfit: skip") from error
+                raise UnfitPrompt(f"{error}; or {maker.skipping} by prompts.unfit: skip") from error
             reasons.append(str(error))
         else:
             kept.append(problem)
