@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -78,3 +79,21 @@ def test_what_the_verifier_is_right_about(part: str) -> None:
 
 def percents(interval: dict[str, float]) -> list[float]:
     return [round(100 * value, 1) for value in interval.values()]
+
+
+def test_other_kernels_for_the_head() -> None:
+    (rows,) = tables("performance.md")["kernel"]
+    found = results("head_kernels_cpu")
+    assert not any(found["worth_using"].values())
+    of = [(name, call) for name in found["calls"]["teacher"] for call in found["calls"]]
+    for cells, (name, call) in zip(rows, of, strict=True):
+        one = found["calls"][call][name]
+        assert cells[0] in ("", name)
+        assert cells[1].startswith({"teacher": "teacher", "student": "student, ad", "trained": "student, all"}[call])
+        ratios = one["over_tiles"]
+        assert figures(cells[2]) == [round(median(ratios), 2)]
+        if name != "tiles":
+            assert figures(cells[3].replace("–", " ")) == [round(min(ratios), 2), round(max(ratios), 2)]
+        assert figures(cells[4].replace(",", "")) == [round(one["peak_extra_bytes"] / 2**20)]
+        errors = [f"{error:.0e}".replace("e-0", "e-") for error in one["errors"].values()]
+        assert [cell for cell in cells[5:] if cell] == errors
