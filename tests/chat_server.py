@@ -89,6 +89,7 @@ class Server(ThreadingHTTPServer):
     calls: list[Call] = field(default_factory=list)
     tries: dict[str, int] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
+    request_queue_size = 128  # of callers at once; one that is not queued asks again a second later
 
     def __post_init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

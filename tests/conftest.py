@@ -15,6 +15,14 @@ import torch
 
 torch.set_num_threads(1)
 
+try:
+    from hypothesis import settings
+except ImportError:  # the environment for vLLM has no need of it
+    pass
+else:
+    settings.register_profile("steady", deadline=None)  # an example is slow where the machine is busy
+    settings.load_profile("steady")
+
 
 @pytest.fixture(scope="session")
 def lab_tokenizer() -> Any:

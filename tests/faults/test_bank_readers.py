@@ -18,7 +18,7 @@ import json, sys, time
 from sgsd.bank import BankStore
 path, until = sys.argv[1], time.time() + float(sys.argv[2])
 seen = {}
-while time.time() < until:
+while time.time() < until or sum(seen.values()) < 3:
     with BankStore(path, read_only=True) as store:
         version = store.snapshot().version
         store.versions(), store.origins()

@@ -83,7 +83,8 @@ def test_a_fault_that_stays_is_named(fault: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("rollout.engine server: while sampling 4 rollouts, a server ")
     assert said in message
-    assert "(2 tries), 0 s into the call; none of the troubles known" in message
+    assert "(2 tries), " in message
+    assert " s into the call; none of the troubles known" in message
     assert message.endswith("go on by --resume")
 
 
@@ -110,21 +111,23 @@ def test_a_server_that_is_not_there_is_waited_for_and_no_longer_than_said(tmp_pa
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])
 def test_a_server_that_is_killed_and_comes_back_has_the_policy_before_it_is_asked(kind: str, tmp_path: Path) -> None:
-    fell = threading.Event()
+    fell, gone = threading.Event(), threading.Event()
 
     def fall(handler: Handler) -> None:
         fell.set()
+        gone.wait(60)  # a call that fails before the server is gone would be tried again at once
         handler.break_off()
 
     with fake_vllm(Once(fall, times=1000)) as first:
-        engine = make(tmp_path, first.url, kind=kind, start=10.0)
+        engine = make(tmp_path, first.url, kind=kind, start=60.0, timeout=120.0)
         done: list[Any] = []
         thread = threading.Thread(target=lambda: done.append(sample(engine)))
         thread.start()
-        assert fell.wait(5)
+        assert fell.wait(60)
         port = first.server_port
+    gone.set()
     with fake_vllm(port=port) as second:
-        thread.join(10)
+        thread.join(120)
         assert done == [expected(1)]
         asked = second.asked("/v1/load_lora_adapter") + second.asked("/collective_rpc")
         assert len(asked) == 1

@@ -147,15 +147,16 @@ def test_a_lost_engine_is_started_again_with_the_same_weights(trouble: str, make
         ("fail! 2", "it failed with RuntimeError: out of memory, or so (2 tries)"),
         ("hang! 2", "it said nothing for 0.5 s (2 tries)"),
         ("hang! 1", "while taking over the weights it said nothing for"),
-        ("sleepless!", "while taking over the weights it said nothing for 0.5 s"),
+        ("sleepless!", "while taking over the weights it said nothing for 3 s"),
     ],
 )
 def test_what_goes_on_failing_is_named_and_in_time(trouble: str, said: str, make: Make, tmp_path: Path) -> None:
-    engine = make(trouble, silence=0.5, start=0.5 if trouble != "die! 2" else 20.0, retries=1)
+    limits = {"hang! 1": 0.5, "sleepless!": 3.0}  # of a start that never ends; all others must get through it
+    engine = make(trouble, silence=0.5, start=limits.get(trouble, 20.0), retries=1)
     begun = time.monotonic()
     with pytest.raises(EngineError) as caught:
         sample(engine)  # with a sync before it
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60
     message = str(caught.value)
     assert message.startswith("rollout.engine vllm: ")
     assert said in message

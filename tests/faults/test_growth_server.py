@@ -145,7 +145,7 @@ def test_every_fault_is_survived_and_counted_and_its_answer_used(prompts: Prompt
         found = desk.ask(requests)
         calls = len(server.calls)
         again = Desk(writer, prompts, cache).ask(requests[: copies * len(FAULTS)])
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 60
     usable = used = 0
     for name, reading in zip(names, found):
         if name in FAULTS:
@@ -256,7 +256,7 @@ def test_a_dead_server_is_left_early_and_without_waiting(prompts: PromptSet) -> 
         began = time.perf_counter()
         with pytest.raises(WriterError, match=r"no answer within 0.5 s"):
             Desk(writer, prompts).ask(many)
-        assert time.perf_counter() - began < 3
+        assert time.perf_counter() - began < 20  # all of them would take 64 s
     assert len(server.calls) <= 16
     nobody = ServerSettings("m", server.url, pause=0.01, retries=1)  # the server above is gone
     with ServerWriter(nobody) as writer, pytest.raises(WriterError, match=r"no connection \(ConnectError\)"):
@@ -270,10 +270,25 @@ def test_nobody_goes_on_asking_after_the_end(prompts: PromptSet) -> None:
     with serving(mixed) as server, writer_for(server, retries=50, pause=0.1, concurrency=20) as writer:
         with pytest.raises(WriterError, match="failed 5 of 20 requests"):
             Desk(writer, prompts).ask([ask_for(str(n)) for n in range(20)])
-        time.sleep(0.3)  # what was under way comes to its end
+        deadline = time.monotonic() + 60
+        while any(thread.name.startswith("writer") for thread in threading.enumerate()):
+            assert time.monotonic() < deadline, "what was under way never came to its end"
+            time.sleep(0.01)
         calls = len(server.calls)
         time.sleep(0.5)
         assert len(server.calls) == calls
+
+
+def test_no_more_is_asked_before_an_answer_was_kept() -> None:
+    """So a kill loses what is under way, and nothing beyond it."""
+    with serving(always(lambda h: h.say(answer()))) as server, writer_for(server, concurrency=2) as writer:
+        answers = writer.write([ask_for(str(n)) for n in range(20)])
+        for kept in range(5):
+            next(answers)
+            time.sleep(0.1)
+            assert len(server.calls) <= kept + 2
+        assert len(list(answers)) == 15
+        assert len(server.calls) == 20
 
 
 def test_calls_are_as_many_at_a_time_as_was_said(prompts: PromptSet) -> None:

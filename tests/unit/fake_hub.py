@@ -96,7 +96,10 @@ def running_hub() -> Iterator[Hub]:
         def log_message(self, *args: Any) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # of callers at once; one that is not queued asks again a second later
+
+    server = Server(("127.0.0.1", 0), Handler)
 
     def shut_down() -> None:
         server.shutdown()

@@ -155,25 +155,27 @@ def test_it_samples_in_the_background_from_the_weights_of_its_sync(tmp_path: Pat
 
 
 def test_closing_ends_what_is_asked_in_the_background(tmp_path: Path) -> None:
-    closed = threading.Event()
+    asked, closed = threading.Event(), threading.Event()
 
     def fail(handler: Any, path: str, body: dict[str, Any]) -> bool:
         if path == "/v1/completions" and body["max_tokens"] > 4:
-            closed.wait(5)
+            asked.set()
+            closed.wait(60)
             handler.break_off()
             return True
         return False
 
     with fake_vllm() as server:
-        engine = make(tmp_path, server.url)
+        engine = make(tmp_path, server.url, timeout=120.0)
         background = BackgroundEngine(engine)
         background.sync()
         server.script = fail
         background.begin(PROMPTS, INDICES, Sampling(max_tokens=8, top_k=3), seed=5)
+        assert asked.wait(60)
         background.close()
         loads = len(server.asked("/v1/load_lora_adapter"))
         closed.set()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not engine.recoveries and time.monotonic() < deadline:
             time.sleep(0.01)
         assert engine.recoveries == 1

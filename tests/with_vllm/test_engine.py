@@ -124,7 +124,7 @@ def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Parts, blow:
     assert engine.pid != pid
     assert [c.token_ids for c in done] == [c.token_ids for c in whole]
     assert gap(parts, done) < ROUNDING
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 360  # a start of vLLM is in it
 
 
 def test_a_cold_start_samples_from_the_model_as_it_is(tmp_path: Path) -> None:

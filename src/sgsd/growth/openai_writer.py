@@ -7,8 +7,9 @@ import random
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -69,12 +70,19 @@ class ServerWriter:
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="writer")
         stop = threading.Event()
+        waiting = iter(enumerate(requests))
+        under_way: dict[Future[Written | Failed], int] = {}
+
+        def ask(amount: int) -> None:
+            for position, request in islice(waiting, amount):
+                under_way[pool.submit(self._ask, request, stop)] = position
+
         try:
-            futures: dict[Future[Written | Failed], int] = {
-                pool.submit(self._ask, request, stop): position for position, request in enumerate(requests)
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            ask(self.settings.concurrency)
+            while under_way:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(future), future.result()
+                    ask(1)  # not before the answer was kept: a kill loses what is under way, and nothing beyond it
         finally:  # also where the reader of these answers has had enough: calls under way are not waited for
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

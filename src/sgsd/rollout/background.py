@@ -73,12 +73,12 @@ class BackgroundEngine:
 
     def close(self) -> None:
         """End the engine, and with it what it may still be sampling."""
+        if self._thread is not None:
+            self._thread.terminate()  # first: what no thread has taken up yet would begin on an engine that was ended
+            self._thread = None
+        self._begun = None
         close: Any = getattr(self.engine, "close", lambda: None)
         close()
-        self._begun = None
-        if self._thread is not None:
-            self._thread.terminate()
-            self._thread = None
 
 
 def _request(prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, seed: int) -> _Request:
