@@ -15,9 +15,9 @@ import torch
 
 from resumable import METHODS, assert_same_bits, final_state, leftovers, lines, only, steps_done, stop_in
 from runs import quiet, run_small, small_config
+from sgsd.checkpoint import saving as checkpoint
+from sgsd.checkpoint.saving import MANIFEST, checkpoints, damage
 from sgsd.train import loop, run_training
-from sgsd.train.resume import checkpoint
-from sgsd.train.resume.checkpoint import MANIFEST, checkpoints, damage
 from sgsd.types import Status, UserError, Verdict
 
 EACH_STEP = {"every": 1, "keep": 9}
@@ -71,7 +71,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
 def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
-    from sgsd.train.resume.checkpoint import stateful_tensors
+    from sgsd.checkpoint.saving import stateful_tensors
     from sgsd.train.setup import build_parts
 
     parts = build_parts(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())
@@ -187,13 +187,13 @@ def test_a_second_stop_before_the_update_keeps_what_there_is(tmp_path: Path, mon
     parts = run_small(tmp_path / "parts", steps=2)
     before = all_files(parts / "checkpoints")
     monkeypatch.undo()
-    plain = loop.prove_sampler
+    plain = loop.check_sampler
 
     def stopping(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         plain(*arguments)
 
-    monkeypatch.setattr(loop, "prove_sampler", stopping)
+    monkeypatch.setattr(loop, "check_sampler", stopping)
     run_small(parts, steps=2, resume=True)
     assert steps_done(parts) == [1]
     assert all_files(parts / "checkpoints") == before

@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import LORA, run_small
-from sgsd.train.records.files import Records
+from sgsd.records.run_files import Records
 
 FILE = Path(__file__).with_name("losses.json")
 RUNS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, life_of
-from sgsd.bank import fork as fork_module
+from sgsd.bank import branch as fork_module
 from sgsd.types import Mistake, Skill, UserError
 
 ONE = Bank((Skill("a", "t", "p", "w"), Skill("b", "t", "p", "w")), (Mistake("m", "d", "w", "h"),), {"source": "one"})

@@ -13,10 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.records.files import FILES, Records, write_atomic
-from sgsd.train.resume import checkpoint
-from sgsd.train.resume.checkpoint import (
+from sgsd.checkpoint import saving as checkpoint
+from sgsd.checkpoint.saving import (
     MANIFEST,
     Position,
     checkpoints,
@@ -26,6 +24,8 @@ from sgsd.train.resume.checkpoint import (
     save_checkpoint,
     stateful_tensors,
 )
+from sgsd.records.run_files import FILES, Records, write_atomic
+from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
 FILES_OF_ONE = ("weights.safetensors", "optimizer.pt", "position.json", MANIFEST)
@@ -295,7 +295,7 @@ from torch import nn
 package = types.ModuleType("sgsd.train")  # its own __init__ loads transformers, which takes seconds
 package.__path__ = [sys.argv[2]]
 sys.modules["sgsd.train"] = package
-from sgsd.train.resume.checkpoint import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
+from sgsd.checkpoint.saving import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 root, delays, torn, reached = Path(sys.argv[1]), random.Random(0), 0, 0
@@ -369,7 +369,7 @@ def test_a_line_is_what_ends_with_a_newline(separator: str, tmp_path: Path) -> N
 def test_a_checkpoint_counts_only_on_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut the records must not be shorter than the checkpoint, which is synced, says."""
     records, synced = Records(tmp_path), set()
-    monkeypatch.setattr("sgsd.train.records.files.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr("sgsd.records.run_files.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     for name in ("metrics", "rollouts"):
         records.write(name, {"step": 1})
     records.offsets()

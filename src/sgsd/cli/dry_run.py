@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sgsd.cli.words import count_words
-from sgsd.method.context import Answer
+from sgsd.cli.formatting import count_words
+from sgsd.config.run_config import RunConfig
+from sgsd.distributed.launcher import make_accelerator
+from sgsd.distributed.processes import check_processes
+from sgsd.methods.context import Answer
 from sgsd.plan.arithmetic import Lengths
 from sgsd.plan.memory import Memory
 from sgsd.plan.meta_pass import Ghost
-from sgsd.train.config import RunConfig
+from sgsd.records.tracking import check_tracker
 from sgsd.train.contexts.pools import make_foreseen, sampled_kinds
-from sgsd.train.launch.make import make_accelerator
-from sgsd.train.launch.processes import check_processes
-from sgsd.train.records.tracking import check_tracker
-from sgsd.train.resume.start import check_folder
+from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.grader import gold_text
@@ -62,8 +62,10 @@ def table_rows(parts: Parts) -> dict[str, str]:
     if answer is not None and answer.show != "answer":
         rows["with a solution"] = with_solutions(parts)
     thinking = config.prompts.student_thinking
-    asked = problems if parts.asker is parts.maker else problems[:TEACHER_PROBLEMS]  # retrieving for all takes long
-    students = [len(parts.asker.student(problem, thinking=thinking)) for problem in asked]
+    asked = (
+        problems if parts.train_prompts is parts.maker else problems[:TEACHER_PROBLEMS]
+    )  # retrieving for all takes long
+    students = [len(parts.train_prompts.student(problem, thinking=thinking)) for problem in asked]
     bank = None if parts.bank is None else parts.bank.current
     foreseen = make_foreseen(config, parts.method, parts.maker, bank, problems)
     views = [view for pool in foreseen.views(problems[:TEACHER_PROBLEMS]) for view in pool]
@@ -191,12 +193,12 @@ def memory(parts: Parts, students: Sequence[int], teachers: Sequence[int]) -> Me
     """At the worst moment, if completions are as long as they may be and prompts as long as the longest of these."""
     longest = parts.config.sampling.max_tokens
     lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
-    launch, processes = parts.launch, parts.accelerator.num_processes
+    strategy, processes = parts.strategy, parts.accelerator.num_processes
     return Memory.of(
         Ghost.of(parts.config),
         lengths,
         processes=processes,
-        in_parts=launch.in_parts,
+        in_parts=strategy.in_parts,
         device=parts.accelerator.device.type,
     )
 

@@ -15,27 +15,27 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from sgsd.contexts import PromptMaker, load_prompts
-from sgsd.method import Method
-from sgsd.method.context import Context, OtherProblem, Shuffled, WrongAnswer
+from sgsd.config.run_config import RunConfig, make_config
+from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.distributed.launcher import make_strategy
+from sgsd.distributed.replicated import Strategy
+from sgsd.methods import Method
+from sgsd.methods.context import Context, OtherProblem, Shuffled, WrongAnswer
+from sgsd.records.metrics import StepMetrics
+from sgsd.records.run_files import Records, write_atomic
 from sgsd.rollout import TransformersEngine
-from sgsd.scorer import Pack, Scorer
+from sgsd.scorer import PackedBatch, Scorer
 from sgsd.train.batch import Batch, with_contexts
-from sgsd.train.books import NAME, Books, read_ledger
-from sgsd.train.config import RunConfig, make_config
 from sgsd.train.contexts.controls import make_nulls
 from sgsd.train.contexts.pools import make_provider
-from sgsd.train.launch.make import make_launch
-from sgsd.train.launch.whole import Launch
-from sgsd.train.passes import in_passes
-from sgsd.train.records.files import Records, write_atomic
-from sgsd.train.records.metrics import StepMetrics
+from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
+from sgsd.train.microbatch import run_microbatches
 from sgsd.train.setup import (
     Parts,
-    check_launch,
+    check_strategy,
+    find_ignored_token_ids,
     load_bank_for,
     make_verifier,
-    silent_token_ids,
     warn_of_template,
 )
 from sgsd.train.step import (
@@ -47,7 +47,7 @@ from sgsd.train.step import (
     score_teachers,
     sightings,
 )
-from sgsd.train.teachers import TeacherKeeper, frozen_copy, teacher_weights
+from sgsd.train.teachers import TeacherUpdater, frozen_copy, teacher_weights
 from sgsd.types import Problem, Rollout, UserError, Verdict
 
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
@@ -121,7 +121,7 @@ class JudgingPasses:
     details: list[Detail] = field(default_factory=list)
     metrics: StepMetrics = field(default_factory=StepMetrics)
 
-    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+    def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         parts, used = self.parts, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
         evidence = gather_evidence(
@@ -133,7 +133,7 @@ class JudgingPasses:
             self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
 
 
-class Borrowed(Launch):
+class Borrowed(Strategy):
     """Weights and gradients that another trainer looks after."""
 
     def forget_gradient(self) -> None:
@@ -154,16 +154,16 @@ class Judge:
             UserError: something the configuration names is missing or does not fit, or a launch that shards weights.
         """
         method = config.build_method()
-        check_launch(config, method, accelerator)
-        if (theirs := make_launch(accelerator)).in_parts:
+        check_strategy(config, method, accelerator)
+        if (theirs := make_strategy(accelerator)).in_parts:
             raise UserError(
                 f"accelerate: {theirs.kind} holds weights in parts; a judge needs a launch that keeps them whole"
             )
         bank = load_bank_for(config, method)
-        maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+        maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
         warn_of_template(config, method, tokenizer)
-        books = Books(accelerator, Records(config.folder))
-        provider = make_provider(config, method, maker, bank, lambda: books.ledger)
+        evidence_log = EvidenceLog(accelerator, Records(config.folder))
+        provider = make_provider(config, method, maker, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
         nobodys: Any = None  # the other trainer's own
         return cls(
@@ -171,7 +171,7 @@ class Judge:
                 config=config,
                 method=method,
                 accelerator=accelerator,
-                launch=Borrowed(accelerator),
+                strategy=Borrowed(accelerator),
                 scorer=scorer,
                 optimizer=nobodys,
                 tokenizer=tokenizer,
@@ -181,11 +181,11 @@ class Judge:
                 provider=provider,
                 nulls=make_nulls(method, provider, config.prompts.folder),
                 problems=(),
-                keeper=TeacherKeeper(method.teacher, config.teacher, model, scorer.teacher_copy),
+                teacher_updater=TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy),
                 evaluator=None,
                 bank=None,
-                books=books,
-                silent_ids=silent_token_ids(tokenizer) | engine.end_ids,
+                evidence_log=evidence_log,
+                ignored_token_ids=find_ignored_token_ids(tokenizer) | engine.end_ids,
             ),
             engine.end_ids,
         )
@@ -215,9 +215,9 @@ class Judge:
         def begin() -> JudgingPasses:
             return JudgingPasses(parts, batch, taught, masks, outcome_B, advantages_B)
 
-        done = in_passes(parts, "student", rows, rows[0], begin)
+        done = run_microbatches(parts, "student", rows, rows[0], begin)
         details = sorted(done.details, key=lambda detail: detail.position)
-        parts.books.after_step(step, sightings(batch, details))
+        parts.evidence_log.after_step(step, sightings(batch, details))
         done.metrics.add_rollouts(rollouts, verdicts)
         numbers = done.metrics.finish(parts.all_sum, parts.largest)
         said = {name: value for name, value in numbers.items() if name not in TRAINERS_OWN}
@@ -229,7 +229,7 @@ class Judge:
         Raises:
             UserError: the folder has another run's, or the teacher's weights would have to be read back as well.
         """
-        parts, records = self.parts, self.parts.books.records
+        parts, records = self.parts, self.parts.evidence_log.records
         if step and parts.method.teacher in ("ema", "periodic"):
             raise UserError(
                 f"method.teacher: a teacher of kind {parts.method.teacher} is in no checkpoint of another trainer;"
@@ -239,7 +239,7 @@ class Judge:
         if lines and not step:
             raise UserError(f"{records.path(NAME)}: is of another run; give another output folder, or resume that run")
         kept = [line for line in lines if line["step"] <= step]
-        parts.books.ledger = read_ledger(kept)
+        parts.evidence_log.ledger = read_ledger(kept)
         parts.accelerator.wait_for_everyone()
         if parts.accelerator.is_main_process:
             records.folder.mkdir(parents=True, exist_ok=True)

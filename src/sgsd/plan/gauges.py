@@ -15,7 +15,7 @@ import torch
 
 from sgsd.plan.arithmetic import Lengths
 from sgsd.rollout import Engine, Sampling
-from sgsd.scorer import Pack, Role
+from sgsd.scorer import PackedBatch, Role
 from sgsd.train.setup import Parts
 from sgsd.types import Completion
 
@@ -104,7 +104,7 @@ class PassWatch:
     tokens: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
     completion: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
 
-    def __call__(self, module: Any, args: tuple[Pack, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: Any, args: tuple[PackedBatch, ...], kwargs: dict[str, Any]) -> None:
         pack, role = args[0], kwargs.get("role", "student")
         rows = pack.completion_BT.shape[0]
         self.rows[role] += rows

@@ -13,20 +13,20 @@ from statistics import fmean, linear_regression
 from tempfile import mkdtemp
 from typing import Any
 
+from sgsd.checkpoint.saving import Position, checkpoints
+from sgsd.config.run_config import RunConfig
+from sgsd.config.sections import CheckpointConfig, TrackConfig
+from sgsd.distributed.launcher import make_accelerator
+from sgsd.distributed.processes import check_processes, from_first
 from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
 from sgsd.plan.estimate import evaluations
 from sgsd.plan.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
 from sgsd.plan.meta_pass import Ghost
+from sgsd.records.run_files import Records
 from sgsd.rollout import BackgroundEngine
-from sgsd.train.config import RunConfig
 from sgsd.train.engines import close_engine
-from sgsd.train.launch.make import make_accelerator
-from sgsd.train.launch.processes import check_processes, from_first
 from sgsd.train.loop import train
-from sgsd.train.records.files import Records
-from sgsd.train.resume.checkpoint import Position, checkpoints
-from sgsd.train.resume.start import Start, begin
-from sgsd.train.sections import CheckpointConfig, TrackConfig
+from sgsd.train.resume_run import Start, begin
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import UserError
 

@@ -14,15 +14,16 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from sgsd.report import accuracy, figures, rollouts
-from sgsd.report.bank import bank_part
+from sgsd.report import accuracy, figures
+from sgsd.report import rollout_section as rollouts
+from sgsd.report.bank_section import bank_part
 from sgsd.report.curves import finite_mean, finite_sum, points_of
 from sgsd.report.figures import HALF, Curve, Figure
-from sgsd.report.guards import ended, watch_words
+from sgsd.report.guard_section import ended, watch_words
 from sgsd.report.headline import caution, compare, headline, main_split, spoken, state
+from sgsd.report.labels import duration, number, plain, visible
 from sgsd.report.read import read_run
 from sgsd.report.values import Run
-from sgsd.report.words import duration, number, plain, visible
 from sgsd.types import UserError
 
 STYLE, SCRIPT = "report.css", "report.js"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sgsd.contexts import Graded, pools_for
+from sgsd.data.problems import problem_at
 from sgsd.rollout import Sampling
 from sgsd.scorer import Row
 from sgsd.train.contexts.off_policy import by_reference, reference_completion
-from sgsd.train.data.problems import problem_at
 from sgsd.train.setup import Parts
 from sgsd.types import Completion, Problem, Rollout, TeacherView, Verdict
 
@@ -90,7 +90,7 @@ def questions(parts: Parts, step: int) -> list[Question]:
     asked: list[Question] = []
     for group in ((step - 1) * groups + j for j in mine):
         problem = problem_at(parts.problems, group, parts.config.seed)
-        prompt_ids = parts.asker.student(problem, thinking=thinking)
+        prompt_ids = parts.train_prompts.student(problem, thinking=thinking)
         asked += [Question(group * size + i, group, problem, prompt_ids) for i in range(size)]
     return asked
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sgsd.train.config import RunConfig
-from sgsd.train.launch.processes import from_first
-from sgsd.train.records.files import Records
+from sgsd.config.run_config import RunConfig
+from sgsd.distributed.processes import from_first
+from sgsd.records.run_files import Records
 from sgsd.train.setup import Parts
 
 

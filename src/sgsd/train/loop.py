@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from sgsd.checkpoint.pending import Pending, shard_files
+from sgsd.checkpoint.saving import Position, save_checkpoint
+from sgsd.config.run_config import RunConfig
+from sgsd.distributed.processes import from_first
+from sgsd.records.metrics import StepMetrics, rollout_record
+from sgsd.records.monitor import Monitor, tell
+from sgsd.records.run_files import Records
+from sgsd.records.style import StyleTokens
+from sgsd.records.timing import Clock, StopRequest, listen_for_stop, throughput
 from sgsd.scorer.module import causal_lm
-from sgsd.train.ahead import STALENESS, Ahead
+from sgsd.train.bank_upkeep import Upkeep
 from sgsd.train.batch import Batch, sample, verify, with_contexts
-from sgsd.train.config import RunConfig
-from sgsd.train.gap import StaleSamplerError, draws_dropout
-from sgsd.train.growing.upkeep import Upkeep
+from sgsd.train.consistency import CANARY, check_sampler, take_canary
 from sgsd.train.held_out import evaluate, evaluated, evaluation_due
-from sgsd.train.launch.processes import from_first
-from sgsd.train.records.clock import Clock, StopRequest, listen_for_stop, throughput
-from sgsd.train.records.files import Records
-from sgsd.train.records.metrics import StepMetrics, rollout_record
-from sgsd.train.records.style import StyleTokens
-from sgsd.train.records.watch import Watch, tell
-from sgsd.train.resume.checkpoint import Position, save_checkpoint
-from sgsd.train.resume.pending import Pending, shard_files
-from sgsd.train.resume.proof import CANARY, prove_sampler, take_canary
-from sgsd.train.resume.start import Start
+from sgsd.train.prefetch import STALENESS, RolloutPrefetcher
+from sgsd.train.resume_run import Start
+from sgsd.train.sampler_mismatch import StaleSamplerError, draws_dropout
 from sgsd.train.setup import Parts
 from sgsd.train.step import Detail, NonFiniteError, score_teachers, sightings, update
 from sgsd.types import UserError
@@ -37,7 +37,7 @@ OnStep = Callable[[dict[str, Any], dict[str, Any]], None]
 
 def train(parts: Parts, records: Records, start: Start, on_step: OnStep) -> Position:
     """Steps to the end, or to where a person or a guard asks for a stop; the position reached is saved."""
-    parts.books.open()
+    parts.evidence_log.open()
     with listen_for_stop() as stop:
         session = Session(parts, records, start, on_step, stop)
         session.catch_up()
@@ -53,8 +53,8 @@ class Session:
     def __init__(self, parts: Parts, records: Records, start: Start, on_step: OnStep, stop: StopRequest) -> None:
         self.parts, self.records, self.on_step, self.stop = parts, records, on_step, stop
         self.config, self.start, self.position, self.pending = parts.config, start, start.position, start.pending
-        self.ahead, self.upkeep = Ahead.configured(parts), Upkeep(parts, records)
-        self.watch = Watch(self.config.guards, from_first(parts.accelerator, lambda: records.read("metrics")))
+        self.ahead, self.upkeep = RolloutPrefetcher.configured(parts), Upkeep(parts, records)
+        self.watch = Monitor(self.config.guards, from_first(parts.accelerator, lambda: records.read("metrics")))
         self.style = StyleTokens(parts.tokenizer)
         self.vocabulary: int = causal_lm(parts.bare_scorer.model).config.get_text_config().vocab_size
         self.dropout, self.proven = draws_dropout(parts.bare_scorer.model), False
@@ -88,9 +88,9 @@ class Session:
                     details = update(parts, batch, taught, metrics, lr)
             except NonFiniteError as error:
                 raise NonFiniteError(f"step {step}: {error}; the last checkpoint is untouched") from error
-            parts.keeper.after_step(step)
+            parts.teacher_updater.after_step(step)
         with clock.phase("bank"):
-            parts.books.after_step(step, sightings(batch, details))
+            parts.evidence_log.after_step(step, sightings(batch, details))
             self.upkeep.after_step(step, batch.rollouts, batch.verdicts)
         if self.ahead is not None and (evaluation_due(self.config, step) or checkpoint_due(self.config, step)):
             with clock.phase("sample"):
@@ -104,7 +104,7 @@ class Session:
             clock.seconds.update(self.pending.seconds)
         batch = collect(self.parts, step, self.pending, clock, self.ahead)
         if not self.proven or self.dropout:
-            prove_sampler(self.parts, batch)
+            check_sampler(self.parts, batch)
             self.proven = self.pending is None  # what another session sampled says nothing of this one's engine
         return batch
 
@@ -173,7 +173,7 @@ class Session:
         beside = {CANARY: take_canary(parts, self.batch), **shards}
         root = self.config.folder / "checkpoints"
         save_checkpoint(
-            root, reached, parts.bare_scorer, parts.optimizer, keep=saving.keep, beside=beside, launch=parts.launch
+            root, reached, parts.bare_scorer, parts.optimizer, keep=saving.keep, beside=beside, strategy=parts.strategy
         )
         parts.accelerator.wait_for_everyone()
         self.position = reached
@@ -196,7 +196,9 @@ def checkpoint_due(config: RunConfig, step: int) -> bool:
     return step == config.steps or (every > 0 and step % every == 0)
 
 
-def collect(parts: Parts, step: int, pending: Pending | None, clock: Clock, ahead: Ahead | None = None) -> Batch:
+def collect(
+    parts: Parts, step: int, pending: Pending | None, clock: Clock, ahead: RolloutPrefetcher | None = None
+) -> Batch:
     """Rollouts, what the verifier says of them (both may have been kept), and the prompts of their teachers."""
     rollouts, verdicts, staleness = None, None, 0
     with clock.phase("sample"):

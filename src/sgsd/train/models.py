@@ -19,9 +19,9 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sgsd.method import Method
+from sgsd.config.sections import LoraConfig, ModelConfig
+from sgsd.methods import Method
 from sgsd.scorer import TEACHER_ADAPTER, Scorer
-from sgsd.train.sections import LoraConfig, ModelConfig
 from sgsd.train.teachers import blend_lora, frozen_copy, lora_layers, teacher_rank, teacher_weights
 from sgsd.types import UserError
 

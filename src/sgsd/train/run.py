@@ -14,19 +14,19 @@ import torch
 from rich.console import Console
 
 import sgsd
-from sgsd.train.config import RunConfig
+from sgsd.config.run_config import RunConfig
+from sgsd.distributed.launcher import make_accelerator
+from sgsd.distributed.processes import check_processes
+from sgsd.hub.export import save_model, tell_vllm_remarks
+from sgsd.records.live_view import LiveView
+from sgsd.records.monitor import fired
+from sgsd.records.run_files import Records, write_atomic
+from sgsd.records.tracking import check_tracker, tracked
 from sgsd.train.engines import close_engine
 from sgsd.train.held_out import evaluate, evaluated
-from sgsd.train.launch.make import make_accelerator
-from sgsd.train.launch.processes import check_processes
 from sgsd.train.loop import train
 from sgsd.train.models import weights_hash
-from sgsd.train.publish.model import save_model, tell_vllm_remarks
-from sgsd.train.records.files import Records, write_atomic
-from sgsd.train.records.tracking import check_tracker, tracked
-from sgsd.train.records.view import LiveView
-from sgsd.train.records.watch import fired
-from sgsd.train.resume.start import begin, check_folder, restore
+from sgsd.train.resume_run import begin, check_folder, restore
 from sgsd.train.setup import Parts, build_parts
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
@@ -72,9 +72,9 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
         if parts.evaluator is not None and config.steps > 0:
             console.print("Measuring the trained model on the same problems …")
             evaluate(parts, records, config.steps)
-        weights = parts.launch.whole_state(parts.bare_scorer.model)
+        weights = parts.strategy.whole_state(parts.bare_scorer.model)
         if main:
-            parts.books.close()
+            parts.evidence_log.close()
             records.path("metrics").touch()  # a run without a step is a run as well, and has a report
             result = summary(parts, records, seconds, command)
             shown = config.model_dump(mode="json")

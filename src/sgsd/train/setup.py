@@ -17,35 +17,35 @@ from sgsd.bank import (
     Bank,
     open_bank,
 )
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts import (
     AnyProvider,
     NoContextProvider,
-    PromptMaker,
+    PromptBuilder,
     fitting,
     load_prompts,
     thinking_mode,
 )
+from sgsd.data.problems import load_problems
+from sgsd.distributed.launcher import make_strategy
+from sgsd.distributed.processes import from_first
+from sgsd.distributed.replicated import Strategy
 from sgsd.evaluate import Evaluator
-from sgsd.method import Method
+from sgsd.hub.public import is_hub_name
+from sgsd.methods import Method
+from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
-from sgsd.train.books import Books
-from sgsd.train.config import RunConfig
 from sgsd.train.contexts.controls import make_nulls
 from sgsd.train.contexts.critic import WriterCritic, make_critic
 from sgsd.train.contexts.off_policy import check_solutions
-from sgsd.train.contexts.pools import made_of_rollouts, make_asker, make_examiner, make_provider
-from sgsd.train.data.problems import load_problems
+from sgsd.train.contexts.pools import made_of_rollouts, make_eval_prompts, make_provider, make_train_prompts
 from sgsd.train.engines import make_engine
-from sgsd.train.launch.make import make_launch
-from sgsd.train.launch.processes import from_first
-from sgsd.train.launch.whole import Launch
+from sgsd.train.evidence_log import EvidenceLog
+from sgsd.train.microbatch import Budgets, warmup
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
-from sgsd.train.passes import Budgets, rehearse
-from sgsd.train.publish.public import is_hub_name
-from sgsd.train.records.files import Records
 from sgsd.train.run_bank import STORE, RunBank
-from sgsd.train.teachers import TeacherKeeper
+from sgsd.train.teachers import TeacherUpdater
 from sgsd.types import Problem, UserError
 from sgsd.verify import Verifier, load_verifier
 
@@ -62,23 +62,25 @@ class Parts:
     tokenizer: Any
     engine: Engine
     verifier: Verifier
-    maker: PromptMaker
+    maker: PromptBuilder
     provider: AnyProvider
     problems: Sequence[Problem]
-    keeper: TeacherKeeper
+    teacher_updater: TeacherUpdater
     evaluator: Evaluator | None
     bank: RunBank | None
-    books: Books
-    silent_ids: frozenset[int]
+    evidence_log: EvidenceLog
+    ignored_token_ids: frozenset[int]
     nulls: AnyProvider | None = None  # of the null teacher, where the stance is a contrast to one
     skipped_problems: int = 0  # left out because the student's prompt does not fit
-    launch: Launch = field(default_factory=Launch)
+    strategy: Strategy = field(default_factory=Strategy)
     critic: WriterCritic | None = None  # where teachers are shown its words
-    asker: PromptMaker = field(init=False)  # words the prompts of the student that trains: `maker`, or with pairs
+    train_prompts: PromptBuilder = field(
+        init=False
+    )  # words the prompts of the student that trains: `maker`, or with pairs
     budgets: Budgets = field(init=False)  # of passes; a process that runs out of memory halves them for all
 
     def __post_init__(self) -> None:
-        self.asker = self.maker
+        self.train_prompts = self.maker
         self.budgets = Budgets(self.config.compute.student_tokens, self.config.compute.teacher_tokens)
 
     @property
@@ -92,7 +94,7 @@ class Parts:
     def token_mask(self, token_ids: Sequence[int]) -> Tensor:
         """Which tokens the loss is of: all, or all but special ones, think tags and runs of newlines."""
         every = self.method.tokens == "all"
-        return torch.tensor([every or token not in self.silent_ids for token in token_ids])
+        return torch.tensor([every or token not in self.ignored_token_ids for token in token_ids])
 
     def all_sum(self, value: Any) -> Any:
         tensor = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device)
@@ -112,7 +114,7 @@ class Parts:
 
     def follow_bank(self) -> None:
         """Make contexts from what the bank holds now."""
-        bank, ledger = self.bank.current if self.bank else None, lambda: self.books.ledger
+        bank, ledger = self.bank.current if self.bank else None, lambda: self.evidence_log.ledger
         self.provider = make_provider(
             self.config,
             self.method,
@@ -124,9 +126,9 @@ class Parts:
             critic=self.critic,
         )
         self.nulls = make_nulls(self.method, self.provider, self.config.prompts.folder)
-        self.asker = make_asker(self.config, self.method, self.maker, bank, ledger)
+        self.train_prompts = make_train_prompts(self.config, self.method, self.maker, bank, ledger)
         if self.evaluator is not None:
-            self.evaluator = replace(self.evaluator, maker=make_examiner(self.config, self.maker, bank, ledger))
+            self.evaluator = replace(self.evaluator, maker=make_eval_prompts(self.config, self.maker, bank, ledger))
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
@@ -138,18 +140,18 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     method = config.build_method()
-    launch = make_launch(accelerator)
-    check_launch(config, method, accelerator)
+    strategy = make_strategy(accelerator)
+    check_strategy(config, method, accelerator)
     warn_of_moving_names(config)
     # What is quick to check comes first: a missing file should not wait for a model.
     problems = load_problems(config.data)
     bank = from_first(accelerator, lambda: load_bank_for(config, method))
     tokenizer = load_tokenizer(config.model)
-    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     warn_of_template(config, method, tokenizer)
-    usable = usable_problems(config, make_asker(config, method, maker, bank), problems)
+    usable = usable_problems(config, make_train_prompts(config, method, maker, bank), problems)
     check_solutions(method, usable, maker.control_tokens)
-    books = Books(accelerator, Records(config.folder))
+    evidence_log = EvidenceLog(accelerator, Records(config.folder))
     verifier = make_verifier(config)
     model = load_model(config.model)
     check_vocabulary(model, tokenizer)
@@ -158,16 +160,16 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
     trained = [p for p in scorer.parameters() if p.requires_grad]
     o = config.optimizer
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-    keeper = TeacherKeeper(method.teacher, config.teacher, scorer.model, scorer.teacher_copy, launch)
+    teacher_updater = TeacherUpdater(method.teacher, config.teacher, scorer.model, scorer.teacher_copy, strategy)
     sampler = scorer.model
-    scorer, optimizer = launch.prepare(scorer, optimizer, config.model, o)
+    scorer, optimizer = strategy.prepare(scorer, optimizer, config.model, o)
     own = TransformersEngine(sampler, tokenizer, token_budget=config.compute.rollout_tokens)
-    engine = make_engine(config, accelerator, launch, sampler, own)
+    engine = make_engine(config, accelerator, strategy, sampler, own)
     parts = Parts(
         config=config,
         method=method,
         accelerator=accelerator,
-        launch=launch,
+        strategy=strategy,
         scorer=scorer,
         optimizer=optimizer,
         tokenizer=tokenizer,
@@ -177,19 +179,19 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         provider=NoContextProvider(),
         critic=make_critic(config, method, accelerator, engine, tokenizer),
         problems=usable,
-        keeper=keeper,
+        teacher_updater=teacher_updater,
         evaluator=make_evaluator(config, accelerator, engine, verifier, maker),
-        books=books,
+        evidence_log=evidence_log,
         bank=None if bank is None else RunBank.configured(bank, config.folder / STORE, bank_file(config)),
-        silent_ids=silent_token_ids(tokenizer) | own.end_ids,
+        ignored_token_ids=find_ignored_token_ids(tokenizer) | own.end_ids,
         skipped_problems=len(problems) - len(usable),
     )
     parts.follow_bank()
-    launch.start(lambda: rehearse(parts))
+    strategy.start(lambda: warmup(parts))
     return parts
 
 
-def usable_problems(config: RunConfig, maker: PromptMaker, problems: Sequence[Problem]) -> list[Problem]:
+def usable_problems(config: RunConfig, maker: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:
     """All of them, or those that fit where the others are to be left out. Raises UserError for one that does not."""
     p = config.prompts
     kept, reasons = fitting(problems, maker, thinking=p.student_thinking, unfit=p.unfit)
@@ -218,15 +220,19 @@ def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
         warn(f"{names}: ignored, the chat template of {config.model.path} {why}; set {value} to say so")
 
 
-def check_launch(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
+def check_strategy(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
     """Raises UserError for what several processes, or weights in parts, cannot do."""
-    groups, count, launch = config.rollouts // config.group_size, accelerator.num_processes, make_launch(accelerator)
+    groups, count, strategy = (
+        config.rollouts // config.group_size,
+        accelerator.num_processes,
+        make_strategy(accelerator),
+    )
     if groups < count:
         raise UserError(f"rollouts: {groups} groups cannot be shared by {count} processes")
     writes = "writer" in method.context.all_needs() or (method.retrieves and config.growth.every > 0)
-    if launch.in_parts and writes and config.writer.kind == "policy":
+    if strategy.in_parts and writes and config.writer.kind == "policy":
         raise UserError(
-            f"writer.kind: policy writes on one process, which under {launch.kind} holds only a part of the weights;"
+            f"writer.kind: policy writes on one process, which under {strategy.kind} holds only a part of the weights;"
             " use a writer of kind server, or a launch that keeps them whole"
         )
 
@@ -236,7 +242,7 @@ def load_bank_for(config: RunConfig, method: Method) -> Bank | None:
         return None
     path = bank_file(config)
     if path is None:
-        from sgsd.lab.bank import demo_bank
+        from sgsd.lab.demo_bank import demo_bank
 
         return demo_bank()
     return open_bank(path)
@@ -250,7 +256,7 @@ def bank_file(config: RunConfig) -> Path | None:
 
 def make_verifier(config: RunConfig) -> Verifier:
     """The verifier by its name; "gym" is the one that asks the puzzles themselves. Raises UserError."""
-    name = "sgsd.train.data.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
+    name = "sgsd.data.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
     return load_verifier(name, **config.verifier.options)
 
 
@@ -266,7 +272,7 @@ def warn_of_moving_names(config: RunConfig) -> None:
 
 
 def make_evaluator(
-    config: RunConfig, accelerator: Accelerator, engine: Engine, verifier: Verifier, maker: PromptMaker
+    config: RunConfig, accelerator: Accelerator, engine: Engine, verifier: Verifier, maker: PromptBuilder
 ) -> Evaluator | None:
     """The held-out evaluation, if the configuration names data for one."""
     if config.evaluation.data is None:
@@ -291,7 +297,7 @@ def make_evaluator(
     )
 
 
-def silent_token_ids(tokenizer: Any) -> frozenset[int]:
+def find_ignored_token_ids(tokenizer: Any) -> frozenset[int]:
     """Tokens that never teach: special ones, think tags, and runs of two newlines or more."""
     # A tokenizer lists only those with a name among its special ones; the flag marks the others.
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}

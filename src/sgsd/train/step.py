@@ -10,15 +10,15 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from sgsd.bank import Sighting
+from sgsd.bank import TeacherObservation
 from sgsd.contexts.controls import is_control
-from sgsd.method.importance import importance_weights
-from sgsd.method.spec import Evidence, Judgement, token_weights
-from sgsd.scorer import Pack, Row, Scores, teacher_layout
+from sgsd.methods.importance import importance_weights
+from sgsd.methods.method import LossInputs, LossOutputs, token_weights
+from sgsd.records.metrics import StepMetrics
+from sgsd.scorer import PackedBatch, Row, Scores, teacher_layout
 from sgsd.train.batch import Batch
-from sgsd.train.gap import check_gap, draws_dropout, mean_gap
-from sgsd.train.passes import in_passes
-from sgsd.train.records.metrics import StepMetrics
+from sgsd.train.microbatch import run_microbatches
+from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
 from sgsd.train.setup import Parts
 from sgsd.types import UserError
 
@@ -41,7 +41,7 @@ class Detail:
     """What was judged of one rollout, for the ledger and the log."""
 
     position: int  # in the batch
-    judgement: Judgement
+    judgement: LossOutputs
     row: int  # in the judgement
     mask_T: Tensor
 
@@ -55,7 +55,7 @@ class TeacherPasses:
     logps: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+    def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         whole, tokens = self.parts.method.matches_distribution, self.parts.method.reads_tokens
         scores: Scores = self.parts.scorer(pack, role="teacher", hidden_only=not tokens, with_hidden=whole)
         lengths = [len(self.rows[i].completion_ids) for i in indices]  # none: a pass made for the others' sake
@@ -75,7 +75,7 @@ def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
         shares=parts.bare_scorer.shares_prefixes,
     )
     idle, begin = batch.student_rows()[0], lambda: TeacherPasses(parts, rows)
-    scored = in_passes(parts, "teacher", rows, idle, begin, layout=layout)
+    scored = run_microbatches(parts, "teacher", rows, idle, begin, layout=layout)
     logps, hidden = ([kept[i] for i in sorted(kept)] for kept in (scored.logps, scored.hidden))
     return TeacherScores(logps[: len(taught)], hidden[: len(taught)], nulls=logps[len(taught) :])
 
@@ -96,7 +96,7 @@ class StudentPasses:
     details: list[Detail] = field(default_factory=list)
     metrics: StepMetrics = field(default_factory=StepMetrics)
 
-    def __call__(self, indices: list[int], pack: Pack, *, last: bool) -> None:
+    def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         parts, batch, used = self.parts, self.batch, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
         evidence = gather_evidence(
@@ -112,13 +112,13 @@ class StudentPasses:
         )
         # An idle process goes through the motions with weight 0; all launches average over processes.
         loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, indices)).sum() * bool(indices)
-        parts.launch.backward(loss * parts.accelerator.num_processes, last=last)
+        parts.strategy.backward(loss * parts.accelerator.num_processes, last=last)
         self.losses.append((indices, loss.detach()))
         if indices:
             self.metrics.add(judgement, evidence, loss.detach())
             self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
 
-    def corrected(self, losses_BT: Tensor, evidence: Evidence, indices: Sequence[int]) -> Tensor:
+    def corrected(self, losses_BT: Tensor, evidence: LossInputs, indices: Sequence[int]) -> Tensor:
         """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
         cap, said = self.parts.config.rollout.importance_cap, self.batch.sampled_logps()
         if cap is None:
@@ -146,7 +146,7 @@ def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetri
         return StudentPasses(parts, batch, taught, masks, tokens, outcome_B, advantages_B, dict(old_logps))
 
     for iteration in range(parts.method.iterations):
-        done = in_passes(parts, "student", rows, rows[0], begin)
+        done = run_microbatches(parts, "student", rows, rows[0], begin)
         old_logps = done.old_logps
         if iteration == 0:
             metrics.sums.update(done.metrics.sums)
@@ -170,7 +170,7 @@ def outcome_advantages(parts: Parts, batch: Batch) -> Tensor:
     return advantages_S[[places[row[0]] for row in mine]]
 
 
-def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighting]]:
+def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, TeacherObservation]]:
     """Every teacher of a bank that was judged, with the index of the rollout; controls say nothing of their items."""
     found = []
     for detail in details:
@@ -181,7 +181,7 @@ def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Sighti
         supports, polarities = judgement.support_BK[detail.row].tolist(), judgement.polarity_BK[detail.row].tolist()
         for view, support, polarity in zip(batch.views[detail.position], supports, polarities):
             if view.item_ids and view.prompt_ids and not is_control(view.source):
-                seen = Sighting(view.item_ids, outcome, support, int(polarity))
+                seen = TeacherObservation(view.item_ids, outcome, support, int(polarity))
                 found.append((rollout.completion.index, seen))
     return found
 
@@ -190,13 +190,13 @@ def gather_evidence(
     parts: Parts,
     batch: Batch,
     taught: TeacherScores,
-    pack: Pack,
+    pack: PackedBatch,
     used: Sequence[int],
     mask_BT: Tensor,
     outcome_B: Tensor,
     advantages_B: Tensor,
     old_logps: dict[int, Tensor],
-) -> Evidence:
+) -> LossInputs:
     """Score one student pass and lay the teachers beside it."""
     device, K = pack.targets_N.device, batch.teachers
     lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
@@ -227,7 +227,7 @@ def gather_evidence(
         null_logps_BT = pad_rows(choose(taught.nulls, nulls, own.__getitem__))
     for i, logps_T in zip(used, own):
         old_logps.setdefault(i, logps_T)
-    return Evidence(
+    return LossInputs(
         mask_BT=mask_BT,
         student_logps_BT=student_logps_BT,
         old_logps_BT=pad_rows([old_logps[i] for i in used]),
@@ -247,7 +247,7 @@ def gather_evidence(
 
 def trusts(parts: Parts, batch: Batch, rollout: int) -> list[float]:
     """The ledger's trust in each of a rollout's K teachers; 0 where a pool has fewer."""
-    trusts = [parts.books.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
+    trusts = [parts.evidence_log.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
     return trusts + [0.0] * (batch.teachers - len(trusts))
 
 
@@ -258,7 +258,7 @@ def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Calla
 
 def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
     """Clip, check, step. Raises NonFiniteError, naming the rollouts, before a bad gradient reaches a weight."""
-    norm = parts.launch.gradient_norm(parts.config.optimizer.grad_clip)
+    norm = parts.strategy.gradient_norm(parts.config.optimizer.grad_clip)
     if not math.isfinite(norm):
         bad = [i for indices, loss in losses if not math.isfinite(float(loss)) for i in indices]
         rollouts = [batch.rollouts[i] for i in bad] or batch.rollouts
@@ -266,7 +266,7 @@ def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple
         raise NonFiniteError(f"the gradient's norm is {norm}; rollouts of the pass: {named}")
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
-    parts.launch.step()
+    parts.strategy.step()
     return norm
 
 
