@@ -16,7 +16,7 @@ WORKER = Path(__file__).parent / "e2e" / "process_worker.py"
 
 def arguments(name: str) -> argparse.Namespace:
     """What Accelerate's own launcher makes of one of our files."""
-    from accelerate.commands.strategy import _validate_launch_command, launch_command_parser
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     asked = ["--config_file", str(LAUNCHES / f"{name}.yaml"), "--num_processes", "2", "train.py"]
     given = _validate_launch_command(launch_command_parser().parse_args(asked))[0]

@@ -22,7 +22,7 @@ BELOW: dict[str, set[str]] = {
     "contexts": {"types", "methods"},
     "rollout": {"types", "methods"},
     "scorer": {"types", "methods"},
-    "evaluate": CORE,
+    "evaluate": {*CORE, "train"},
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "bank", "verify", "contexts", "rollout"},
     "config": RUN,
