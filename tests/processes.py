@@ -26,7 +26,7 @@ def arguments(name: str) -> argparse.Namespace:
 
 def environment(name: str) -> dict[str, str]:
     """The variables by which Accelerate's launcher tells its processes what was asked for."""
-    from accelerate.utils.strategy import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     given = arguments(name)
     told = prepare_deepspeed_cmd_env(given)[1] if given.use_deepspeed else prepare_multi_gpu_env(given)
