@@ -17,7 +17,7 @@ from sgsd.cli.training import read_config
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.evaluate.separation import RULE, STANCES
 from sgsd.evaluate.stats import Interval
-from sgsd.records.run_files import write_atomic
+from sgsd.files import write_atomic
 from sgsd.train.contexts.controls import CONTROLS
 from sgsd.train.engines import close_engine
 from sgsd.train.setup import build_run

@@ -21,10 +21,11 @@ from sgsd.contexts import AnyProvider, PromptBuilder, load_prompts
 from sgsd.distributed.collectives import all_sum, largest
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import Strategy
+from sgsd.files import write_atomic
 from sgsd.methods import Method
 from sgsd.methods.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.records.metrics import StepMetrics
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import PackedBatch, Scorer
 from sgsd.train.batch import Batch, build_batch

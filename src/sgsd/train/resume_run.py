@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from sgsd.checkpoint.pending import Pending, read_shards
 from sgsd.checkpoint.saving import Position, examine, load_checkpoint, read_position, text_hash
 from sgsd.config.run_config import RunConfig, make_config, parse_yaml
 from sgsd.distributed.processes import from_first
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.files import clear_leftovers, leftovers, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.train.consistency import check_canary
 from sgsd.train.models import weights_hash
 from sgsd.train.setup import Run
@@ -29,7 +29,6 @@ FREE = (
 )
 
 SHOWN_CHANGES = 8
-LEFTOVERS = (".*.tmp*", ".*.partial")  # of a killed write; what they were to replace is still whole
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,8 @@ def restore(run: Run, records: Records, console: Console) -> Start:
 def _choose(folder: Path) -> tuple[Path | None, str]:
     """The checkpoint to go on from, and a line that says so; clears away what a killed session left half-written."""
     root = folder / "checkpoints"
-    for path in leftovers(folder) | leftovers(root):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    clear_leftovers(folder)
+    clear_leftovers(root)
     chosen, passed = examine(root)
     damaged = "; ".join(f"{name} is damaged: {wrong}" for name, wrong in passed.items())
     if chosen is None:
@@ -156,7 +155,3 @@ def _choose(folder: Path) -> tuple[Path | None, str]:
     taken = f"{damaged}; taking {chosen.name}. " if damaged else ""
     rollouts = f", with the rollouts of step {position.step + 1}" if position.pending else ""
     return chosen, f"{taken}Resuming after step {position.step} from {chosen}{rollouts}."
-
-
-def leftovers(folder: Path) -> set[Path]:
-    return {path for pattern in LEFTOVERS for path in folder.glob(pattern)}

@@ -17,10 +17,11 @@ import sgsd
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
+from sgsd.files import write_atomic
 from sgsd.hub.export import save_model, tell_vllm_remarks
 from sgsd.records.live_view import LiveView
 from sgsd.records.monitor import fired
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.records.tracking import check_tracker, tracked
 from sgsd.train.engines import close_engine
 from sgsd.train.held_out import evaluate, evaluated
