@@ -10,16 +10,17 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets"}
+GROUND = {"types", "secrets", "lookup"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
-    "methods": {"types"},
+    "lookup": {"types"},
+    "contexts": {"types", "lookup"},
+    "methods": {"types", "lookup", "contexts"},
     "bank": {"types", "methods"},
     "verify": {"types", "methods"},
-    "contexts": {"types", "methods"},
     "rollout": {"types", "methods"},
     "scorer": {"types", "methods"},
     "evaluate": CORE,

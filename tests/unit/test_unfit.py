@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from sgsd.methods.context import SkillPairs
 
 from runs import LORA, merged, run_small, small_config
 from sgsd.contexts import (
@@ -23,7 +24,6 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.methods import Method
-from sgsd.methods.context import SkillPairs
 from sgsd.methods.gates import NoGate
 from sgsd.methods.joints import Always, MatchDistribution
 from sgsd.records.metrics import StepMetrics

@@ -16,18 +16,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sgsd.config.run_config import RunConfig, make_config
-from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import Strategy
 from sgsd.methods import Method
-from sgsd.methods.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records, write_atomic
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import PackedBatch, Scorer
 from sgsd.train.batch import Batch, with_contexts
-from sgsd.train.contexts.controls import make_nulls
-from sgsd.train.contexts.pools import make_provider
+from sgsd.train.context_resources import make_contexts
 from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.setup import (
@@ -52,9 +51,6 @@ from sgsd.types import Problem, Rollout, UserError, Verdict
 
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
 SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
-
-#: Contexts that are drawn from the other problems of the training set, which the other trainer keeps to itself.
-OF_OTHER_PROBLEMS: frozenset[type[Context]] = frozenset({WrongAnswer, OtherProblem, Shuffled})
 
 #: Numbers of a step that the other trainer reports itself, or that it alone knows.
 TRAINERS_OWN = ("loss", "grad_norm", "rollouts", "accuracy", "length", "truncated", "entropy")
@@ -88,11 +84,11 @@ def judge_config(
 
 def beyond_a_judge(method: Method) -> str | None:
     """Why a method cannot be told from rollouts that somebody else sampled; none: it can."""
-    needs, kinds = method.context.all_needs(), {type(leaf) for leaf in method.context.leaves()}
+    needs = method.context.all_needs()
     reasons = {
         "matches whole distributions, which is no advantage a token": method.matches_distribution,
         "shows skills to the student, whose prompt the other trainer writes": method.inject is not None,
-        "shows its teachers something of another problem, of which a judge knows none": kinds & OF_OTHER_PROBLEMS,
+        "shows its teachers something of another problem, of which a judge knows none": "problems" in needs,
         "shows its teachers rubrics, which the other trainer's rows do not bring": "rubric" in needs,
         "shows its teachers what has yet to be written, and a judge asks no writer": needs & {"writer", "engine"},
     }
@@ -163,32 +159,28 @@ class Judge:
         maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
         warn_of_template(config, method, tokenizer)
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
-        provider = make_provider(config, method, maker, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
         nobodys: Any = None  # the other trainer's own
-        return cls(
-            Parts(
-                config=config,
-                method=method,
-                accelerator=accelerator,
-                strategy=Borrowed(accelerator),
-                scorer=scorer,
-                optimizer=nobodys,
-                tokenizer=tokenizer,
-                engine=engine,
-                verifier=make_verifier(config),
-                maker=maker,
-                provider=provider,
-                nulls=make_nulls(method, provider, config.prompts.folder),
-                problems=(),
-                teacher_updater=TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy),
-                evaluator=None,
-                bank=None,
-                evidence_log=evidence_log,
-                ignored_token_ids=find_ignored_token_ids(tokenizer) | engine.end_ids,
-            ),
-            engine.end_ids,
+        parts = Parts(
+            config=config,
+            method=method,
+            accelerator=accelerator,
+            strategy=Borrowed(accelerator),
+            scorer=scorer,
+            optimizer=nobodys,
+            tokenizer=tokenizer,
+            engine=engine,
+            verifier=make_verifier(config),
+            maker=maker,
+            problems=(),
+            teacher_updater=TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy),
+            evaluator=None,
+            bank=None,
+            evidence_log=evidence_log,
+            ignored_token_ids=find_ignored_token_ids(tokenizer) | engine.end_ids,
         )
+        parts.contexts = make_contexts(config, method, maker, bank, lambda: evidence_log.ledger)
+        return cls(parts, engine.end_ids)
 
     def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         return self.parts.verifier.grade(list(texts), [problem.gold for problem in problems])

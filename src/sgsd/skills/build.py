@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.extract import Extraction, ExtractSettings, Objection, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
 from sgsd.skills.merge import Layer, Merge, MergeSettings, merge

@@ -9,11 +9,11 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sgsd.contexts import Graded, pools_for
+from sgsd.contexts import Graded
 from sgsd.data.problems import problem_at
 from sgsd.rollout import Sampling
 from sgsd.scorer import Row
-from sgsd.train.contexts.off_policy import by_reference, reference_completion
+from sgsd.train.off_policy import by_reference, reference_completion
 from sgsd.train.setup import Parts
 from sgsd.types import Completion, Problem, Rollout, TeacherView, Verdict
 
@@ -90,7 +90,7 @@ def questions(parts: Parts, step: int) -> list[Question]:
     asked: list[Question] = []
     for group in ((step - 1) * groups + j for j in mine):
         problem = problem_at(parts.problems, group, parts.config.seed)
-        prompt_ids = parts.train_prompts.student(problem, thinking=thinking)
+        prompt_ids = parts.contexts.train_prompts.student(problem, thinking=thinking)
         asked += [Question(group * size + i, group, problem, prompt_ids) for i in range(size)]
     return asked
 
@@ -127,10 +127,10 @@ def verify(parts: Parts, rollouts: Sequence[Rollout]) -> list[Verdict]:
 def with_contexts(parts: Parts, rollouts: list[Rollout], verdicts: list[Verdict]) -> Batch:
     """The rollouts together with the prompts of their teachers."""
     graded = [Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)]
-    views = pools_for(parts.provider, graded)
-    if parts.nulls is None:
+    views = parts.contexts.teachers.views(graded)
+    if parts.contexts.null_teachers is None:
         return Batch(rollouts, verdicts, views)
-    nulls = [null for (null,) in pools_for(parts.nulls, graded)]
+    nulls = [null for (null,) in parts.contexts.null_teachers.views(graded)]
     # Without a null teacher nothing can be said of a pool: where that one does not fit, all of it is left out.
     views = [pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, nulls, strict=True)]
     return Batch(rollouts, verdicts, views, nulls)

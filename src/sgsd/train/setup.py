@@ -18,14 +18,8 @@ from sgsd.bank import (
     open_bank,
 )
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import (
-    AnyProvider,
-    NoContextProvider,
-    PromptBuilder,
-    fitting,
-    load_prompts,
-    thinking_mode,
-)
+from sgsd.contexts.prompt_builders import PromptBuilder, fitting
+from sgsd.contexts.prompts import load_prompts, thinking_mode
 from sgsd.data.problems import load_problems
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import from_first
@@ -36,14 +30,13 @@ from sgsd.methods import Method
 from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
-from sgsd.train.contexts.controls import make_nulls
-from sgsd.train.contexts.critic import WriterCritic, make_critic
-from sgsd.train.contexts.off_policy import check_solutions
-from sgsd.train.contexts.pools import made_of_rollouts, make_eval_prompts, make_provider, make_train_prompts
+from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
+from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import Budgets, warmup
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
+from sgsd.train.off_policy import check_solutions
 from sgsd.train.run_bank import STORE, RunBank
 from sgsd.train.teachers import TeacherUpdater
 from sgsd.types import Problem, UserError
@@ -63,24 +56,19 @@ class Parts:
     engine: Engine
     verifier: Verifier
     maker: PromptBuilder
-    provider: AnyProvider
     problems: Sequence[Problem]
     teacher_updater: TeacherUpdater
     evaluator: Evaluator | None
     bank: RunBank | None
     evidence_log: EvidenceLog
     ignored_token_ids: frozenset[int]
-    nulls: AnyProvider | None = None  # of the null teacher, where the stance is a contrast to one
     skipped_problems: int = 0  # left out because the student's prompt does not fit
     strategy: Strategy = field(default_factory=Strategy)
     critic: WriterCritic | None = None  # where teachers are shown its words
-    train_prompts: PromptBuilder = field(
-        init=False
-    )  # words the prompts of the student that trains: `maker`, or with pairs
+    contexts: Contexts = field(init=False)  # the prompts of the student and its teachers, see `follow_bank`
     budgets: Budgets = field(init=False)  # of passes; a process that runs out of memory halves them for all
 
     def __post_init__(self) -> None:
-        self.train_prompts = self.maker
         self.budgets = Budgets(self.config.compute.student_tokens, self.config.compute.teacher_tokens)
 
     @property
@@ -110,12 +98,12 @@ class Parts:
     @property
     def may_leave_out(self) -> bool:
         """Whether a teacher may be missing; a property of the run, so that all processes count alike."""
-        return self.config.prompts.unfit == "skip" or made_of_rollouts(self.method.context)
+        return self.config.prompts.unfit == "skip" or self.method.context.sees_rollouts
 
     def follow_bank(self) -> None:
         """Make contexts from what the bank holds now."""
         bank, ledger = self.bank.current if self.bank else None, lambda: self.evidence_log.ledger
-        self.provider = make_provider(
+        self.contexts = make_contexts(
             self.config,
             self.method,
             self.maker,
@@ -125,10 +113,8 @@ class Parts:
             engine=self.engine,
             critic=self.critic,
         )
-        self.nulls = make_nulls(self.method, self.provider, self.config.prompts.folder)
-        self.train_prompts = make_train_prompts(self.config, self.method, self.maker, bank, ledger)
         if self.evaluator is not None:
-            self.evaluator = replace(self.evaluator, maker=make_eval_prompts(self.config, self.maker, bank, ledger))
+            self.evaluator = replace(self.evaluator, maker=self.contexts.eval_prompts)
 
 
 def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
@@ -176,7 +162,6 @@ def build_parts(config: RunConfig, accelerator: Accelerator) -> Parts:
         engine=engine,
         verifier=verifier,
         maker=maker,
-        provider=NoContextProvider(),
         critic=make_critic(config, method, accelerator, engine, tokenizer),
         problems=usable,
         teacher_updater=teacher_updater,

@@ -18,7 +18,7 @@ from sgsd.distributed.processes import from_first
 from sgsd.methods import Method
 from sgsd.rollout import Engine
 from sgsd.skills import AnswerCache, Failed, Request, Writer
-from sgsd.train.contexts.writers import make_writer
+from sgsd.train.configured_writer import make_writer
 from sgsd.train.models import warn
 from sgsd.types import UserError
 
