@@ -74,9 +74,9 @@ def test_a_config_says_what_it_is(config: Path) -> None:
 def test_the_published_budgets() -> None:
     for size in SIZES:
         sgsd, grpo, opsd = (load_config(CONFIGS[0].with_name(f"qwen3-{size}-{name}.yaml")) for name in METHODS[:3])
-        assert (sgsd.rollouts, sgsd.steps, sgsd.sampling.max_tokens, sgsd.methods["k"]) == (16, 200, 1024, 8)
+        assert (sgsd.rollouts, sgsd.steps, sgsd.sampling.max_tokens, sgsd.method["k"]) == (16, 200, 1024, 8)
         assert (sgsd.sampling.temperature, sgsd.sampling.top_p, sgsd.sampling.top_k) == (1.1, 0.95, 20)
-        assert (sgsd.optimizer.lr, sgsd.optimizer.grad_clip, sgsd.methods["teacher"]) == (5e-6, 0.1, "live")
+        assert (sgsd.optimizer.lr, sgsd.optimizer.grad_clip, sgsd.method["teacher"]) == (5e-6, 0.1, "live")
         assert sgsd.lora is not None
         assert (sgsd.lora.rank, sgsd.lora.alpha, len(sgsd.lora.targets)) == (64, 128, 7)
         assert (sgsd.prompts.student_thinking, sgsd.prompts.teacher_thinking) == (False, True)
@@ -215,11 +215,11 @@ def test_a_name_that_may_move_is_said_aloud(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.prove
 @pytest.mark.parametrize(("flags", "said"), [([], "Report:"), (["--dry-run"], "Nothing was trained")])
 def test_two_processes_speak_once(flags: list[str], said: str, there: dict[str, str], tmp_path: Path) -> None:
-    strategy = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     argv = [*arguments(SGSD, there, tmp_path / "run", data="turns", model="llama"), *flags]
     done = subprocess.run(
-        [sys.executable, *strategy, *argv], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *launch, *argv], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [done.stdout.count(said), done.stdout.count("read as openthoughts")] == [1, 1]
