@@ -110,7 +110,7 @@ def test_dropout_and_engines_that_say_nothing_raise_no_alarm(tmp_path: Path) -> 
 
 def first_batch(parts: Run) -> Batch:
     rollouts = parts.sampler.sample(1)
-    return build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+    return build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
 
 
 def lora_layers_of(parts: Run) -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "notices", "files"}
+GROUND = {"types", "secrets", "notices", "files", "lookup"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
@@ -18,10 +18,11 @@ BELOW: dict[str, set[str]] = {
     "secrets": set(),
     "notices": set(),
     "files": set(),
-    "methods": {"types"},
+    "lookup": {"types"},
+    "contexts": {"types", "lookup"},
+    "methods": {"types", "lookup", "contexts"},
     "bank": {"types", "files", "methods"},
     "verify": {"types", "methods"},
-    "contexts": {"types", "methods"},
     "rollout": {"types", "files", "methods"},
     "scorer": {"types", "methods"},
     "evaluate": {*CORE, "train"},

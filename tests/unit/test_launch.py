@@ -121,7 +121,7 @@ def test_a_launch_that_cannot_make_a_pass_again_says_so(tmp_path: Path, monkeypa
     monkeypatch.setattr(parts.policy.strategy, "can_do_again", lambda kind: False)
     with parts.verifier:
         rollouts = parts.sampler.sample(1)
-        batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     bursting(monkeypatch, 0)
     with pytest.raises(UserError, match="which replicated cannot make again; start a new run with a lower one"):
         update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), 1e-4)

@@ -211,7 +211,7 @@ def gradient(
 
 def test_the_update_weighs_every_token_by_it(parts: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = parts.sampler.sample(1)
-    batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+    batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     plain = gradient(parts, batch, monkeypatch)
     capped = copy.copy(parts)
     capped.learner = replace(

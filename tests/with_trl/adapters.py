@@ -126,7 +126,7 @@ def our_gradient(
     parts.evidence_log.ledger = lived_ledger()
     taking = TakingOptimizer(parts.policy.model)
     parts.policy.strategy.optimizer = taking
-    batch = build_batch(parts.provider, parts.nulls, list(rollouts), list(verdicts))
+    batch = build_batch(parts.contexts, list(rollouts), list(verdicts))
     update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
     return taking.gradients
 

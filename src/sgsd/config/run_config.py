@@ -30,8 +30,9 @@ from sgsd.config.sections import (
     VerifierConfig,
     WriterConfig,
 )
+from sgsd.lookup import nearest
 from sgsd.methods import Method, build
-from sgsd.methods.zoo import defaults, nearest, recipe
+from sgsd.methods.zoo import defaults, recipe
 from sgsd.records.guards import GuardsConfig
 from sgsd.types import UserError
 
@@ -179,7 +180,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _check_option_types(method: Mapping[str, Any], where: str) -> None:
-    options = {key: value for key, value in method.items() if key != "name"}
+    options = {key: value for key, value in method.items() if key not in ("name", "context")}
     make = pydantic.validate_call(config=ConfigDict(strict=True))(recipe(method["name"]))
     try:
         make(**options)

@@ -1,16 +1,15 @@
-"""From blocks to the prompts of the teachers, and what happens to a prompt that does not fit."""
+"""From texts to the ids of a prompt: the student's, in training and in an evaluation, and its teachers'."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
-from sgsd.contexts.blocks import Block, BlockMaker, PairRendering, PairRetrieval
+from sgsd.contexts.base import Batch, Block, Context, Graded, Resources, make_pools
 from sgsd.contexts.prompts import PromptSet, encode_chat
-from sgsd.contexts.rollouts import Graded, RolloutMaker
-from sgsd.types import Problem, TeacherView, UserError
+from sgsd.types import Problem, SkillPair, TeacherView, UserError
 
 Unfit = Literal["error", "skip"]
 
@@ -19,18 +18,9 @@ class UnfitPrompt(UserError):
     """A prompt that is too long, or a teacher's with nothing in it: refused or left out, never cut."""
 
 
-class ContextProvider(Protocol):
-    """Makes the pool of teachers for each problem; the weights of a pool sum to 1.
-
-    A view with an empty prompt is a teacher that was left out: its weight is 0 and nothing scores it.
-    """
-
-    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]: ...
-
-
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Turns words into prompt ids and refuses to cut them short."""
+    """Makes the ids of a prompt from a problem and what its teacher is shown; never cuts one short."""
 
     prompts: PromptSet
     tokenizer: Any
@@ -68,22 +58,14 @@ class PromptBuilder:
 
 
 @dataclass(frozen=True)
-class NoContextProvider:
-    """For methods without a teacher."""
-
-    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-        return [() for _ in problems]
-
-
-@dataclass(frozen=True)
 class SkillPromptBuilder(PromptBuilder):
     """Shows the student itself the pairs retrieved for its problem, all in one block; teachers are as they were.
 
     Where `unfit` is "skip", a prompt that would be too long shows fewer pairs, the last ones left out.
     """
 
-    retrieve: PairRetrieval
-    render: PairRendering
+    retrieve: Callable[[Sequence[str]], Sequence[Sequence[SkillPair]]]
+    render: Callable[[SkillPair, str], str]
     unfit: Unfit = "error"
     skipping: ClassVar[str] = "show fewer pairs"
 
@@ -104,80 +86,8 @@ class SkillPromptBuilder(PromptBuilder):
         return super().student(problem, thinking=thinking)
 
 
-# ── Of blocks ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Teachers:
-    """One teacher for each block; those that are there share the weight of those that are left out."""
-
-    maker: PromptBuilder
-    thinking: bool
-    unfit: Unfit = "error"
-
-    def pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
-        views = [self._view(problem, block) for block in blocks]
-        kept = sum(view.weight for view in views if view.prompt_ids)
-        if kept == 0 or all(view.prompt_ids for view in views):
-            return tuple(views)
-        return tuple(replace(view, weight=view.weight / kept) for view in views)
-
-    def _view(self, problem: Problem, block: Block) -> TeacherView:
-        name = " + ".join(block.item_ids) or block.source
-        try:
-            if block.text is None:
-                ids = self.maker.student(problem, thinking=self.thinking)
-            else:
-                ids = self.maker.teacher(problem, block.text, thinking=self.thinking, name=name)
-        except UnfitPrompt as error:
-            if self.unfit == "error" and not block.optional:
-                raise UnfitPrompt(f"{error}; or leave such teachers out by prompts.unfit: skip") from error
-            return TeacherView(block.source, (), 0.0, block.item_ids)
-        return TeacherView(block.source, ids, block.weight, block.item_ids)
-
-
-@dataclass(frozen=True)
-class BlockProvider:
-    """One teacher for each block; where `unfit` is "skip", those that fit share the weight of those that do not."""
-
-    maker: PromptBuilder
-    blocks: BlockMaker
-    thinking: bool
-    unfit: Unfit = "error"
-
-    def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-        """Raises UserError, naming problem and teacher, for what cannot be shown."""
-        teachers, pools = _Teachers(self.maker, self.thinking, self.unfit), self.blocks(problems)
-        return [teachers.pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
-
-
-@dataclass(frozen=True)
-class RolloutProvider:
-    """As `BlockProvider`, for blocks that are made of the step's rollouts."""
-
-    maker: PromptBuilder
-    blocks: RolloutMaker
-    thinking: bool
-    unfit: Unfit = "error"
-
-    def views(self, rollouts: Sequence[Graded]) -> list[tuple[TeacherView, ...]]:
-        """Raises UserError, naming problem and teacher, for what cannot be shown and is not optional."""
-        teachers, pools = _Teachers(self.maker, self.thinking, self.unfit), self.blocks(rollouts)
-        return [teachers.pool(rollout.problem, blocks) for rollout, blocks in zip(rollouts, pools, strict=True)]
-
-
-AnyProvider = ContextProvider | RolloutProvider
-
-
-def pools_for(provider: AnyProvider, rollouts: Sequence[Graded]) -> list[tuple[TeacherView, ...]]:
-    """The teachers of every rollout. A provider that makes them of problems is handed problems and nothing else."""
-    if isinstance(provider, RolloutProvider):
-        return provider.views(rollouts)
-    return provider.views([rollout.problem for rollout in rollouts])
-
-
 def fitting(
-    problems: Sequence[Problem], maker: PromptBuilder, *, thinking: bool, unfit: Unfit
+    problems: Sequence[Problem], prompts: PromptBuilder, *, thinking: bool, unfit: Unfit
 ) -> tuple[list[Problem], list[str]]:
     """The problems whose student's prompt fits, and why each of the others does not.
 
@@ -188,13 +98,61 @@ def fitting(
     reasons: list[str] = []
     for problem in problems:
         try:
-            maker.student(problem, thinking=thinking)
+            prompts.student(problem, thinking=thinking)
         except UnfitPrompt as error:
             if unfit == "error":
-                raise UnfitPrompt(f"{error}; or {maker.skipping} by prompts.unfit: skip") from error
+                raise UnfitPrompt(f"{error}; or {prompts.skipping} by prompts.unfit: skip") from error
             reasons.append(str(error))
         else:
             kept.append(problem)
     if not kept:
         raise UnfitPrompt(f"prompts.max_tokens: not one of {len(problems)} problems fits; {reasons[0]}")
     return kept, reasons
+
+
+@dataclass(frozen=True)
+class TeacherPrompts:
+    """Makes a pool of teachers for each problem or rollout: one for each block that the context shows.
+
+    Where `unfit` is "skip", those that fit share the weight of those that do not.
+    """
+
+    context: Context
+    resources: Resources
+    builder: PromptBuilder
+    thinking: bool
+    unfit: Unfit = "error"
+
+    def views(self, batch: Batch) -> list[tuple[TeacherView, ...]]:
+        """A pool for each member; the weights of a pool sum to 1.
+
+        A view with an empty prompt is a teacher that was left out: its weight is 0 and nothing scores it. Raises
+        UserError, naming problem and teacher, for what cannot be shown.
+        """
+        problems = [member.problem if isinstance(member, Graded) else member for member in batch]
+        pools = make_pools(self.context, batch, self.resources)
+        return [self._pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
+
+    def of(self, context: Context) -> TeacherPrompts:
+        """The same for another context."""
+        return replace(self, context=context)
+
+    def _pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
+        views = [self._view(problem, block) for block in blocks]
+        kept = sum(view.weight for view in views if view.prompt_ids)
+        if kept == 0 or all(view.prompt_ids for view in views):
+            return tuple(views)
+        return tuple(replace(view, weight=view.weight / kept) for view in views)
+
+    def _view(self, problem: Problem, block: Block) -> TeacherView:
+        name = " + ".join(block.item_ids) or block.source
+        try:
+            if block.text is None:
+                ids = self.builder.student(problem, thinking=self.thinking)
+            else:
+                ids = self.builder.teacher(problem, block.text, thinking=self.thinking, name=name)
+        except UnfitPrompt as error:
+            if self.unfit == "error" and not block.optional:
+                raise UnfitPrompt(f"{error}; or leave such teachers out by prompts.unfit: skip") from error
+            return TeacherView(block.source, (), 0.0, block.item_ids)
+        return TeacherView(block.source, ids, block.weight, block.item_ids)

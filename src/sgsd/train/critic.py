@@ -19,7 +19,7 @@ from sgsd.methods import Method
 from sgsd.notices import warn
 from sgsd.rollout import Engine
 from sgsd.skills import AnswerCache, Failed, Request, Writer
-from sgsd.train.contexts.writers import make_writer
+from sgsd.train.configured_writer import make_writer
 from sgsd.types import UserError
 
 CACHE = "critiques.sqlite"  # in the run's folder
