@@ -22,7 +22,7 @@ Sum = dict[Monomial, Fraction]
 _ONE: Monomial = ()
 _UNIT: Sum = {_ONE: Fraction(1)}
 _CONSTANTS = {"pi": math.pi, "e": math.e}
-MAX_BITS = 30_000
+_MAX_BITS = 30_000
 _MAX_ABS_EXPONENT = 5_000
 _WORK = 8_000  # elementary products in one answer: about 30 ms
 
@@ -224,7 +224,7 @@ class Arithmetic:
         if k < 0:
             return self._integer_power(self.divide(rational(1), base), -k)
         bits = max((_bits(q) for sum_ in base for q in sum_.values()), default=1)
-        if bits * k > MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
+        if bits * k > _MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
             raise Undecided("a power beyond the limit")
         result = rational(1)
         while k:
@@ -261,7 +261,7 @@ class Arithmetic:
         return {monomial: q for monomial, q in total.items() if q}
 
     def _spend(self, products: int, bits: int) -> None:
-        if bits > 2 * MAX_BITS:
+        if bits > 2 * _MAX_BITS:
             raise Undecided("numbers beyond the limit")
         self._work -= products * (1 + (bits // 1_000) ** 2)
         if self._work < 0:

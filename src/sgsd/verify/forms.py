@@ -21,15 +21,6 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Huge:
-    """A power too large to write out, as its sign and its prime factors with their exponents."""
-
-    source: Tokens
-    negative: bool
-    factors: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
 class Infinite:
     """±∞."""
 
@@ -117,5 +108,5 @@ class Malformed:
 
 
 Form = (
-    Number | Huge | Infinite | Words | Based | Choice | Group | Span | Relation | Equation | Opaque | Malformed
+    Number | Infinite | Words | Based | Choice | Group | Span | Relation | Equation | Opaque | Malformed
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sgsd.verify.algebra import Arithmetic, Sum, as_fraction, has_variable, variables, without_poles
+from sgsd.verify.algebra import Arithmetic, Sum, has_variable, variables, without_poles
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.forms import (
     Based,
@@ -15,7 +15,6 @@ from sgsd.verify.forms import (
     Equation,
     Form,
     Group,
-    Huge,
     Infinite,
     Malformed,
     Number,
@@ -26,7 +25,6 @@ from sgsd.verify.forms import (
     Words,
 )
 from sgsd.verify.layout import is_label, is_name, is_simple_label
-from sgsd.verify.powers import is_value_of
 from sgsd.verify.quantities import same_quantity
 from sgsd.verify.ranges import equal as equal_ranges
 from sgsd.verify.sets import ranges_of
@@ -95,11 +93,6 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
     match answer, gold:
         case Number(), Number():
             return _truth(same_quantity(answer, gold) or _same_option(answer, gold))
-        case Huge(), Huge():
-            return _truth((answer.negative, answer.factors) == (gold.negative, gold.factors))
-        case (Huge() as huge, Number(value=value)) | (Number(value=value), Huge() as huge):
-            number = as_fraction(value)
-            return Unsure(answer.source, gold.source) if number is None else _truth(is_value_of(huge, number))
         case Infinite(), Infinite():
             return _truth(answer.sign == gold.sign)
         case Based(), Based():

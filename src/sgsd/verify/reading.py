@@ -28,7 +28,6 @@ from sgsd.verify.forms import (
 from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
 from sgsd.verify.phrases import read_clock, read_words, with_digits
-from sgsd.verify.powers import read_huge
 from sgsd.verify.quantities import read_compound, split_quantity
 from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
 from sgsd.verify.sets import combine, ranges_of, split_sets
@@ -282,7 +281,7 @@ def _read_number(tokens: Tokens) -> Form:
         value = evaluate(core)
     except Undecided:
         if unit[:1] != ("°",):
-            return read_huge(core)
+            raise
         core, unit = tokens, ()  # the degrees of sin 30° belong to its argument
         value = evaluate(tokens)
     return Number(core, Arithmetic().multiply(value, rational(scale)), unit)
