@@ -108,7 +108,7 @@ class _Reader:
             return self._tokens[self._at - 1].text == ")"
         if kind in {"var", "cmd"}:
             return text != "choose"
-        return kind == "op" and (text in {"(", "{"} or (text == "|" and not self._bars))
+        return kind == "op" and (text in {"(", "{", "[["} or (text == "|" and not self._bars))
 
     def _signed(self) -> Value:
         negative = False
@@ -163,6 +163,8 @@ class _Reader:
             value = self._group("|")
             self._bars -= 1
             return self._exact.absolute(value)
+        if token.text == "[[":
+            raise Undecided("arithmetic with matrices")
         raise Unreadable(f"{token.text!r} has no place here")
 
     def _group(self, close: str) -> Value:

@@ -1,7 +1,7 @@
 r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
 
 The order of the readers is the grammar: options, words, times, membership, compound quantities, lists, chains, unions,
-brackets, scaled matrices, ratios, ±, numbers.
+brackets, ratios, ±, numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from sgsd.verify.algebra import Arithmetic, Value, rational
+from sgsd.verify.algebra import Arithmetic, rational
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.expressions import evaluate
 from sgsd.verify.forms import (
@@ -233,27 +233,6 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
     return Group(tokens, tuple(_items(items)), "{}")
 
 
-def _read_scaled(tokens: Tokens) -> Form | None:
-    """A number times a matrix: every entry times the number."""
-    start = next((at for at, token in enumerate(tokens) if token.text == "[["), 0)
-    if not start or closing(tokens, start) != len(tokens) - 1:
-        return None
-    scale, matrix = tokens[:start], read(tokens[start:])
-    if scale[-1].text in {"+", "-"}:
-        scale = (*scale, Token("num", "1"))
-    if scale[-1].text == "*":
-        scale = scale[:-1]
-    return _scaled(matrix, evaluate(scale))
-
-
-def _scaled(form: Form, factor: Value) -> Form:
-    if isinstance(form, Group):
-        return Group(form.source, tuple(_scaled(item, factor) for item in form.items), form.brackets)
-    if not isinstance(form, Number):
-        raise Undecided("a matrix of more than numbers")
-    return Number(form.source, Arithmetic().multiply(factor, form.value), form.unit)
-
-
 def _read_ratio(tokens: Tokens) -> Form | None:
     parts, found = split(tokens, {":"})
     if not found or not all(parts):
@@ -296,7 +275,6 @@ _READERS: tuple[Callable[[Tokens], Form | None], ...] = (
     _read_chain,
     _read_union,
     _read_brackets,
-    _read_scaled,
     _read_ratio,
     _read_plus_minus,
     _read_number,
