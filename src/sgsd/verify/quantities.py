@@ -7,11 +7,10 @@ from fractions import Fraction
 
 from sgsd.verify.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
 from sgsd.verify.errors import Unreadable
-from sgsd.verify.expressions import literal
 from sgsd.verify.forms import Number, Tokens
 from sgsd.verify.layout import CLOSES, OPENS
 from sgsd.verify.lexer import Token
-from sgsd.verify.units import CLOCK, HEDGES, SCALES, Unit, is_known_word, is_money, is_percent, known_unit
+from sgsd.verify.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
 
 _UNIT_OPS = frozenset({"/", "^", "{", "}", "-", "°", "%", "*", "."})
 _UNIT_STARTS = frozenset({("op", "%"), ("op", "°"), ("cmd", "pmod")})
@@ -36,46 +35,6 @@ def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
     texts = tuple(token.text for token in unit if token.text not in {"{", "}"})
     scale = SCALES.get(texts[0].lower(), 1)
     return tokens[:start], scale, texts[1:] if scale > 1 else texts
-
-
-def read_compound(tokens: Tokens) -> Number | None:
-    """1 hour 30 minutes, 5 ft 3 in, 30° 15′: falling units of one dimension, as a number of the smallest."""
-    steps: list[tuple[Fraction, str, Unit]] = []
-    at = 0
-    while at < len(tokens):
-        while steps and tokens[at : at + 1] and tokens[at].text in {",", "and"}:
-            at += 1
-        step = _step(tokens, at, steps)
-        if step is None or (steps and not _falls(steps[-1][2], step[2])):
-            return None
-        steps.append(step)
-        at += 3 if tokens[at + 2 : at + 3] == (_PRIME,) == tokens[at + 1 : at + 2] else 2
-    if len(steps) < 2:
-        return None
-    smallest = steps[-1]
-    total = sum(amount * unit.factor for amount, _, unit in steps)
-    if smallest[2].dimension[0] == "angle":
-        return Number(tokens, rational(total), ("°",))
-    return Number(tokens, rational(total / smallest[2].factor), (smallest[1],))
-
-
-def _step(tokens: Tokens, at: int, before: Sequence[tuple[Fraction, str, Unit]]) -> tuple[Fraction, str, Unit] | None:
-    """The amount and the unit that stand at a place; m after hours are minutes, ′ and ″ after degrees arcs."""
-    if at + 1 >= len(tokens) or tokens[at].kind != "num":
-        return None
-    text = tokens[at + 1].text
-    dimension = before[0][2].dimension[0] if before else ""
-    if text == "m" and dimension == "time":
-        text = "min"
-    if text in {"'", '"'} and dimension == "angle":
-        twice = text == '"' or tokens[at + 2 : at + 3] == (_PRIME,)
-        return literal(tokens[at].text), text, Unit(("angle", 1), Fraction(1, 3600 if twice else 60))
-    unit = known_unit((text,)) if tokens[at + 1].kind in {"word", "var"} or text == "°" else None
-    return None if unit is None else (literal(tokens[at].text), text, unit)
-
-
-def _falls(unit: Unit, following: Unit) -> bool:
-    return unit.dimension == following.dimension and unit.factor > following.factor
 
 
 def _unit_start(tokens: Tokens) -> int:
@@ -156,6 +115,5 @@ def _radians(number: Number, other: Number) -> Value:
     return number.value
 
 
-_PRIME = Token("op", "'")
 _HUNDREDTH = rational(Fraction(1, 100))
 _RADIAN = Arithmetic().divide(generator("pi"), rational(180))

@@ -1,7 +1,7 @@
 r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
 
-The order of the readers is the grammar: options, words, times, membership, compound quantities, lists, chains, unions,
-brackets, ratios, ±, numbers.
+The order of the readers is the grammar: options, words, times, membership, lists, chains, unions, brackets,
+ratios, ±, numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sgsd.verify.forms import (
 from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
 from sgsd.verify.phrases import read_clock, read_words, with_digits
-from sgsd.verify.quantities import read_compound, split_quantity
+from sgsd.verify.quantities import split_quantity
 from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
 from sgsd.verify.sets import combine, ranges_of, split_sets
 from sgsd.verify.units import HEDGES, words
@@ -270,7 +270,6 @@ _READERS: tuple[Callable[[Tokens], Form | None], ...] = (
     read_words,
     read_clock,
     _read_membership,
-    read_compound,
     _read_list,
     _read_chain,
     _read_union,
