@@ -1,16 +1,17 @@
-"""Answers in words: which phrases mean the same, and numbers that are written out."""
+"""Answers in words: which phrases mean the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 from sgsd.verify.algebra import rational
+from sgsd.verify.errors import Unreadable
 from sgsd.verify.expressions import evaluate, literal
 from sgsd.verify.forms import Form, Group, Infinite, Number, Span, Tokens, Words
 from sgsd.verify.lexer import Token
 from sgsd.verify.ranges import REALS
-from sgsd.verify.units import CLOCK, NUMERALS, PARTS, SCALES, TENS
+from sgsd.verify.units import CLOCK, NUMBER_WORDS, NUMERALS, known_unit
 
 # fmt: off
 _NO_VALUE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "empty",
@@ -46,6 +47,10 @@ def read_words(tokens: Tokens) -> Form | None:
         return Span(tokens, REALS)
     if text in _INFINITE:
         return Infinite(tokens, _INFINITE[text])
+    if text in NUMERALS:
+        return Number(tokens, rational(NUMERALS[text]))
+    if _is_number_in_words(text.split()):
+        raise Unreadable("a number in words")  # as a gold it is unknown, not another phrase than its digits
     return Words(tokens, _SAME_PHRASE.get(text, text))
 
 
@@ -65,67 +70,6 @@ def read_clock(tokens: Tokens) -> Form | None:
     return Group(tokens, tuple(values), ":")
 
 
-def with_digits(tokens: Tokens) -> Tokens:
-    """Tokens whose leading number words are digits: twenty-one dollars → 21 dollars, two thirds → 2/3."""
-    end = 0
-    while end < len(tokens) and _is_numeral(tokens, end):
-        end += 1
-    found = ((length, _number(tokens[:length])) for length in range(end, 0, -1))
-    length, value = next(((length, value) for length, value in found if value is not None), (0, Fraction(0)))
-    if not length:
-        return tokens
-    top, bottom = Token("num", str(abs(value.numerator))), Token("num", str(value.denominator))
-    sign = (Token("op", "-"),) if value < 0 else ()
-    fraction = (Token("op", "/"), bottom) if value.denominator > 1 else ()
-    return (*sign, top, *fraction, *tokens[length:])
-
-
-def _is_numeral(tokens: Tokens, at: int) -> bool:
-    token = tokens[at]
-    if token.kind == "op":
-        return 0 < at < len(tokens) - 1 and token.text in {"-", "and"}
-    if token.kind != "word":
-        return False
-    word = token.text.lower()
-    return word in NUMERALS or word in TENS or word in SCALES or word in PARTS or (at == 0 and word in _SIGNS)
-
-
-def _number(tokens: Tokens) -> Fraction | None:
-    """The value of number words, by the grammar of English numerals; None where they do not fit together."""
-    said = [token.text.lower() for token in tokens]
-    if said[0] in _SIGNS:
-        value = _number(tokens[1:]) if len(tokens) > 1 else None
-        return None if value is None else -value
-    if said[-1] in {"and", "-"}:
-        return None
-    if said[-1] in PARTS:
-        if len(said) == 1:  # "third" alone is an ordinal
-            return Fraction(1, PARTS[said[0]]) if said[0] in {"half", "quarter"} else None
-        count = _number(tokens[: -2 if said[-2] == "-" else -1])
-        return None if count is None or count.denominator > 1 else count / PARTS[said[-1]]
-    return _whole([word for word in said if word not in {"and", "-"}])
-
-
-def _whole(said: list[str]) -> Fraction | None:
-    total = group = 0
-    room = 1_000  # what may still be added to this group of three digits
-    scale_room = 10**15
-    for word in said:
-        if word in NUMERALS and NUMERALS[word] < room:
-            group += NUMERALS[word]
-            room = 0
-        elif word in TENS and TENS[word] < room:
-            group += TENS[word]
-            room = 10
-        elif word == "hundred" and 0 < group < 100:
-            group *= 100
-            room = 100
-        elif word in SCALES and word != "hundred" and group and SCALES[word] < scale_room:
-            total += group * SCALES[word]
-            group, room, scale_room = 0, 1_000, SCALES[word]
-        else:
-            return None
-    return Fraction(total + group)
-
-
-_SIGNS = frozenset({"minus", "negative"})
+def _is_number_in_words(said: Sequence[str]) -> bool:
+    """Whether a phrase is a written-out number, with a unit or without: two thirds, twenty-one dollars."""
+    return said[0] in NUMBER_WORDS and all(word in NUMBER_WORDS or known_unit((word,)) for word in said)

@@ -27,7 +27,7 @@ from sgsd.verify.forms import (
 )
 from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
-from sgsd.verify.phrases import read_clock, read_words, with_digits
+from sgsd.verify.phrases import read_clock, read_words
 from sgsd.verify.quantities import split_quantity
 from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
 from sgsd.verify.sets import combine, ranges_of, split_sets
@@ -63,10 +63,7 @@ def read(tokens: Tokens) -> Form:
         return Malformed(tokens, "unbalanced")
     if depth > MAX_DEPTH:
         return Opaque(tokens)
-    tokens = _undressed(tokens)
-    numeric = with_digits(tokens)
-    form = _recognised(numeric)
-    return _recognised(tokens) if isinstance(form, Malformed) and numeric != tokens else form  # one-to-one is no 1
+    return _recognised(_undressed(tokens))
 
 
 def _recognised(tokens: Tokens) -> Form:

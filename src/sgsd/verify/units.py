@@ -63,13 +63,12 @@ CLOCK = frozenset({"am", "pm"})
 _PERCENT = frozenset({"%", "percent", "percentage", "pct"})
 _SMALL = """zero one two three four five six seven eight nine ten
     eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
-_DECADES = "twenty thirty forty fifty sixty seventy eighty ninety"
-_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
 NUMERALS = {word: value for value, word in enumerate(_SMALL.split())}
-TENS = {word: 10 * k for k, word in enumerate(_DECADES.split(), 2)}
-PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-PARTS |= {spelling: k for k, word in enumerate(_ORDINALS.split(), 3) for spelling in (word, word + "s")}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+NUMBER_WORDS = frozenset({*NUMERALS, *SCALES}) | words(
+    "twenty thirty forty fifty sixty seventy eighty ninety half halves third thirds quarter quarters fourths fifths "
+    "sixths sevenths eighths ninths tenths and minus negative"
+)
 
 # Words beside a number that take the claim back, or make it another claim.
 HEDGES = words(
