@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgsd.verify.maths import Ask, Ruling, judge
+from sgsd.types import Status
+from sgsd.verify.math.equivalence import Question, compare
 
-EQUAL, DIFFERENT, UNREADABLE = Ruling.EQUAL, Ruling.DIFFERENT, Ruling.GOLD_UNREADABLE
+EQUAL, DIFFERENT, UNREADABLE = Status.CORRECT, Status.INCORRECT, Status.UNPARSED
 _MATRIX = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"
 
 
@@ -29,9 +30,9 @@ _MATRIX = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"
         (r"\mathbb{R}\setminus\{0,1\}", r"x\ne 0", DIFFERENT),
     ],
 )
-def test_sizes_and_exclusions_are_ranges(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
-    assert judge(gold, answer) is ruling
+def test_sizes_and_exclusions_are_ranges(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
+    assert compare(gold, answer) is ruling
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_sizes_and_exclusions_are_ranges(answer: str, gold: str, ruling: Ruling)
         ("x>0, y>0", "x>0, y<0", DIFFERENT),
     ],
 )
-def test_relations_between_unknowns(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_relations_between_unknowns(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,8 @@ def test_relations_between_unknowns(answer: str, gold: str, ruling: Ruling) -> N
         ("5", r"A\cup B", DIFFERENT),
     ],
 )
-def test_unions_of_sets(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_unions_of_sets(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_unions_of_sets(answer: str, gold: str, ruling: Ruling) -> None:
         (r"7\pmod{12}", r"7\pmod{13}", DIFFERENT),
     ],
 )
-def test_quantities_times_and_residues(answer: str, gold: str, ruling: Ruling | None) -> None:
-    found = judge(answer, gold)
-    assert found is ruling or (ruling is None and isinstance(found, Ask))
+def test_quantities_times_and_residues(answer: str, gold: str, ruling: Status | None) -> None:
+    found = compare(answer, gold)
+    assert found is ruling or (ruling is None and isinstance(found, Question))
 
 
 @pytest.mark.parametrize(
@@ -114,8 +115,8 @@ def test_quantities_times_and_residues(answer: str, gold: str, ruling: Ruling | 
         ("(B) 42", "C", DIFFERENT),
     ],
 )
-def test_labels_and_options(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_labels_and_options(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @pytest.mark.parametrize(
@@ -136,8 +137,8 @@ def test_labels_and_options(answer: str, gold: str, ruling: Ruling) -> None:
         (r"\left|\frac{1+i}{2}\right|", r"\frac{\sqrt2}{2}", EQUAL),
     ],
 )
-def test_curves_matrices_and_moduli(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_curves_matrices_and_moduli(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,8 @@ def test_curves_matrices_and_moduli(answer: str, gold: str, ruling: Ruling) -> N
         ("7^{7^7}", "7^{7^7}", EQUAL),
     ],
 )
-def test_a_power_beyond_the_limits_is_unknown_as_a_gold(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_a_power_beyond_the_limits_is_unknown_as_a_gold(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @pytest.mark.parametrize(
@@ -179,8 +180,8 @@ def test_a_power_beyond_the_limits_is_unknown_as_a_gold(answer: str, gold: str, 
         ("increasing", "decreasing", DIFFERENT),
     ],
 )
-def test_words(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_words(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,5 +190,5 @@ def test_a_line_times_a_factor_is_the_same_line(a: int, b: int, c: int, factor: 
     line = f"{a}x+({b})y=({c})"
     other = f"{-factor * a}x+({-factor * b})y+({factor * c})=0"
     if a and b:
-        assert judge(line, other) is EQUAL
-        assert judge(line, f"{a}x+({b})y=({c + 1})") is DIFFERENT
+        assert compare(line, other) is EQUAL
+        assert compare(line, f"{a}x+({b})y=({c + 1})") is DIFFERENT

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from sgsd.verify.units import is_known_word, words
+from sgsd.verify.math.units import is_known_word, words
 
 
 class Token(NamedTuple):
@@ -19,6 +19,8 @@ class Token(NamedTuple):
     kind: str
     text: str
 
+
+Tokens = tuple[Token, ...]
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
@@ -126,7 +128,7 @@ def has_loose_number(text: str) -> bool:
     return _LOOSE_NUMBER.search(text) is not None
 
 
-def tokenise(text: str, *, loose: bool = True) -> tuple[Token, ...]:
+def tokenise(text: str, *, loose: bool = True) -> Tokens:
     """Tokens of an answer; `loose` reads 1,234 as one number."""
     text, pattern = plain(text), _LOOSE_TOKENS if loose else _STRICT_TOKENS
     tokens = _tokens(text, pattern, in_words=False)

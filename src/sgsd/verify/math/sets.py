@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgsd.verify.errors import Undecided
-from sgsd.verify.forms import Form, Group, Infinite, Number, Opaque, Span, Tokens
-from sgsd.verify.layout import split
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import Ranges, complement, intersect, interval, point, union
+from sgsd.verify.math.brackets import split
+from sgsd.verify.math.forms import Form, Group, Infinite, Number, Opaque, Span
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.ranges import Ranges, complement, intersect, interval, point, union
 
 _OPERATIONS = {"cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgsd.verify.expressions import MAX_DIGITS
-from sgsd.verify.forms import Tokens
-from sgsd.verify.layout import CLOSES, OPENS, closing, depth_of
+from sgsd.verify.math.brackets import CLOSES, OPENS, closing, depth_of
+from sgsd.verify.math.expressions import MAX_DIGITS
+from sgsd.verify.math.lexer import Tokens
 
 MAX_TEXT = 2_000  # characters of an answer that is not one long number
 _MAX_TOKENS = 400
@@ -118,30 +118,3 @@ def _numbers(tokens: Tokens) -> Iterator[float]:
         if token.kind == "num":
             mantissa, _, exponent = token.text.partition("e")
             yield float("inf") if len(mantissa) > 300 or len(exponent) > 3 else float(token.text)
-
-
-def latex_of(tokens: Tokens) -> str:
-    """Tokens as LaTeX for the computer-algebra system; degrees become radians, which it does not know."""
-    pieces: list[str] = []
-    for at, token in enumerate(tokens):
-        following = tokens[at + 1].text if at + 1 < len(tokens) else ""
-        if token.kind == "num" and following == "°":
-            pieces.append(rf"(\frac{{{token.text}\pi}}{{180}})")
-        elif token.text == "°":
-            if not pieces or not pieces[-1].endswith("{180})"):
-                pieces.append(r"\cdot\frac{\pi}{180}")
-        elif token.kind == "num" and at and tokens[at - 1].text in {"^", "_", "sqrt"}:
-            pieces.append(f"{{{token.text}}}")
-        elif token.kind == "word":
-            pieces.append(rf"\text{{{token.text}}}")
-        elif token.kind == "cmd":
-            pieces.append(r"\mathbb{R}" if token.text == "reals" else f"\\{token.text} ")
-        else:
-            pieces.append(_LATEX_OPS.get(token.text, token.text))
-    return "".join(pieces)
-
-
-_LATEX_OPS = {
-    "*": r"\cdot ", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "%": r"\%", "or": r"\text{ or }",
-    "and": r"\text{ and }", "[[": r"\begin{pmatrix}", "]]": r"\end{pmatrix}", "~=": r"\approx ",
-}  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sgsd.verify.expressions import GREEK
-from sgsd.verify.forms import Tokens
+from sgsd.verify.math.expressions import GREEK
+from sgsd.verify.math.lexer import Tokens
 
 OPENS = frozenset({"(", "[", "{", "\\{", "[["})
 CLOSES = frozenset({")", "]", "}", "\\}", "]]"})

@@ -1,15 +1,16 @@
-"""Whether two forms say the same: EQUAL and DIFFERENT are exact statements, Unsure is an honest question."""
+"""Whether two forms say the same: CORRECT and INCORRECT are exact statements, Unsure is an honest question."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from sgsd.verify.algebra import Arithmetic, Sum, has_variable, variables, without_poles
+from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.forms import (
+from sgsd.verify.math.algebra import Arithmetic, Sum, has_variable, variables, without_poles
+from sgsd.verify.math.brackets import is_label, is_name, is_simple_label
+from sgsd.verify.math.forms import (
     Based,
     Choice,
     Equation,
@@ -21,23 +22,14 @@ from sgsd.verify.forms import (
     Opaque,
     Relation,
     Span,
-    Tokens,
     Words,
 )
-from sgsd.verify.layout import is_label, is_name, is_simple_label
-from sgsd.verify.quantities import same_quantity
-from sgsd.verify.ranges import equal as equal_ranges
-from sgsd.verify.sets import ranges_of
+from sgsd.verify.math.lexer import Tokens
+from sgsd.verify.math.quantities import same_quantity
+from sgsd.verify.math.ranges import equal as equal_ranges
+from sgsd.verify.math.sets import ranges_of
 
 _MAX_UNORDERED = 30  # items that are matched each against each
-
-
-class Ruling(Enum):
-    """A decision that needs no computer algebra."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    GOLD_UNREADABLE = "gold unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +40,26 @@ class Unsure:
     gold: Tokens
 
 
-Decision = Ruling | Unsure
+Decision = Status | Unsure
 _OPERATIONS = frozenset({"cup", "cap", "setminus"})
-_YES, _NO = Ruling.EQUAL, Ruling.DIFFERENT
+_YES, _NO = Status.CORRECT, Status.INCORRECT
 
 
-def decide(answer: Form, gold: Form) -> Decision:
+def compare_forms(answer: Form, gold: Form) -> Decision:
     """Compare an answer with a gold; not symmetric, because the gold sets what must be said."""
     if isinstance(answer, Malformed) or isinstance(gold, Malformed):
         return _NO
     if isinstance(answer, Choice) or isinstance(gold, Choice):
-        return _decide_choice(answer, gold)
+        return _compare_choice(answer, gold)
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
     if isinstance(answer, Equation) or isinstance(gold, Equation):
-        return _decide_equation(answer, gold)
+        return _compare_equation(answer, gold)
     if isinstance(answer, Words) or isinstance(gold, Words):
         return _truth(isinstance(answer, Words) and isinstance(gold, Words) and answer.text == gold.text)
     if isinstance(answer, Opaque) or isinstance(gold, Opaque):
         return _YES if answer.source == gold.source else Unsure(answer.source, gold.source)
     try:
-        return _decide_exact(answer, gold)
+        return _compare_exact(answer, gold)
     except Undecided:
         return Unsure(answer.source, gold.source)
     except Unreadable:  # (2, 1) is a pair but no interval
@@ -85,11 +77,11 @@ def _without_label(form: Form, other: Form) -> Form:
     return value if is_name(label.source) and not names_a_ratio else form
 
 
-def _truth(value: bool) -> Ruling:
+def _truth(value: bool) -> Status:
     return _YES if value else _NO
 
 
-def _decide_exact(answer: Form, gold: Form) -> Decision:
+def _compare_exact(answer: Form, gold: Form) -> Decision:
     match answer, gold:
         case Number(), Number():
             return _truth(same_quantity(answer, gold) or _same_option(answer, gold))
@@ -100,7 +92,7 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
         case (Based(digits=digits), Number(source=source)) | (Number(source=source), Based(digits=digits)):
             return _truth([token.text for token in source] == [digits])  # the base is understood
         case Relation(), Relation():
-            return _decide_relations(answer, gold)
+            return _compare_relations(answer, gold)
         case (Relation(), Span()) | (Span(), Relation()):
             return Unsure(answer.source, gold.source)
         case (Span(), _) | (_, Span()):
@@ -108,11 +100,11 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
             a, g = ranges_of(answer), ranges_of(gold)
             return _truth(a is not None and g is not None and len(names) <= 1 and equal_ranges(a, g))
         case Group(), Group():
-            return _decide_groups(answer, gold)
+            return _compare_groups(answer, gold)
         case Group(), _:
-            return _decide_lone(answer, decide(answer.items[0], gold) if len(answer.items) == 1 else _NO, gold)
+            return _compare_lone(answer, compare_forms(answer.items[0], gold) if len(answer.items) == 1 else _NO, gold)
         case _, Group():
-            return _decide_lone(gold, decide(answer, gold.items[0]) if len(gold.items) == 1 else _NO, answer)
+            return _compare_lone(gold, compare_forms(answer, gold.items[0]) if len(gold.items) == 1 else _NO, answer)
     return _NO
 
 
@@ -124,7 +116,7 @@ def _same_option(answer: Number, gold: Number) -> bool:
     return letter in set("ABCDEFGH") and answer.source[0].text.upper() == letter
 
 
-def _decide_relations(answer: Relation, gold: Relation) -> Decision:
+def _compare_relations(answer: Relation, gold: Relation) -> Decision:
     """a < b and b > a, x + y ≠ 1 and 2x + 2y ≠ 2: the same up to a factor, which an order needs positive."""
     a, g = answer.difference.num, gold.difference.num
     if answer.operator == gold.operator and Arithmetic().proportional(a, g):
@@ -137,31 +129,31 @@ def _same_sign(a: Sum, g: Sum) -> bool:
     return not a or (a[min(a)] > 0) == (g[min(g)] > 0)
 
 
-def _decide_lone(group: Group, single: Decision, other: Form) -> Decision:
+def _compare_lone(group: Group, single: Decision, other: Form) -> Decision:
     r"""A group against one value: {5} is 5, and 3:2 is 3/2."""
     if group.brackets == ":" and len(group.items) == 2 and isinstance(other, Number):
         top, bottom = group.items
         if isinstance(top, Number) and isinstance(bottom, Number):
             exact = Arithmetic()
             if bottom.unit and not bottom.value.num:
-                return decide(top, other)  # 3:00 pm is 3
+                return compare_forms(top, other)  # 3:00 pm is 3
             if exact.equal(top.value, exact.multiply(other.value, bottom.value)):
                 return _YES
     return single
 
 
-def _decide_choice(answer: Form, gold: Form) -> Decision:
+def _compare_choice(answer: Form, gold: Form) -> Decision:
     """(C) 42 against C compares letters, against 42 contents, against another option both."""
     if isinstance(answer, Choice) and isinstance(gold, Choice):
-        return decide(answer.content, gold.content) if answer.letter == gold.letter else _NO
+        return compare_forms(answer.content, gold.content) if answer.letter == gold.letter else _NO
     choice, other = (answer, gold) if isinstance(answer, Choice) else (gold, answer)
     assert isinstance(choice, Choice)
     if isinstance(other, Number) and len(other.source) == 1 and other.source[0].kind in {"var", "word"}:
         return _truth(other.source[0].text.upper() == choice.letter)
-    return decide(choice.content, other) if choice is answer else decide(other, choice.content)
+    return compare_forms(choice.content, other) if choice is answer else compare_forms(other, choice.content)
 
 
-def _decide_groups(answer: Group, gold: Group) -> Decision:
+def _compare_groups(answer: Group, gold: Group) -> Decision:
     kinds = {answer.brackets, gold.brackets}
     if len(kinds) == 2 and not _OPERATIONS.isdisjoint(kinds):
         return _NO
@@ -170,11 +162,11 @@ def _decide_groups(answer: Group, gold: Group) -> Decision:
     if kinds == {"cup"} or kinds == {"cap"}:
         return _unordered(answer, gold)
     if ":" in kinds and kinds == {":"}:
-        return _decide_ratios(answer, gold)
+        return _compare_ratios(answer, gold)
     if kinds <= {"", "{}"}:
         labelled = [any(isinstance(item, Equation) for item in group.items) for group in (answer, gold)]
         if labelled[0] != labelled[1] and "{}" not in kinds:
-            return _decide_labelled(answer, gold)
+            return _compare_labelled(answer, gold)
         return _unordered(answer, gold)
     if "{}" in kinds:
         return _NO
@@ -184,7 +176,7 @@ def _decide_groups(answer: Group, gold: Group) -> Decision:
     return _as_vectors(answer, gold)
 
 
-def _decide_labelled(answer: Group, gold: Group) -> Decision:
+def _compare_labelled(answer: Group, gold: Group) -> Decision:
     """x = 1, y = 2 against 1, 2 in order; x_1 = 1, x_2 = 2 in any, for these are solutions of one unknown."""
     items = [item for group in (answer, gold) for item in group.items if isinstance(item, Equation)]
     names = [item.sides[0].source for item in items]
@@ -205,7 +197,7 @@ def _as_vectors(answer: Group, gold: Group) -> Decision:
     return _itemwise(vector, gold) if matrix is answer else _itemwise(answer, vector)
 
 
-def _decide_ratios(answer: Group, gold: Group) -> Decision:
+def _compare_ratios(answer: Group, gold: Group) -> Decision:
     """3:2 and 6:4: each part in the same proportion."""
     a = [item.value for item in answer.items if isinstance(item, Number)]
     g = [item.value for item in gold.items if isinstance(item, Number)]
@@ -220,7 +212,7 @@ def _decide_ratios(answer: Group, gold: Group) -> Decision:
 
 
 def _itemwise(answer: Group, gold: Group) -> Decision:
-    decisions = [decide(a, g) for a, g in zip(answer.items, gold.items)]
+    decisions = [compare_forms(a, g) for a, g in zip(answer.items, gold.items)]
     return _all_of(decisions, answer.source, gold.source)
 
 
@@ -251,7 +243,7 @@ def _unordered(answer: Group, gold: Group) -> Decision:
         return _NO
     unsure: list[Form] = []
     for item in left_a:
-        decisions = [decide(item, other) for other in left_g]
+        decisions = [compare_forms(item, other) for other in left_g]
         if _YES in decisions:
             left_g.pop(decisions.index(_YES))
         elif any(isinstance(decision, Unsure) for decision in decisions):
@@ -260,43 +252,43 @@ def _unordered(answer: Group, gold: Group) -> Decision:
             return _NO
     if not unsure:
         return _YES
-    return decide(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
+    return compare_forms(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
 
 
-def _decide_equation(answer: Form, gold: Form) -> Decision:
+def _compare_equation(answer: Form, gold: Form) -> Decision:
     if isinstance(answer, Equation) and isinstance(gold, Equation):
-        return _decide_equations(answer, gold)
+        return _compare_equations(answer, gold)
     if isinstance(gold, Equation):
         value = gold.sides[-1]
-        return decide(answer, value) if is_simple_label(gold.sides[0].source) else _NO
+        return compare_forms(answer, value) if is_simple_label(gold.sides[0].source) else _NO
     assert isinstance(answer, Equation)
-    return _decide_chain(answer, gold)
+    return _compare_chain(answer, gold)
 
 
-def _decide_chain(answer: Equation, gold: Form) -> Decision:
+def _compare_chain(answer: Equation, gold: Form) -> Decision:
     """x = 2 + 2 = 4 against 4: the last side counts, the others must name it or equal it: 1 = 34 does neither."""
     *others, value = answer.sides
     if not is_label(others[0].source) and is_name(value.source):
         others, value = [value, *others[1:]], others[0]  # 4 = x
-    decision = decide(value, gold)
+    decision = compare_forms(value, gold)
     if decision is _NO:
         return _NO
     for other in others:
-        if not is_label(other.source) and decide(other, value) is _NO:
+        if not is_label(other.source) and compare_forms(other, value) is _NO:
             return _NO
     return decision
 
 
-def _decide_equations(answer: Equation, gold: Equation) -> Decision:
+def _compare_equations(answer: Equation, gold: Equation) -> Decision:
     same = _same_curve(answer, gold)
     if same is not None:
         return _truth(same)
     label_a, label_g = answer.sides[0], gold.sides[0]
     if not is_simple_label(label_a.source) or not is_simple_label(label_g.source):
         return Unsure(answer.source, gold.source)
-    if is_name(label_a.source) and is_name(label_g.source) and decide(label_a, label_g) is not _YES:
+    if is_name(label_a.source) and is_name(label_g.source) and compare_forms(label_a, label_g) is not _YES:
         return _NO
-    return _decide_chain(answer, gold.sides[-1])
+    return _compare_chain(answer, gold.sides[-1])
 
 
 def _same_curve(answer: Equation, gold: Equation) -> bool | None:

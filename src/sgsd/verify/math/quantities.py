@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
 from sgsd.verify.errors import Unreadable
-from sgsd.verify.forms import Number, Tokens
-from sgsd.verify.layout import CLOSES, OPENS
-from sgsd.verify.lexer import Token
-from sgsd.verify.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
+from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
+from sgsd.verify.math.brackets import CLOSES, OPENS
+from sgsd.verify.math.forms import Number
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
 
 _UNIT_OPS = frozenset({"/", "^", "{", "}", "-", "°", "%", "*", "."})
 _UNIT_STARTS = frozenset({("op", "%"), ("op", "°"), ("cmd", "pmod")})

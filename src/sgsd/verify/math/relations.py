@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, has_variable, is_variable, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.expressions import evaluate
-from sgsd.verify.forms import Form, Group, Relation, Span, Tokens
-from sgsd.verify.layout import is_name, split
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import REALS, Ranges, flipped, intersect, relation, union
+from sgsd.verify.math.algebra import Arithmetic, Value, has_variable, is_variable, rational
+from sgsd.verify.math.brackets import is_name, split
+from sgsd.verify.math.expressions import evaluate
+from sgsd.verify.math.forms import Form, Group, Relation, Span
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.ranges import REALS, Ranges, flipped, intersect, relation, union
 
 INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
 

@@ -9,49 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from sgsd.verify.algebra import Arithmetic, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.expressions import evaluate
-from sgsd.verify.forms import (
-    Based,
-    Choice,
-    Equation,
-    Form,
-    Group,
-    Infinite,
-    Malformed,
-    Number,
-    Opaque,
-    Span,
-    Tokens,
-)
-from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
-from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
-from sgsd.verify.phrases import read_clock, read_words
-from sgsd.verify.quantities import split_quantity
-from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
-from sgsd.verify.sets import combine, ranges_of, split_sets
-from sgsd.verify.units import HEDGES, words
+from sgsd.verify.math.algebra import Arithmetic, rational
+from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
+from sgsd.verify.math.expressions import evaluate
+from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Malformed, Number, Opaque, Span
+from sgsd.verify.math.lexer import Token, Tokens, has_loose_number, plain, tokenise
+from sgsd.verify.math.phrases import read_clock, read_words
+from sgsd.verify.math.quantities import split_quantity
+from sgsd.verify.math.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
+from sgsd.verify.math.sets import combine, ranges_of, split_sets
+from sgsd.verify.math.units import HEDGES, words
 
 MAX_DEPTH = 40
 _LEAD_INS = words("the final answer option choice case set interval value solution solutions")
 
 
 @lru_cache(maxsize=2048)
-def readings(text: str) -> tuple[Form, ...]:
+def parse_answer(text: str) -> tuple[Form, ...]:
     """The ways to read an answer, best first: two where 1,234 may be a number or a list, none if it is not one."""
     sequences = [tokenise(text, loose=False)]
     if has_loose_number(plain(text)):
         loose = tokenise(text)
         bracketed = any(token.text in OPENS for token in loose)
         sequences = [*sequences, loose] if bracketed else [loose, *sequences]
-        forms = [form for form in map(read, sequences) if not isinstance(form, Malformed)]
+        forms = [form for form in map(parse, sequences) if not isinstance(form, Malformed)]
         return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
-    form = read(sequences[0])
+    form = parse(sequences[0])
     return () if isinstance(form, Malformed) else (form,)
 
 
-def read(tokens: Tokens) -> Form:
+def parse(tokens: Tokens) -> Form:
     """The form of a token sequence; never raises for what a model may write."""
     if not tokens:
         return Malformed(tokens, "empty")
@@ -107,10 +95,10 @@ def _read_choice(tokens: Tokens) -> Form | None:
         return None
     content = tokens[start + 2 :]
     if not content:
-        return read((letter,))
+        return parse((letter,))
     if (content[0].kind == "op" and content[0].text in set("+-*/^=<>,_!")) or depth_of(content) is None:
         return None
-    return Choice(tokens, letter.text, read(content))
+    return Choice(tokens, letter.text, parse(content))
 
 
 def _read_membership(tokens: Tokens) -> Form | None:
@@ -119,7 +107,7 @@ def _read_membership(tokens: Tokens) -> Form | None:
         return None
     if len(parts) != 2 or not all(parts):
         raise Unreadable("a membership without its set")
-    form = read(parts[1])
+    form = parse(parts[1])
     ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
     return form if ranges is None else Span(form.source, ranges)
 
@@ -140,7 +128,7 @@ def _read_list(tokens: Tokens) -> Form | None:
 def _items(parts: list[Tokens]) -> list[Form]:
     items: list[Form] = []
     for part in parts:
-        form = read(part)
+        form = parse(part)
         if isinstance(form, Malformed):
             raise Unreadable(form.why)
         items += form.items if isinstance(form, Group) and form.brackets == "" else [form]
@@ -162,13 +150,13 @@ def _read_chain(tokens: Tokens) -> Form | None:
     """Equations a = b = c, relations, and approximations, of which the exact side counts."""
     parts, found = split(tokens, {"~="})
     if found:
-        return read(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
+        return parse(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
     sides, operators = split(tokens, INEQUALITIES | {"="})
     if not operators:
         return None
     if INEQUALITIES.intersection(operators):
         return read_relation(tokens)
-    forms = tuple(map(read, sides if sides[0] else sides[1:]))
+    forms = tuple(map(parse, sides if sides[0] else sides[1:]))
     bad = next((form for form in forms if isinstance(form, Malformed)), None)
     if bad is not None:
         raise Unreadable(bad.why)
@@ -179,7 +167,7 @@ def _read_union(tokens: Tokens) -> Form | None:
     parts, operations = split_sets(tokens)
     if not operations:
         return None
-    forms = [read(part) for part in parts]
+    forms = [parse(part) for part in parts]
     bad = next((form for form in forms if isinstance(form, Malformed)), None)
     if bad is not None:
         raise Unreadable(bad.why)
@@ -206,7 +194,7 @@ def _read_brackets(tokens: Tokens) -> Form | None:
         rows = [Group(part, tuple(_items(split(part[1:-1], {","})[0])), "[[") for part in parts]
         return Group(tokens, tuple(rows), "[[")
     if not found and brackets in {"()", "[]"}:
-        form = read(inner)
+        form = parse(inner)
         return None if named or isinstance(form, Malformed | Opaque) else form
     if not all(parts) or (len(parts) != 2 and brackets not in {"()", "[]"}) or "\\" in brackets:
         raise Unreadable("brackets that do not belong together")
@@ -223,7 +211,7 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
         return Group(tokens, (), "{}")
     parts, found = split(inner, {"|", ":"})
     if len(found) == 1 and split(parts[1], INEQUALITIES)[1]:
-        return read(parts[1])  # set builder: {x | x > 1}
+        return parse(parts[1])  # set builder: {x | x > 1}
     items, _ = split(inner, {",", ";"})
     if not all(items):
         raise Unreadable("an empty place in a set")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, as_fraction, generator, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.functions import TRIGONOMETRIC, choose, exponential, factorial, natural_log, trigonometric
-from sgsd.verify.lexer import Token
-from sgsd.verify.units import words
+from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, generator, rational
+from sgsd.verify.math.closed_forms import TRIGONOMETRIC, choose, exponential, factorial, natural_log, trigonometric
+from sgsd.verify.math.lexer import Token
+from sgsd.verify.math.units import words
 
 MAX_DIGITS = 600  # of one literal; Python may be told to refuse longer conversions (PYTHONINTMAXSTRDIGITS ≥ 640)
 _MAX_TOKENS = 400

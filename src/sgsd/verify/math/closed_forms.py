@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from sgsd.verify.algebra import (
+from sgsd.verify.errors import Undecided
+from sgsd.verify.math.algebra import (
     Arithmetic,
     Sum,
     Value,
@@ -14,8 +15,7 @@ from sgsd.verify.algebra import (
     has_variable,
     rational,
 )
-from sgsd.verify.errors import Undecided
-from sgsd.verify.primes import factorise
+from sgsd.verify.math.primes import factorise
 
 _MAX_FACTORIAL = 500
 _MAX_CHOOSE = 1_000

@@ -1,112 +1,100 @@
-"""The kinds of answer there are. `reading` makes them from tokens, `maths` compares them."""
+"""The kinds of answer there are. `parse` makes them from tokens, `matching` compares them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sgsd.verify.algebra import Value
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import Ranges
-
-Tokens = tuple[Token, ...]
+from sgsd.verify.math.algebra import Value
+from sgsd.verify.math.lexer import Tokens
+from sgsd.verify.math.ranges import Ranges
 
 
 @dataclass(frozen=True)
-class Number:
-    """An exact value and the unit written after it, as token texts; `source` is without the unit."""
+class Form:
+    """An answer, and the tokens it was read from."""
 
     source: Tokens
+
+
+@dataclass(frozen=True)
+class Number(Form):
+    """An exact value and the unit written after it, as token texts; `source` is without the unit."""
+
     value: Value
     unit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Infinite:
+class Infinite(Form):
     """±∞."""
 
-    source: Tokens
     sign: int
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(Form):
     """An answer in words, in lower case."""
 
-    source: Tokens
     text: str
 
 
 @dataclass(frozen=True)
-class Based:
+class Based(Form):
     """Digits with a base: 1011_2."""
 
-    source: Tokens
     digits: str
     base: str
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Form):
     """An option of a multiple choice with its content: (C) 42."""
 
-    source: Tokens
     letter: str
     content: Form
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Form):
     r"""Several answers. `brackets`: "" a bare list, "{}" a set, "()", "[)", … ordered, ":" a ratio, "[[" a matrix.
 
     "cup", "cap" and "setminus" stand between sets that are not known, as in A ∪ B.
     """
 
-    source: Tokens
     items: tuple[Form, ...]
     brackets: str
 
 
 @dataclass(frozen=True)
-class Span:
-    """A set of reals; `variable` where it was written as a relation."""
+class Span(Form):
+    """A set of reals; `variable` names the unknown if it was written as a relation."""
 
-    source: Tokens
     ranges: Ranges
     variable: str = ""
 
 
 @dataclass(frozen=True)
-class Relation:
+class Relation(Form):
     """An inequality that is not solved: `difference operator 0`, the operator one of <, <= and !=."""
 
-    source: Tokens
     operator: str
     difference: Value
 
 
 @dataclass(frozen=True)
-class Equation:
+class Equation(Form):
     """The sides of a chain a = b = c; two or more."""
 
-    source: Tokens
     sides: tuple[Form, ...]
 
 
 @dataclass(frozen=True)
-class Opaque:
-    """Outside exact arithmetic, as far as we can see well-formed: another judge may know."""
-
-    source: Tokens
+class Opaque(Form):
+    """An answer outside exact arithmetic, as far as we can see well-formed: computer algebra may know."""
 
 
 @dataclass(frozen=True)
-class Malformed:
+class Malformed(Form):
     """Not one answer: a hedge, two numbers side by side, unbalanced brackets."""
 
-    source: Tokens
     why: str = field(default="", compare=False)
-
-
-Form = (
-    Number | Infinite | Words | Based | Choice | Group | Span | Relation | Equation | Opaque | Malformed
-)  # fmt: skip

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.primes import factorise
+from sgsd.verify.math.primes import factorise
 
 Monomial = tuple[tuple[str, Fraction], ...]  # ((generator, exponent), …), sorted by generator
 Sum = dict[Monomial, Fraction]

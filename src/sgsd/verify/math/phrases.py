@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sgsd.verify.algebra import rational
 from sgsd.verify.errors import Unreadable
-from sgsd.verify.expressions import evaluate, literal
-from sgsd.verify.forms import Form, Group, Infinite, Number, Span, Tokens, Words
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import REALS
-from sgsd.verify.units import CLOCK, NUMBER_WORDS, NUMERALS, known_unit
+from sgsd.verify.math.algebra import rational
+from sgsd.verify.math.expressions import evaluate, literal
+from sgsd.verify.math.forms import Form, Group, Infinite, Number, Span, Words
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.ranges import REALS
+from sgsd.verify.math.units import CLOCK, NUMBER_WORDS, NUMERALS, known_unit
 
 # fmt: off
 _NO_VALUE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "empty",
