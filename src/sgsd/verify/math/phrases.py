@@ -13,49 +13,59 @@ from sgsd.verify.math.lexer import Token, Tokens
 from sgsd.verify.math.ranges import REALS
 from sgsd.verify.math.units import CLOCK, NUMBER_WORDS, NUMERALS, known_unit
 
-# fmt: off
-_NO_VALUE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "empty",
-                       "the empty set", "no real roots", "no roots", "null set", "no real values", "no values"})
-_EVERYTHING = frozenset({"all real numbers", "all reals", "all real", "all real values", "real numbers",
-                         "all real x", "the real numbers", "the set of real numbers", "any real number"})
-_INFINITE = {"infinity": 1, "positive infinity": 1, "negative infinity": -1, "minus infinity": -1}
-_SAME = {
-    "undefined": frozenset({"undefined", "does not exist", "dne", "not defined", "the limit does not exist"}),
-    "infinitely many": frozenset({"infinitely many solutions", "infinite solutions", "infinite", "infinite number",
-                                  "infinite number of solutions", "an infinite number of solutions",
-                                  "an infinite number", "there are infinitely many", "infinitely many"}),
+_PHRASES = {
+    "∅": "no solution, no solutions, no real solution, no real solutions, no real roots, no roots, no real values, "
+    "no values, empty, empty set, the empty set, null set",
+    "ℝ": "all real numbers, all reals, all real, all real values, all real x, real numbers, the real numbers, "
+    "the set of real numbers, any real number",
+    "∞": "infinity, positive infinity",
+    "-∞": "negative infinity, minus infinity",
+    "undefined": "does not exist, dne, not defined, the limit does not exist",
+    "infinitely many": "infinite, infinitely many solutions, infinite solutions, there are infinitely many, "
+    "infinite number, an infinite number, infinite number of solutions, an infinite number of solutions",
 }
-# fmt: on
-_SAME_PHRASE = {phrase: meaning for meaning, phrases in _SAME.items() for phrase in phrases}
+_SYMBOLS = {"emptyset": "∅", "reals": "ℝ"}
+_MEANING = {phrase: meaning for meaning, phrases in _PHRASES.items() for phrase in phrases.split(", ")}
 
 
 def read_words(tokens: Tokens) -> Form | None:
-    """A form of an answer that is words alone; None where it is not."""
-    if len(tokens) == 1 and tokens[0] == Token("cmd", "emptyset"):
-        return Group(tokens, (), "{}")
-    if len(tokens) == 1 and tokens[0] == Token("cmd", "reals"):
-        return Span(tokens, REALS)
+    """Read an answer of words alone; None for any other. Raises Unreadable for a number in words."""
+    if len(tokens) == 1 and tokens[0].kind == "cmd" and tokens[0].text in _SYMBOLS:
+        return _form(tokens, _SYMBOLS[tokens[0].text])
     spoken = tuple(token for token in tokens if token != Token("op", "-"))  # two-digit, non-negative
     if any(token.kind not in {"word", "var"} for token in spoken) or all(token.kind == "var" for token in spoken):
         return None
     text = " ".join(token.text.lower() for token in spoken)
     if len(text) == 1:
         return Number(tokens, evaluate((Token("var", spoken[0].text),)))
-    if text in _NO_VALUE:
-        return Group(tokens, (), "{}")
-    if text in _EVERYTHING:
-        return Span(tokens, REALS)
-    if text in _INFINITE:
-        return Infinite(tokens, _INFINITE[text])
     if text in NUMERALS:
         return Number(tokens, rational(NUMERALS[text]))
     if _is_number_in_words(text.split()):
         raise Unreadable("a number in words")  # as a gold it is unknown, not another phrase than its digits
-    return Words(tokens, _SAME_PHRASE.get(text, text))
+    return _form(tokens, _MEANING.get(text, text))
+
+
+def _form(tokens: Tokens, meaning: str) -> Form:
+    match meaning:
+        case "∅":
+            return Group(tokens, (), "{}")
+        case "ℝ":
+            return Span(tokens, REALS)
+        case "∞" | "-∞":
+            return Infinite(tokens, 1 if meaning == "∞" else -1)
+    return Words(tokens, meaning)
+
+
+def _is_number_in_words(said: Sequence[str]) -> bool:
+    """True for a written-out number, with a unit or without: two thirds, twenty-one dollars."""
+    return said[0] in NUMBER_WORDS and all(word in NUMBER_WORDS or known_unit((word,)) for word in said)
 
 
 def read_clock(tokens: Tokens) -> Form | None:
-    """A time of day, 3 pm or 12:30 a.m.: hours, minutes and seconds, the half of the day as the unit of the last."""
+    """Read a time of day, 3 pm or 12:30 a.m.; None for anything else.
+
+    It is a ratio of hours, minutes and seconds, with the half of the day as the unit of the last.
+    """
     *digits, half = tokens
     unit = half.text.lower()
     if half.kind != "word" or unit not in CLOCK or len(digits) not in {1, 3, 5}:
@@ -68,8 +78,3 @@ def read_clock(tokens: Tokens) -> Form | None:
         values.append(Number((Token("num", "0"),), rational(0)))
     values[-1] = replace(values[-1], unit=(unit,))
     return Group(tokens, tuple(values), ":")
-
-
-def _is_number_in_words(said: Sequence[str]) -> bool:
-    """Whether a phrase is a written-out number, with a unit or without: two thirds, twenty-one dollars."""
-    return said[0] in NUMBER_WORDS and all(word in NUMBER_WORDS or known_unit((word,)) for word in said)
