@@ -1,8 +1,7 @@
-"""Whether two forms say the same: CORRECT and INCORRECT are exact statements, Unsure is an honest question."""
+"""Compare two forms: CORRECT and INCORRECT are exact statements, Unsure is an honest question."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +51,10 @@ def compare_forms(answer: Form, gold: Form) -> Decision:
     if isinstance(answer, Choice) or isinstance(gold, Choice):
         return _compare_choice(answer, gold)
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
-    if isinstance(answer, Equation) or isinstance(gold, Equation):
-        return _compare_equation(answer, gold)
+    if isinstance(gold, Equation):
+        return _compare_with_equation(answer, gold)
+    if isinstance(answer, Equation):
+        return _compare_chain(answer, gold)
     if isinstance(answer, Words) or isinstance(gold, Words):
         return _truth(isinstance(answer, Words) and isinstance(gold, Words) and answer.text == gold.text)
     if isinstance(answer, Opaque) or isinstance(gold, Opaque):
@@ -68,13 +69,14 @@ def compare_forms(answer: Form, gold: Form) -> Decision:
 
 def _without_label(form: Form, other: Form) -> Form:
     """x: 34 as 34, unless the other side is a ratio too or x is no name."""
-    is_ratio = isinstance(form, Group) and form.brackets == ":" and len(form.items) == 2
-    if not is_ratio or (isinstance(other, Group) and other.brackets == ":"):
-        return form
-    assert isinstance(form, Group)
-    label, value = form.items
-    names_a_ratio = isinstance(value, Number) and has_variable(value.value)  # x:y is x/y
-    return value if is_name(label.source) and not names_a_ratio else form
+    match form, other:
+        case _, Group(brackets=":"):
+            return form
+        case Group(brackets=":", items=(_, Number(value=value))), _ if has_variable(value):
+            return form  # x:y is x/y
+        case Group(brackets=":", items=(label, value)), _ if is_name(label.source):
+            return value
+    return form
 
 
 def _truth(value: bool) -> Status:
@@ -101,10 +103,12 @@ def _compare_exact(answer: Form, gold: Form) -> Decision:
             return _truth(a is not None and g is not None and len(names) <= 1 and equal_ranges(a, g))
         case Group(), Group():
             return _compare_groups(answer, gold)
-        case Group(), _:
-            return _compare_lone(answer, compare_forms(answer.items[0], gold) if len(answer.items) == 1 else _NO, gold)
-        case _, Group():
-            return _compare_lone(gold, compare_forms(answer, gold.items[0]) if len(gold.items) == 1 else _NO, answer)
+        case Group(items=items), _:
+            lone = _compare_lone(answer, gold)
+            return lone or (compare_forms(items[0], gold) if len(items) == 1 else _NO)
+        case _, Group(items=items):
+            lone = _compare_lone(gold, answer)
+            return lone or (compare_forms(answer, items[0]) if len(items) == 1 else _NO)
     return _NO
 
 
@@ -129,17 +133,15 @@ def _same_sign(a: Sum, g: Sum) -> bool:
     return not a or (a[min(a)] > 0) == (g[min(g)] > 0)
 
 
-def _compare_lone(group: Group, single: Decision, other: Form) -> Decision:
-    r"""A group against one value: {5} is 5, and 3:2 is 3/2."""
-    if group.brackets == ":" and len(group.items) == 2 and isinstance(other, Number):
-        top, bottom = group.items
-        if isinstance(top, Number) and isinstance(bottom, Number):
-            exact = Arithmetic()
+def _compare_lone(group: Group, other: Form) -> Decision | None:
+    """A ratio against one value: 3:2 is 3/2, 3:00 pm is 3; None for other groups and values."""
+    match group:
+        case Group(brackets=":", items=(Number() as top, Number() as bottom)) if isinstance(other, Number):
             if bottom.unit and not bottom.value.num:
-                return compare_forms(top, other)  # 3:00 pm is 3
-            if exact.equal(top.value, exact.multiply(other.value, bottom.value)):
-                return _YES
-    return single
+                return compare_forms(top, other)
+            exact = Arithmetic()
+            return _truth(exact.equal(top.value, exact.multiply(other.value, bottom.value)))
+    return None
 
 
 def _compare_choice(answer: Form, gold: Form) -> Decision:
@@ -227,25 +229,23 @@ def _all_of(decisions: Sequence[Decision], answer: Tokens, gold: Tokens) -> Deci
 
 
 def _unordered(answer: Group, gold: Group) -> Decision:
-    spare = Counter(item.source for item in gold.items)
+    """The same items in any order: first those written alike, then each against each."""
+    left_g = list(gold.items)
     left_a: list[Form] = []
     for item in answer.items:
-        if spare[item.source] > 0 and isinstance(item, Number) and not item.unit:
-            spare[item.source] -= 1
-        else:
+        plain = isinstance(item, Number) and not item.unit
+        twin = next((k for k, other in enumerate(left_g) if plain and other.source == item.source), None)
+        if twin is None:
             left_a.append(item)
-    left_g = []
-    for item in gold.items:
-        if spare[item.source] > 0:
-            spare[item.source] -= 1
-            left_g.append(item)
+        else:
+            del left_g[twin]
     if len(left_a) > _MAX_UNORDERED:
         return _NO
     unsure: list[Form] = []
     for item in left_a:
         decisions = [compare_forms(item, other) for other in left_g]
         if _YES in decisions:
-            left_g.pop(decisions.index(_YES))
+            del left_g[decisions.index(_YES)]
         elif any(isinstance(decision, Unsure) for decision in decisions):
             unsure.append(item)
         else:
@@ -255,14 +255,10 @@ def _unordered(answer: Group, gold: Group) -> Decision:
     return compare_forms(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
 
 
-def _compare_equation(answer: Form, gold: Form) -> Decision:
-    if isinstance(answer, Equation) and isinstance(gold, Equation):
+def _compare_with_equation(answer: Form, gold: Equation) -> Decision:
+    if isinstance(answer, Equation):
         return _compare_equations(answer, gold)
-    if isinstance(gold, Equation):
-        value = gold.sides[-1]
-        return compare_forms(answer, value) if is_simple_label(gold.sides[0].source) else _NO
-    assert isinstance(answer, Equation)
-    return _compare_chain(answer, gold)
+    return compare_forms(answer, gold.sides[-1]) if is_simple_label(gold.sides[0].source) else _NO
 
 
 def _compare_chain(answer: Equation, gold: Form) -> Decision:
