@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sgsd.verify.math.algebra import Value
 from sgsd.verify.math.lexer import Tokens
@@ -48,10 +48,10 @@ class Based(Form):
 
 @dataclass(frozen=True)
 class Choice(Form):
-    """An option of a multiple choice with its content: (C) 42."""
+    """An option of a multiple choice with its content, None if that is unreadable: (C) 42."""
 
     letter: str
-    content: Form
+    content: Form | None
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,3 @@ class Equation(Form):
 @dataclass(frozen=True)
 class Opaque(Form):
     """An answer outside exact arithmetic, as far as we can see well-formed: computer algebra may know."""
-
-
-@dataclass(frozen=True)
-class Malformed(Form):
-    """Not one answer: a hedge, two numbers side by side, unbalanced brackets."""
-
-    why: str = field(default="", compare=False)

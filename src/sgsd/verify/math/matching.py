@@ -16,7 +16,6 @@ from sgsd.verify.math.forms import (
     Form,
     Group,
     Infinite,
-    Malformed,
     Number,
     Opaque,
     Relation,
@@ -46,10 +45,10 @@ _YES, _NO = Status.CORRECT, Status.INCORRECT
 
 def compare_forms(answer: Form, gold: Form) -> Decision:
     """Compare an answer with a gold; not symmetric, because the gold sets what must be said."""
-    if isinstance(answer, Malformed) or isinstance(gold, Malformed):
-        return _NO
-    if isinstance(answer, Choice) or isinstance(gold, Choice):
+    if isinstance(answer, Choice):
         return _compare_choice(answer, gold)
+    if isinstance(gold, Choice):
+        return _is_letter(answer, gold) or _compare_contents(answer, gold.content)
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
     if isinstance(gold, Equation):
         return _compare_with_equation(answer, gold)
@@ -144,15 +143,22 @@ def _compare_lone(group: Group, other: Form) -> Decision | None:
     return None
 
 
-def _compare_choice(answer: Form, gold: Form) -> Decision:
+def _compare_choice(answer: Choice, gold: Form) -> Decision:
     """(C) 42 against C compares letters, against 42 contents, against another option both."""
-    if isinstance(answer, Choice) and isinstance(gold, Choice):
-        return compare_forms(answer.content, gold.content) if answer.letter == gold.letter else _NO
-    choice, other = (answer, gold) if isinstance(answer, Choice) else (gold, answer)
-    assert isinstance(choice, Choice)
-    if isinstance(other, Number) and len(other.source) == 1 and other.source[0].kind in {"var", "word"}:
-        return _truth(other.source[0].text.upper() == choice.letter)
-    return compare_forms(choice.content, other) if choice is answer else compare_forms(other, choice.content)
+    if isinstance(gold, Choice):
+        return _compare_contents(answer.content, gold.content) if answer.letter == gold.letter else _NO
+    return _is_letter(gold, answer) or _compare_contents(answer.content, gold)
+
+
+def _is_letter(form: Form, choice: Choice) -> Decision | None:
+    """C against (C) 42; None for more than a letter."""
+    if isinstance(form, Number) and len(form.source) == 1 and form.source[0].kind in {"var", "word"}:
+        return _truth(form.source[0].text.upper() == choice.letter)
+    return None
+
+
+def _compare_contents(answer: Form | None, gold: Form | None) -> Decision:
+    return _NO if answer is None or gold is None else compare_forms(answer, gold)
 
 
 def _compare_groups(answer: Group, gold: Group) -> Decision:

@@ -1,4 +1,4 @@
-r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
+r"""Tokens become the kind of answer they are. Each reader returns the form it recognises, or None to pass.
 
 The order of the readers is the grammar: options, words, times, membership, lists, chains, unions, brackets,
 ratios, ±, numbers.
@@ -6,14 +6,14 @@ ratios, ±, numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.math.algebra import Arithmetic, rational
 from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.math.expressions import evaluate
-from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Malformed, Number, Opaque, Span
+from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Span
 from sgsd.verify.math.lexer import Token, Tokens, has_loose_number, plain, tokenise
 from sgsd.verify.math.phrases import read_clock, read_words
 from sgsd.verify.math.quantities import split_quantity
@@ -27,48 +27,45 @@ _LEAD_INS = words("the final answer option choice case set interval value soluti
 
 @lru_cache(maxsize=2048)
 def parse_answer(text: str) -> tuple[Form, ...]:
-    """The ways to read an answer, best first: two where 1,234 may be a number or a list, none if it is not one."""
+    """Every way to read an answer, best first: two if 1,234 may be a number or a list, none if it is not one answer."""
     sequences = [tokenise(text, loose=False)]
+    bracketed = False
     if has_loose_number(plain(text)):
         loose = tokenise(text)
         bracketed = any(token.text in OPENS for token in loose)
         sequences = [*sequences, loose] if bracketed else [loose, *sequences]
-        forms = [form for form in map(parse, sequences) if not isinstance(form, Malformed)]
-        return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
-    form = parse(sequences[0])
-    return () if isinstance(form, Malformed) else (form,)
+    forms = [form for form in map(_parse_if_readable, sequences) if form is not None]
+    return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
 
 
 def parse(tokens: Tokens) -> Form:
-    """The form of a token sequence; never raises for what a model may write."""
+    """Recognise the form of a token sequence; Opaque beyond exact arithmetic. Raises Unreadable if it is no answer."""
     if not tokens:
-        return Malformed(tokens, "empty")
+        raise Unreadable("empty")
     option = _read_choice(tokens)  # before brackets are counted: B) 42
     if option is not None:
         return option
     depth = depth_of(tokens)
     if depth is None:
-        return Malformed(tokens, "unbalanced")
+        raise Unreadable("unbalanced brackets")
     if depth > MAX_DEPTH:
         return Opaque(tokens)
-    return _recognised(_undressed(tokens))
-
-
-def _recognised(tokens: Tokens) -> Form:
+    tokens = _undressed(tokens)
     try:
-        for reader in _READERS:
-            form = reader(tokens)
-            if form is not None:
-                return form
+        return next(form for reader in _READERS if (form := reader(tokens)) is not None)
     except Undecided:
         return Opaque(tokens)
-    except Unreadable as error:
-        return Malformed(tokens, str(error))
-    return Malformed(tokens, "no kind of answer")
+
+
+def _parse_if_readable(tokens: Tokens) -> Form | None:
+    try:
+        return parse(tokens)
+    except Unreadable:
+        return None
 
 
 def _undressed(tokens: Tokens) -> Tokens:
-    """Without braces around everything, punctuation at the end, and words that only introduce."""
+    """Take off braces around everything, punctuation at the end, and words that only introduce."""
     while len(tokens) > 2 and tokens[0].text == "{" and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
     while len(tokens) > 1 and tokens[-1].text in {".", ",", ";"}:
@@ -85,7 +82,7 @@ def _undressed(tokens: Tokens) -> Tokens:
 
 
 def _read_choice(tokens: Tokens) -> Form | None:
-    """(C) 42, C) 42, C. 42 and C: 42."""
+    """Read (C) 42, C) 42, C. 42 and C: 42."""
     start = 1 if tokens[0].text == "(" else 0
     if len(tokens) < start + 2:
         return None
@@ -98,7 +95,7 @@ def _read_choice(tokens: Tokens) -> Form | None:
         return parse((letter,))
     if (content[0].kind == "op" and content[0].text in set("+-*/^=<>,_!")) or depth_of(content) is None:
         return None
-    return Choice(tokens, letter.text, parse(content))
+    return Choice(tokens, letter.text, _parse_if_readable(content))
 
 
 def _read_membership(tokens: Tokens) -> Form | None:
@@ -129,8 +126,6 @@ def _items(parts: list[Tokens]) -> list[Form]:
     items: list[Form] = []
     for part in parts:
         form = parse(part)
-        if isinstance(form, Malformed):
-            raise Unreadable(form.why)
         items += form.items if isinstance(form, Group) and form.brackets == "" else [form]
     return items
 
@@ -147,7 +142,7 @@ def _without_shared_label(items: list[Form]) -> tuple[Form, ...]:
 
 
 def _read_chain(tokens: Tokens) -> Form | None:
-    """Equations a = b = c, relations, and approximations, of which the exact side counts."""
+    """Read equations a = b = c, relations, and approximations, of which the exact side counts."""
     parts, found = split(tokens, {"~="})
     if found:
         return parse(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
@@ -157,21 +152,12 @@ def _read_chain(tokens: Tokens) -> Form | None:
     if INEQUALITIES.intersection(operators):
         return read_relation(tokens)
     forms = tuple(map(parse, sides if sides[0] else sides[1:]))
-    bad = next((form for form in forms if isinstance(form, Malformed)), None)
-    if bad is not None:
-        raise Unreadable(bad.why)
     return Equation(tokens, forms) if len(forms) > 1 else forms[0]
 
 
 def _read_union(tokens: Tokens) -> Form | None:
     parts, operations = split_sets(tokens)
-    if not operations:
-        return None
-    forms = [parse(part) for part in parts]
-    bad = next((form for form in forms if isinstance(form, Malformed)), None)
-    if bad is not None:
-        raise Unreadable(bad.why)
-    return combine(tokens, forms, operations)
+    return combine(tokens, list(map(parse, parts)), operations) if operations else None
 
 
 def _read_brackets(tokens: Tokens) -> Form | None:
@@ -183,26 +169,29 @@ def _read_brackets(tokens: Tokens) -> Form | None:
     inner = tokens[start + 1 : -1]
     brackets = opening + tokens[-1].text
     if brackets == "[[]]":
-        rows = [Group(row, tuple(_items(split(row, {"&"})[0])), "[[") for row in split(inner, {"\\\\"})[0] if row]
-        return Group(tokens, tuple(rows), "[[")
+        return _matrix(tokens, [(row, split(row, {"&"})[0]) for row in split(inner, {"\\\\"})[0] if row])
     if brackets == "\\{\\}":
         return _read_set(tokens, inner)
     if not inner:
         raise Unreadable("nothing between brackets")
     parts, found = split(inner, {",", ";"})
     if brackets == "[]" and len(parts) > 1 and all(part and _is_row(part) for part in parts):
-        rows = [Group(part, tuple(_items(split(part[1:-1], {","})[0])), "[[") for part in parts]
-        return Group(tokens, tuple(rows), "[[")
+        return _matrix(tokens, [(part, split(part[1:-1], {","})[0]) for part in parts])
     if not found and brackets in {"()", "[]"}:
-        form = parse(inner)
-        return None if named or isinstance(form, Malformed | Opaque) else form
+        form = None if named else _parse_if_readable(inner)
+        return None if isinstance(form, Opaque) else form
     if not all(parts) or (len(parts) != 2 and brackets not in {"()", "[]"}) or "\\" in brackets:
         raise Unreadable("brackets that do not belong together")
     return Group(tokens, tuple(_items(parts)), brackets)
 
 
+def _matrix(tokens: Tokens, rows: Sequence[tuple[Tokens, list[Tokens]]]) -> Group:
+    """A matrix of rows, each the tokens of the row and of its entries."""
+    return Group(tokens, tuple(Group(row, tuple(_items(entries)), "[[") for row, entries in rows), "[[")
+
+
 def _is_row(tokens: Tokens) -> bool:
-    """Whether this is one row of a matrix written as [[1, 2], [3, 4]]."""
+    """True for one row of a matrix written as [[1, 2], [3, 4]]."""
     return tokens[0].text == "[" and tokens[-1].text == "]" and closing(tokens, 0) == len(tokens) - 1
 
 
