@@ -1,4 +1,4 @@
-"""From tokens to an exact value: a recursive-descent reader of the arithmetic that answers are written in."""
+"""Tokens become an exact value: a recursive-descent reader of the arithmetic that answers are written in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _ARGUMENT_GOES_ON = words("pi frac sqrt") | GREEK  # \sin 2\pi takes both, \sin 
 
 
 def evaluate(tokens: Sequence[Token]) -> Value:
-    """The exact value of an expression; raises Undecided or Unreadable (see `algebra`)."""
+    """The exact value of an expression.
+
+    Raises Undecided beyond exact arithmetic, Unreadable for what is not one value.
+    """
     if not tokens:
         raise Unreadable("nothing to read")
     if len(tokens) > _MAX_TOKENS:
@@ -64,6 +67,17 @@ class _Reader:
         at = self._at + ahead
         return self._tokens[at].kind if at < len(self._tokens) else None
 
+    def _take_operator(self, *texts: str) -> str | None:
+        """Take the next token if it is one of these operators; None, and nothing taken, if not."""
+        return self._take().text if self._kind() == "op" and self.peek() in texts else None
+
+    def _take_signs(self) -> bool:
+        """Take any number of signs; True if they make what follows negative."""
+        negative = False
+        while sign := self._take_operator("+", "-"):
+            negative ^= sign == "-"
+        return negative
+
     def _take(self) -> Token:
         if self._at >= len(self._tokens):
             raise Unreadable("it breaks off")
@@ -83,20 +97,17 @@ class _Reader:
 
     def _sum(self) -> Value:
         value = self._product()
-        while self.peek() in {"+", "-"} and self._kind() == "op":
-            sign = self._take().text
-            term = self._product()
-            value = self._exact.add(value, term) if sign == "+" else self._exact.subtract(value, term)
+        while sign := self._take_operator("+", "-"):
+            combine = self._exact.add if sign == "+" else self._exact.subtract
+            value = combine(value, self._product())
         return value
 
     def _product(self) -> Value:
         value = self._signed()
         while True:
-            if self._kind() == "op" and self.peek() in {"*", "/"}:
-                operator = self._take().text
-                factor = self._signed()
+            if operator := self._take_operator("*", "/"):
                 combine = self._exact.multiply if operator == "*" else self._exact.divide
-                value = combine(value, factor)
+                value = combine(value, self._signed())
             elif self._starts_factor():
                 value = self._exact.multiply(value, self._power())
             else:
@@ -111,37 +122,28 @@ class _Reader:
         return kind == "op" and (text in {"(", "{", "[["} or (text == "|" and not self._bars))
 
     def _signed(self) -> Value:
-        negative = False
-        while self._kind() == "op" and self.peek() in {"+", "-"}:
-            negative ^= self._take().text == "-"
+        negative = self._take_signs()
         value = self._power()
         return self._exact.negate(value) if negative else value
 
     def _power(self) -> Value:
         value = self._atom()
-        while self._kind() == "op":
-            if self.peek() == "!":
-                self._take()
-                value = factorial(value)
-            elif self.peek() == "°":
-                self._take()
-                value = self._exact.multiply(value, self._exact.divide(generator("pi"), rational(180)))
-            elif self.peek() == "^":
-                self._take()
-                value = self._raised(value, self._exponent())
-            elif self.peek() in {"'", "_"}:
-                raise Undecided("a prime or a subscript on an expression")
-            else:
-                break
+        while operator := self._take_operator("!", "°", "^", "'", "_"):
+            match operator:
+                case "!":
+                    value = factorial(value)
+                case "°":
+                    value = self._exact.multiply(value, self._exact.divide(generator("pi"), rational(180)))
+                case "^":
+                    value = self._raised(value, self._exponent())
+                case _:
+                    raise Undecided("a prime or a subscript on an expression")
         return value
 
     def _exponent(self) -> Value:
-        negative = False
-        while self._kind() == "op" and self.peek() in {"+", "-"}:
-            negative ^= self._take().text == "-"
+        negative = self._take_signs()
         value = self._atom()
-        if self._kind() == "op" and self.peek() == "^":  # towers associate to the right
-            self._take()
+        if self._take_operator("^"):  # towers associate to the right
             value = self._raised(value, self._exponent())
         return self._exact.negate(value) if negative else value
 
@@ -150,21 +152,22 @@ class _Reader:
 
     def _atom(self) -> Value:
         token = self._take()
-        if token.kind == "num":
-            return self._number(token.text)
-        if token.kind == "var":
-            return self._variable(token.text)
-        if token.kind == "cmd":
-            return self._command(token.text)
-        if token.kind == "op" and token.text in _CLOSES:
-            return self._group(_CLOSES[token.text])
-        if token.kind == "op" and token.text == "|":
-            self._bars += 1
-            value = self._group("|")
-            self._bars -= 1
-            return self._exact.absolute(value)
-        if token.text == "[[":
-            raise Undecided("arithmetic with matrices")
+        match token.kind, token.text:
+            case "num", text:
+                return self._number(text)
+            case "var", name:
+                return self._variable(name)
+            case "cmd", name:
+                return self._command(name)
+            case "op", ("{" | "(" | "[") as opening:
+                return self._group(_CLOSES[opening])
+            case "op", "|":
+                self._bars += 1
+                value = self._group("|")
+                self._bars -= 1
+                return self._exact.absolute(value)
+            case "op", "[[":
+                raise Undecided("arithmetic with matrices")
         raise Unreadable(f"{token.text!r} has no place here")
 
     def _group(self, close: str) -> Value:
@@ -186,14 +189,14 @@ class _Reader:
             return rational(value + self._repeating(text))
         if text.isdigit() and self._mixed():
             value += as_fraction(self._power()) or 0
-            if self._kind() == "op" and self.peek() == "/":
+            if self._take_operator("/"):
                 raise Unreadable("a mixed number divided")
         elif text.isdigit() and self._kind() == "num" and self.peek(1) == "/" and self._kind(2) == "num":
             value += literal(self._take().text) / self._denominator()
         return rational(value)
 
     def _mixed(self) -> bool:
-        r"""Whether \frac{a}{b} of two whole numbers, b > 0, follows: 2\frac{1}{2} is 2.5."""
+        r"""True if \frac{a}{b} of two whole numbers, b > 0, follows: 2\frac{1}{2} is 2.5."""
         texts = [self.peek(k) for k in range(7)]
         shape = [texts[k] for k in (0, 1, 3, 4, 6)]
         if shape == ["frac", "{", "}", "{", "}"]:
@@ -217,15 +220,11 @@ class _Reader:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def _variable(self, name: str) -> Value:
-        if self._kind() == "op" and self.peek() == "_":
-            self._take()
-            if self.peek() == "{":
-                self._take()
-                subscript = []
-                while (part := self._take().text) != "}":
-                    subscript.append(part)
-                return generator(f"{name}_{''.join(subscript)}")
-            return generator(f"{name}_{self._take().text}")
+        if self._take_operator("_"):
+            subscript = [self._take().text]
+            if subscript == ["{"]:
+                subscript = list(iter(lambda: self._take().text, "}"))
+            return generator(f"{name}_{''.join(subscript)}")
         if name in {"f", "g"} and self.peek() == "(":
             raise Undecided("a function, not a product")
         return generator(name)
@@ -259,16 +258,16 @@ class _Reader:
         return self._exact.root(self._argument(whole_number=True), int(index))
 
     def _is_derivative(self) -> bool:
-        r"""Whether \frac{d}{dx} or \frac{dy}{dx} follows: no quotient of products."""
+        r"""True if \frac{d}{dx} or \frac{dy}{dx} follows: no quotient of products."""
         texts = [self.peek(k) for k in range(7)]
         over = texts[2:].index("}") + 2 if "}" in texts[2:] else 0
         return texts[:2] == ["{", "d"] and over > 0 and texts[over + 1 : over + 3] == ["{", "d"]
 
     def _function(self, name: str) -> Value:
-        """sin, ln and their kind, with \\sin^2 x and \\log_2 x; the argument is what stands close to the name."""
+        r"""Read sin, ln and their kind, with \sin^2 x and \log_2 x; the argument is what stands close to the name."""
         exponent = base = None
-        while self._kind() == "op" and self.peek() in {"^", "_"}:
-            if self._take().text == "^":
+        while script := self._take_operator("^", "_"):
+            if script == "^":
                 exponent = self._exponent()
             else:
                 base = self._argument(whole_number=True)
@@ -295,7 +294,7 @@ class _Reader:
         return value if divisor is None else self._exact.divide(value, natural_log(divisor))
 
     def _argument(self, *, whole_number: bool = False) -> Value:
-        r"""An argument of a command; TeX takes one digit of a bare number, so \frac12 is 1/2."""
+        r"""Read an argument of a command; TeX takes one digit of a bare number, so \frac12 is 1/2."""
         token = self._take()
         if token.kind == "num" and not whole_number and len(token.text) > 1:
             if not token.text.isdigit():
