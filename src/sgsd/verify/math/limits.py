@@ -1,14 +1,14 @@
-"""What never reaches the computer-algebra system, and how what does reach it is written.
+"""Limits on what reaches the computer-algebra system.
 
 The system evaluates eagerly: one short tower or nested factorial would fill the memory before any time-out. The
-worker is killed on time-out all the same; the guards keep such answers from costing that time.
+worker is killed on time-out all the same; the limits keep such answers from costing that time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgsd.verify.math.brackets import CLOSES, OPENS, closing, depth_of
+from sgsd.verify.math.brackets import CLOSES, OPENS, closing, depth_of, opening
 from sgsd.verify.math.expressions import MAX_DIGITS
 from sgsd.verify.math.lexer import Tokens
 
@@ -24,7 +24,7 @@ _DEFINITIONS = frozenset({"begin", "end", "def", "newcommand", "input", "include
 
 
 def refusal(tokens: Tokens) -> str | None:
-    """Why a token sequence must not be given to the computer-algebra system; None where it may."""
+    """The reason not to give a token sequence to the computer-algebra system; None if it may have it."""
     if len(tokens) > _MAX_TOKENS:
         return "too long"
     depth = depth_of(tokens)
@@ -44,45 +44,39 @@ def refusal(tokens: Tokens) -> str | None:
 
 
 def _has_large_power(tokens: Tokens) -> bool:
-    for at, token in enumerate(tokens[:-1]):
-        if token.kind != "op" or token.text != "^" or at == 0:
-            continue
-        base, exponent = tokens[_opening(tokens, at - 1) : at], _operand(tokens, at + 1)
-        after = tokens[at + 1 + len(exponent) : at + 2 + len(exponent)]
-        if _is_tower(exponent, after):
-            return True
-        largest = max(_numbers(exponent), default=0)
-        digits = max((len(t.text) for t in base if t.kind == "num"), default=1)
-        if largest > _MAX_EXPONENT or largest * digits > _MAX_POWER_DIGITS:
-            return True
-        if largest > _MAX_EXPANSION and _is_bracket(tokens, at - 1):
-            return True  # (x + y)^{500} would be expanded
-    return False
+    carets = [at for at, token in enumerate(tokens[:-1]) if token.text == "^" and at]
+    return any(_is_large_power(tokens, at) for at in carets)
+
+
+def _is_large_power(tokens: Tokens, caret: int) -> bool:
+    start = opening(tokens, caret - 1)
+    base, exponent = tokens[start:caret], _operand(tokens, caret + 1)
+    if _is_tower(exponent, tokens[caret + 1 + len(exponent) :]):
+        return True
+    largest = max(_numbers(exponent), default=0)
+    digits = max((len(t.text) for t in base if t.kind == "num"), default=1)
+    # (x + y)^{500} would be expanded, but the {k=1} of \sum_{k=1}^{100} is a subscript
+    is_bracket = tokens[caret - 1].text in CLOSES and (start == 0 or tokens[start - 1].text != "_")
+    limit = _MAX_EXPANSION if is_bracket else _MAX_EXPONENT
+    return largest > limit or largest * digits > _MAX_POWER_DIGITS
 
 
 def _is_tower(exponent: Tokens, after: Tokens) -> bool:
-    """Whether numbers stand on numbers: 9^{9^9}, 9^9^9, 2^{9!}; but not e^{-x^2} or 2^{2^n}."""
+    """True for numbers that stand on numbers: 9^{9^9}, 9^9^9, 2^{9!}; but not e^{-x^2} or 2^{2^n}."""
     if not any(t.kind == "num" for t in exponent):
         return False
-    if any(t.text == "!" for t in exponent) or any(t.text == "^" for t in after):
+    if any(t.text == "!" for t in exponent) or (after and after[0].text == "^"):
         return True
-    for k in range(1, len(exponent) - 1):
-        stands_on_number = exponent[k - 1].kind == "num" or exponent[k - 1].text in CLOSES
-        if exponent[k].text == "^" and stands_on_number and any(t.kind == "num" for t in _operand(exponent, k + 1)):
-            return True
-    return False
-
-
-def _is_bracket(tokens: Tokens, end: int) -> bool:
-    r"""Whether a bracket that is no subscript ends here: not the {k=1} of \sum_{k=1}^{100}."""
-    if tokens[end].text not in CLOSES:
-        return False
-    start = _opening(tokens, end)
-    return start == 0 or tokens[start - 1].text != "_"
+    return any(
+        exponent[k].text == "^"
+        and (exponent[k - 1].kind == "num" or exponent[k - 1].text in CLOSES)
+        and any(t.kind == "num" for t in _operand(exponent, k + 1))
+        for k in range(1, len(exponent) - 1)
+    )
 
 
 def _operand(tokens: Tokens, start: int) -> Tokens:
-    """What an operator at `start - 1` applies to: a bracket or one token, with its signs."""
+    """The operand of an operator at `start - 1`: a bracket or one token, with its signs."""
     first = start
     while start < len(tokens) - 1 and tokens[start].text in {"+", "-"}:
         start += 1
@@ -93,24 +87,14 @@ def _operand(tokens: Tokens, start: int) -> Tokens:
 def _has_large_count(tokens: Tokens) -> bool:
     if any(number > _MAX_COUNT for number in _numbers(tokens)):
         return any(token.text == "!" or (token.kind == "cmd" and token.text in _COUNTING) for token in tokens)
-    for at, token in enumerate(tokens):
-        if token.text == "!" and at and tokens[at - 1].kind == "op":
-            if tokens[at - 1].text not in CLOSES:
-                return True  # 9!!, or nothing to count
-            start = _opening(tokens, at - 1)
-            if any(t.text in {"!", "^", "*"} or t.kind == "cmd" for t in tokens[start:at]):
-                return True
-    return False
+    marks = [at for at, token in enumerate(tokens) if token.text == "!" and at and tokens[at - 1].kind == "op"]
+    return any(_is_large_factorial(tokens, at) for at in marks)
 
 
-def _opening(tokens: Tokens, end: int) -> int:
-    """Where what ends at `end` begins: the opening bracket, or `end` itself."""
-    depth = 0
-    for at in range(end, -1, -1):
-        depth += (tokens[at].text in CLOSES) - (tokens[at].text in OPENS)
-        if depth == 0:
-            return at
-    return 0
+def _is_large_factorial(tokens: Tokens, mark: int) -> bool:
+    """True for 9!! or a factorial of nothing, and for one of a bracket with more than sums in it: (9!)!."""
+    counted = tokens[opening(tokens, mark - 1) : mark]
+    return tokens[mark - 1].text not in CLOSES or any(t.text in {"!", "^", "*"} or t.kind == "cmd" for t in counted)
 
 
 def _numbers(tokens: Tokens) -> Iterator[float]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from sgsd.verify.errors import Unreadable
 from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
-from sgsd.verify.math.brackets import CLOSES, OPENS
+from sgsd.verify.math.brackets import depths
 from sgsd.verify.math.forms import Number
 from sgsd.verify.math.lexer import Token, Tokens
 from sgsd.verify.math.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
@@ -17,9 +17,9 @@ _UNIT_STARTS = frozenset({("op", "%"), ("op", "°"), ("cmd", "pmod")})
 
 
 def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
-    r"""The number, its scale (million = 10⁶) and its unit: 5 \text{ cm}^2, \$5, 50\%, 90°, 3 km/h.
+    r"""Split into the number, its scale (million = 10⁶) and its unit: 5 \text{ cm}^2, \$5, 50\%, 90°, 3 km/h.
 
-    Raises Unreadable where the words around a number are a hedge: about 5, 5 at most.
+    Raises Unreadable if the words around the number are a hedge: about 5, 5 at most.
     """
     prefix = next((k for k, token in enumerate(tokens[:2]) if token.kind == "word" and is_money(token.text)), None)
     if prefix is not None and len(tokens) > prefix + 1:
@@ -38,12 +38,8 @@ def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
 
 
 def _unit_start(tokens: Tokens) -> int:
-    depth = 0
-    for at, token in enumerate(tokens):
-        if token.kind == "op":
-            depth += (token.text in OPENS) - (token.text in CLOSES)
-        begins = token.kind == "word" or (token.kind, token.text) in _UNIT_STARTS
-        if at and not depth and begins:
+    for at, (token, depth) in enumerate(zip(tokens, depths(tokens))):
+        if at and not depth and (token.kind == "word" or (token.kind, token.text) in _UNIT_STARTS):
             return at
     return len(tokens)
 
@@ -62,10 +58,10 @@ def _may_be_unit(unit: Tokens, at: int) -> bool:
 
 
 def same_quantity(answer: Number, gold: Number) -> bool:
-    """Whether two numbers with units say the same; raises Undecided where exact arithmetic gives up.
+    """True for two numbers that are equal, units considered. Raises Undecided if exact arithmetic gives up.
 
     A unit that only one side writes is taken as understood; two known units must agree, conversions included.
-    p% is p/100 everywhere. Where just one side writes the sign, a bare p also stands for p% (the question may have
+    p% is p/100 everywhere. If just one side writes the sign, a bare p also stands for p% (the question may have
     asked for a percentage), except that a bare gold below 1 in size is never read so: 0.5 is 50%, not 0.5%.
     """
     exact = Arithmetic()
@@ -95,7 +91,7 @@ def same_quantity(answer: Number, gold: Number) -> bool:
 
 
 def _congruent(a: Value, g: Value, unit: Sequence[str]) -> bool:
-    """Whether two numbers are the same residue; those that are no whole numbers must be equal."""
+    """True for two numbers of the same residue; those that are no whole numbers must be equal."""
     exact = Arithmetic()
     difference = as_fraction(exact.subtract(a, g))
     modulus = unit[1] if len(unit) == 2 and unit[1].isdigit() else "0"
@@ -109,7 +105,7 @@ def _hundredth(value: Value) -> Value:
 
 
 def _radians(number: Number, other: Number) -> Value:
-    """30° as π/6 where the other side writes its angle with π and no unit."""
+    """The value, with 30° as π/6 if the other side writes its angle with π and no unit."""
     if number.unit == ("°",) and contains(other.value, "pi"):
         return Arithmetic().multiply(number.value, _RADIAN)
     return number.value

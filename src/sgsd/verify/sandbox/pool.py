@@ -5,11 +5,13 @@ The pool may be used from any thread, and after a fork the child starts processe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 
 from sgsd.types import Status, UserError
 from sgsd.verify.sandbox.forkserver import ForkServer, Worker
@@ -55,27 +57,39 @@ class WorkerPool:
         with self._slots:
             server = self._ready_forkserver()
             start = time.monotonic()
-            status = Status.TIMEOUT
             for attempt in range(_ATTEMPTS):
                 if attempt:
                     server = self._ready_forkserver()
                 try:
-                    status = self._ask_once(server, answer, gold, start + self._timeout)
+                    with self._worker(server) as worker:
+                        status = worker.ask(answer, gold, start + self._timeout)
+                    return status, time.monotonic() - start
                 except Closed:
                     continue
-                break
-            return status, time.monotonic() - start
+                except TimeoutError:
+                    break
+            return Status.TIMEOUT, time.monotonic() - start
 
-    def _ask_once(self, server: ForkServer, answer: str, gold: str, deadline: float) -> Status:
-        worker = self._take(server)
-        status = None
+    @contextlib.contextmanager
+    def _worker(self, server: ForkServer) -> Iterator[Worker]:
+        """A worker for one question; it is killed unless the question was answered. Raises Closed without a server."""
+        with self._lock:
+            self._refuse_if_closed()
+            while self._idle and not self._idle[0].alive:
+                self._idle.popleft().close()
+            worker = self._idle.popleft() if self._idle else server.fork()
+            self._busy.add(worker)
+        answered = False
         try:
-            status = worker.ask(answer, gold, deadline)
-        except TimeoutError:
-            return Status.TIMEOUT
+            yield worker
+            answered = True
         finally:
-            self._put_back(worker, server, answered=status is not None)
-        return status
+            with self._lock:
+                self._busy.discard(worker)
+                if answered and not self._closed:
+                    self._idle.appendleft(worker)
+                else:
+                    server.kill(worker)
 
     def _ready_forkserver(self) -> ForkServer:
         with self._lock:
@@ -100,23 +114,6 @@ class WorkerPool:
             while self._idle:
                 self._idle.pop().close()
             _close_all(self._forkservers)
-
-    def _take(self, server: ForkServer) -> Worker:
-        with self._lock:
-            self._refuse_if_closed()
-            while self._idle and not self._idle[0].alive:
-                self._idle.popleft().close()
-            worker = self._idle.popleft() if self._idle else server.fork()
-            self._busy.add(worker)
-            return worker
-
-    def _put_back(self, worker: Worker, server: ForkServer, *, answered: bool) -> None:
-        with self._lock:
-            self._busy.discard(worker)
-            if answered and not self._closed:
-                self._idle.appendleft(worker)
-            else:
-                server.kill(worker)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
