@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from types import TracebackType
@@ -21,15 +20,6 @@ from sgsd.verify.protocol import check_lengths
 from sgsd.verify.sandbox.pool import WorkerPool
 
 _MAX_BITS = 200_000  # of an integer gold: about 60,000 digits, which take 0.1 s to write out
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A row that math-verify must decide."""
-
-    answer: str
-    question: Question
-    seconds: float
 
 
 class MathVerifier(AbstractContextManager["MathVerifier"]):
@@ -89,10 +79,13 @@ class MathVerifier(AbstractContextManager["MathVerifier"]):
             RuntimeError: the verifier is closed and an answer needs math-verify.
         """
         check_lengths(completions, golds)
-        rows = [_first_look(completion, gold) for completion, gold in zip(completions, golds)]
-        questions = list(dict.fromkeys(row.question for row in rows if isinstance(row, _Pending)))  # rollouts repeat
-        replies = dict(zip(questions, self._ask_all(questions)))
-        return [_finished(row, replies) for row in rows]
+        rows = [_decide(completion, gold) for completion, gold in zip(completions, golds)]
+        questions = dict.fromkeys(decision for _, decision, _ in rows if isinstance(decision, Question))  # many repeat
+        settled: dict[Status | Question, tuple[Status, float]] = {status: (status, 0.0) for status in Status}
+        settled.update(zip(questions, self._ask_all(list(questions))))
+        return [
+            Verdict(settled[decision][0], answer, seconds + settled[decision][1]) for answer, decision, seconds in rows
+        ]
 
     def _ask_all(self, questions: Sequence[Question]) -> list[tuple[Status, float]]:
         if self._workers == 1 or len(questions) < 2:
@@ -104,27 +97,16 @@ class MathVerifier(AbstractContextManager["MathVerifier"]):
         return self._pool.ask(question.answer, question.gold)
 
 
-def _finished(row: Verdict | _Pending, replies: dict[Question, tuple[Status, float]]) -> Verdict:
-    if isinstance(row, Verdict):
-        return row
-    status, seconds = replies[row.question]
-    return Verdict(status, row.answer, row.seconds + seconds)
-
-
-def _first_look(completion: Any, gold: Any) -> Verdict | _Pending:
+def _decide(completion: Any, gold: Any) -> tuple[str | None, Status | Question, float]:
+    """The answer, the decision of exact arithmetic, and the seconds they took."""
     start = time.perf_counter()
-    row = _decide(completion, gold)
-    return replace(row, seconds=time.perf_counter() - start)
-
-
-def _decide(completion: Any, gold: Any) -> Verdict | _Pending:
     answer, reference = extract_answer(completion), gold_text(gold)
-    if reference is None:
-        return Verdict(Status.UNPARSED, answer)
-    if answer is None:
-        return Verdict(Status.INCORRECT if is_readable(reference) else Status.UNPARSED)
-    decision = compare(answer, reference)
-    return _Pending(answer, decision, 0.0) if isinstance(decision, Question) else Verdict(decision, answer)
+    decision: Status | Question = Status.UNPARSED
+    if reference is not None and answer is not None:
+        decision = compare(answer, reference)
+    elif reference is not None and is_readable(reference):
+        decision = Status.INCORRECT
+    return answer, decision, time.perf_counter() - start
 
 
 def gold_text(gold: Any) -> str | None:

@@ -54,39 +54,37 @@ def as_fraction(value: Value) -> Fraction | None:
     return ratios.pop() if len(ratios) == 1 else None
 
 
-def has_variable(value: Value) -> bool:
-    return any(map(variables, value))
+def generators(sum_: Sum) -> frozenset[str]:
+    """The generators of a sum: primes, constants, logarithms and variables."""
+    return frozenset(name for monomial in sum_ for name, _ in monomial)
 
 
 def variables(sum_: Sum) -> frozenset[str]:
-    """The unknowns of a sum."""
-    return frozenset(name for monomial in sum_ for name, _ in monomial if is_variable(name))
+    return frozenset(filter(is_variable, generators(sum_)))
 
 
 def is_variable(name: str) -> bool:
     return not (name.isdigit() or name == "i" or name in _CONSTANTS or name.startswith("ln"))
 
 
+def has_variable(value: Value) -> bool:
+    return any(map(variables, value))
+
+
 def contains(value: Value, name: str) -> bool:
-    return any(gen == name for sum_ in value for monomial in sum_ for gen, _ in monomial)
+    return any(name in generators(sum_) for sum_ in value)
 
 
 def approximate(value: Value) -> float:
-    """A float for ordering only; Undecided where the value is not a real closed number."""
+    """A float for ordering only; Undecided if the value is not a real closed number."""
     try:
-        return _float_sum(value.num) / _float_sum(value.den)
+        num, den = (
+            sum(float(q) * math.prod(_size(name) ** float(e) for name, e in monomial) for monomial, q in sum_.items())
+            for sum_ in value
+        )
+        return num / den
     except (OverflowError, ZeroDivisionError) as error:
         raise Undecided("too large to order") from error
-
-
-def _float_sum(sum_: Sum) -> float:
-    total = 0.0
-    for monomial, coefficient in sum_.items():
-        term = float(coefficient)
-        for name, exponent in monomial:
-            term *= _size(name) ** float(exponent)
-        total += term
-    return total
 
 
 def _size(name: str) -> float:
@@ -213,7 +211,7 @@ class Arithmetic:
         return -1 if difference < 0 else 1
 
     def proportional(self, a: Sum, b: Sum) -> bool:
-        """Whether one sum is a constant multiple of the other: the same equation, written twice."""
+        """True for two sums that are the same up to a constant factor: one equation, written twice."""
         if not a or not b or a.keys() != b.keys():
             return a == b
         lead = min(a)

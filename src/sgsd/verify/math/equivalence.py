@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sgsd.types import Status
 from sgsd.verify.math.latex import latex_of
 from sgsd.verify.math.lexer import normalise
-from sgsd.verify.math.limits import MAX_TEXT, refusal
+from sgsd.verify.math.limits import MAX_TEXT, is_refused
 from sgsd.verify.math.matching import Unsure, compare_forms
 from sgsd.verify.math.parse import parse_answer
 
@@ -101,8 +101,8 @@ def _compare_parsed(answer: str, gold: str) -> Status | Question:
     unsure = next((decision for decision in decisions if isinstance(decision, Unsure)), None)
     if unsure is None:
         return Status.INCORRECT
-    if refusal(unsure.gold):
+    if is_refused(unsure.gold):
         return Status.UNPARSED
-    if refusal(unsure.answer):
+    if is_refused(unsure.answer):
         return Status.INCORRECT
     return Question(latex_of(unsure.answer), latex_of(unsure.gold))

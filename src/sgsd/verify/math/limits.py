@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sgsd.verify.math.brackets import CLOSES, OPENS, closing, depth_of, opening
 from sgsd.verify.math.expressions import MAX_DIGITS
-from sgsd.verify.math.lexer import Tokens
+from sgsd.verify.math.lexer import Token, Tokens
 
 MAX_TEXT = 2_000  # characters of an answer that is not one long number
 _MAX_TOKENS = 400
@@ -23,24 +23,29 @@ _COUNTING = frozenset({"binom", "sum", "prod", "Gamma", "int", "bigcup", "iint",
 _DEFINITIONS = frozenset({"begin", "end", "def", "newcommand", "input", "include", "let", "catcode", "csname"})
 
 
-def refusal(tokens: Tokens) -> str | None:
-    """The reason not to give a token sequence to the computer-algebra system; None if it may have it."""
-    if len(tokens) > _MAX_TOKENS:
-        return "too long"
+def is_refused(tokens: Tokens) -> bool:
+    """True for a token sequence that must not be given to the computer-algebra system."""
     depth = depth_of(tokens)
-    if depth is None or depth > _MAX_DEPTH:
-        return "nested too deeply"
-    if any(token.kind == "num" and len(token.text) > MAX_DIGITS for token in tokens):
-        return "too many digits"
-    if any(token.kind == "cmd" and token.text in _DEFINITIONS for token in tokens):
-        return "an environment or a definition"
-    if any(token.kind == "op" and not token.text.isascii() and token.text != "°" for token in tokens):
-        return "an unknown sign"
-    if _has_large_power(tokens):
-        return "a power beyond the limit"
-    if _has_large_count(tokens):
-        return "a factorial, binomial or sum beyond the limit"
-    return None
+    return (
+        len(tokens) > _MAX_TOKENS
+        or depth is None
+        or depth > _MAX_DEPTH
+        or any(map(_is_outside, tokens))
+        or _has_large_power(tokens)
+        or _has_large_count(tokens)
+    )
+
+
+def _is_outside(token: Token) -> bool:
+    """True for too many digits, an environment or a definition, and a sign that LaTeX does not know."""
+    match token.kind:
+        case "num":
+            return len(token.text) > MAX_DIGITS
+        case "cmd":
+            return token.text in _DEFINITIONS
+        case "op":
+            return not token.text.isascii() and token.text != "°"
+    return False
 
 
 def _has_large_power(tokens: Tokens) -> bool:

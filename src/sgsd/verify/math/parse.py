@@ -14,10 +14,10 @@ from sgsd.verify.math.algebra import Arithmetic, rational
 from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
 from sgsd.verify.math.expressions import evaluate
 from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Span
-from sgsd.verify.math.lexer import Token, Tokens, has_loose_number, plain, tokenise
+from sgsd.verify.math.lexer import Tokens, has_loose_number, plain, tokenise
 from sgsd.verify.math.phrases import read_clock, read_words
 from sgsd.verify.math.quantities import split_quantity
-from sgsd.verify.math.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
+from sgsd.verify.math.relations import INEQUALITIES, both_signs, infinity_sign, join_relations, read_relation
 from sgsd.verify.math.sets import combine, ranges_of, split_sets
 from sgsd.verify.math.units import HEDGES, words
 
@@ -217,9 +217,7 @@ def _read_ratio(tokens: Tokens) -> Form | None:
 def _read_plus_minus(tokens: Tokens) -> Form | None:
     if not any(token.kind == "cmd" and token.text in {"pm", "mp"} for token in tokens):
         return None
-    signs = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
-    both = [tuple(Token("op", sign[t.text]) if t.text in sign else t for t in tokens) for sign in signs]
-    return Group(tokens, tuple(_items(both)), "")
+    return Group(tokens, tuple(_items(both_signs(tokens))), "")
 
 
 def _read_number(tokens: Tokens) -> Form:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cmp_to_key
+from functools import cmp_to_key, reduce
 from itertools import chain
 from typing import NamedTuple
 
@@ -72,8 +72,12 @@ def flipped(operator: str) -> str:
     return _FLIPPED[operator]
 
 
-def intersect(a: Ranges, b: Ranges) -> Ranges:
-    """Everything in both; may be empty."""
+def intersect(*parts: Ranges) -> Ranges:
+    """Everything in all parts; may be empty."""
+    return reduce(_intersect_two, parts, REALS)
+
+
+def _intersect_two(a: Ranges, b: Ranges) -> Ranges:
     met = (Piece(max(p.low, q.low, key=_KEY), min(p.high, q.high, key=_KEY)) for p in a for q in b)
     return _sorted(piece for piece in met if _order(*piece) < 0)
 
