@@ -29,7 +29,7 @@ def _box(answer: str) -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process still runs; one that is dead but not yet reaped by its parent does not."""
+    """True for a process that runs; one that is dead but not yet reaped by its parent does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -217,19 +217,19 @@ _SCRIPT = f"""
 import os, signal, sys, threading, time
 from sgsd.verify import MathVerifier
 
-def tell(*words):
+def report(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 easy = ([r"\\boxed{{{_EASY[0]}}}"], [r"{_EASY[1]}"])
 bomb = ([r"\\boxed{{{_BOMB[0]}}}"], [r"{_BOMB[1]}"])
 verifier = MathVerifier(timeout={_TIMEOUT})
-tell("parent", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+report("parent", verifier.grade(*easy)[0].status, *verifier.worker_pids)
 if os.fork() == 0:
-    tell("inherited", *verifier.worker_pids)
-    tell("child", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+    report("inherited", *verifier.worker_pids)
+    report("child", verifier.grade(*easy)[0].status, *verifier.worker_pids)
     sys.exit(0)
 os.wait()
-tell("again", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+report("again", verifier.grade(*easy)[0].status, *verifier.worker_pids)
 threading.Thread(target=verifier.grade, args=bomb, daemon=True).start()
 time.sleep(0.4)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -242,11 +242,11 @@ def test_a_script_that_forks_and_is_killed_leaves_no_worker(tmp_path: Path) -> N
         (tmp_path / shadowed).write_text("raise SystemExit('a file of the user was imported')")
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    told = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert told["parent"][0] == told["child"][0] == told["again"][0] == "correct"
-    assert told["inherited"] == []
-    assert set(told["child"][1:]).isdisjoint(told["parent"][1:])
-    assert told["again"][1:] == told["parent"][1:]
-    pids = [int(pid) for words in told.values() for pid in words if pid.isdigit()]  # fork servers and workers
+    reported = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert reported["parent"][0] == reported["child"][0] == reported["again"][0] == "correct"
+    assert reported["inherited"] == []
+    assert set(reported["child"][1:]).isdisjoint(reported["parent"][1:])
+    assert reported["again"][1:] == reported["parent"][1:]
+    pids = [int(pid) for words in reported.values() for pid in words if pid.isdigit()]  # fork servers and workers
     assert len(pids) >= 4
     assert _wait_until(lambda: not any(map(_alive, pids)), seconds=_TIMEOUT + 3 * _MARGIN)

@@ -31,7 +31,7 @@ class Judge:
     def grade(self, completions, golds):
         return [Verdict(Status.CORRECT if c == self.answer else Status.INCORRECT) for c in completions]
 
-compare = Judge()
+judge = Judge()
 
 class Tools:
     same = staticmethod(same)
@@ -101,7 +101,7 @@ def test_other_returns_name_the_function_and_the_row(result: object) -> None:
 def test_a_class_and_an_object_with_grade_are_verifiers() -> None:
     made = load_verifier("users_verifiers:Judge", answer="no")
     assert _statuses(made, ["no", "yes"], ["", ""]) == ["correct", "incorrect"]
-    assert _statuses(load_verifier("users_verifiers:compare"), ["yes"], [""]) == ["correct"]
+    assert _statuses(load_verifier("users_verifiers:judge"), ["yes"], [""]) == ["correct"]
 
 
 def test_a_function_that_raises_is_reported_with_its_row() -> None:
@@ -121,13 +121,13 @@ def test_a_function_that_raises_is_reported_with_its_row() -> None:
         ("users_typo:f", "cannot import 'users_typo'"),
         ("users_verifiers:nothing", "has no 'nothing'"),
         ("users_verifiers:CONSTANT", "it is a int, not a function"),
-        ("users_verifiers:compare", "takes no options: drop strict"),
+        ("users_verifiers:judge", "takes no options: drop strict"),
         ("users_verifiers:Judge", "its options do not fit"),
         ("math", "its options do not fit"),
     ],
 )
 def test_a_wrong_spec_says_what_to_mend(spec: str, message: str) -> None:
-    options = {"strict": True} if spec in {"users_verifiers:compare", "users_verifiers:Judge", "math"} else {}
+    options = {"strict": True} if spec in {"users_verifiers:judge", "users_verifiers:Judge", "math"} else {}
     with pytest.raises(UserError) as caught:
         load_verifier(spec, **options)
     assert message in str(caught.value)

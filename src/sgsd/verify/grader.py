@@ -143,7 +143,7 @@ def gold_text(gold: Any) -> str | None:
 
 
 def _without_numpy(gold: Any) -> Any:
-    """A NumPy scalar as Python's; anything else as it is, and where NumPy was never imported, everything."""
+    """A NumPy scalar as Python's; any other value as it is, and every value if NumPy was never imported."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return gold

@@ -35,6 +35,7 @@ class Value(NamedTuple):
 
 
 def rational(q: Fraction | int) -> Value:
+    """A rational number as a value."""
     return Value({_ONE: Fraction(q)} if q else {}, _UNIT)
 
 
@@ -60,18 +61,22 @@ def generators(sum_: Sum) -> frozenset[str]:
 
 
 def variables(sum_: Sum) -> frozenset[str]:
+    """The variables of a sum, without its primes and constants."""
     return frozenset(filter(is_variable, generators(sum_)))
 
 
 def is_variable(name: str) -> bool:
+    """True for a generator that stands for an unknown."""
     return not (name.isdigit() or name == "i" or name in _CONSTANTS or name.startswith("ln"))
 
 
 def has_variable(value: Value) -> bool:
+    """True for a value with an unknown in it, above or below the bar."""
     return any(map(variables, value))
 
 
 def contains(value: Value, name: str) -> bool:
+    """True for a value with this generator in it, above or below the bar."""
     return any(name in generators(sum_) for sum_ in value)
 
 
@@ -109,7 +114,10 @@ def without_poles(sum_: Sum) -> Sum:
 
 
 class Arithmetic:
-    """The operations, with one budget of work for all of them so that no answer can buy unlimited time."""
+    """The operations on values, with one budget of work for all of them, so that no answer can buy unlimited time.
+
+    Every operation raises Undecided beyond the budget or the limits, Unreadable for what has no value (1/0, 0^0).
+    """
 
     def __init__(self, work: int = _WORK) -> None:
         self._work = work
@@ -138,11 +146,13 @@ class Arithmetic:
         return Value(self._mul(a.num, b.den), self._mul(a.den, b.num))
 
     def equal(self, a: Value, b: Value) -> bool:
+        """True for the same value, by the terms of the cross-multiplied sums."""
         if a.den == b.den:
             return a.num == b.num
         return self._mul(a.num, b.den) == self._mul(b.num, a.den)
 
     def power(self, base: Value, exponent: Value) -> Value:
+        """A rational power; Undecided for other exponents, and for one that has several branches."""
         e = as_fraction(exponent)
         if e is None:
             raise Undecided("an exponent that is not rational")
@@ -158,7 +168,7 @@ class Arithmetic:
         return self._integer_power(base, e.numerator)
 
     def root(self, base: Value, degree: int) -> Value:
-        """The real root where there is one; the principal square root of a negative rational is i·√|q|."""
+        """The real root if there is one; the principal square root of a negative rational is i·√|q|."""
         if not base.num:
             return base
         if not 1 <= degree <= 64 or len(base.num) != 1 or len(base.den) != 1:
@@ -183,6 +193,7 @@ class Arithmetic:
         return self.multiply(Value(_single(generators, rest), _UNIT), sign)
 
     def absolute(self, value: Value) -> Value:
+        """The size of a real or complex number."""
         if contains(value, "i"):
             return self.divide(self._modulus(value.num), self._modulus(value.den))
         q = as_fraction(value)

@@ -18,7 +18,7 @@ def depths(tokens: Tokens) -> list[int]:
 
 
 def depth_of(tokens: Tokens) -> int | None:
-    """How deeply brackets nest; None if they do not balance."""
+    """The depth to which brackets nest; None if they do not balance."""
     found = depths(tokens)
     return None if found and (min(found) < 0 or found[-1]) else max(found, default=0)
 

@@ -20,7 +20,7 @@ from sgsd.verify.math.parse import parse_answer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Not decided here: the LaTeX of both sides for the computer-algebra system."""
+    """A comparison left to the computer-algebra system: the LaTeX of both sides."""
 
     answer: str
     gold: str

@@ -42,7 +42,7 @@ def evaluate(tokens: Sequence[Token]) -> Value:
 
 
 def literal(text: str) -> Fraction:
-    """The exact value of a number token; Undecided where it has too many digits."""
+    """The exact value of a number token; Undecided if it has too many digits."""
     mantissa, _, exponent = text.partition("e")
     if len(mantissa) > MAX_DIGITS:
         raise Undecided("too many digits")
@@ -60,6 +60,7 @@ class _Reader:
         self._exact = Arithmetic()
 
     def peek(self, ahead: int = 0) -> str | None:
+        """The text of the next token or of one further on; None at the end."""
         at = self._at + ahead
         return self._tokens[at].text if at < len(self._tokens) else None
 
@@ -89,6 +90,7 @@ class _Reader:
             raise Unreadable(f"{text!r} is missing")
 
     def expression(self) -> Value:
+        """Read a sum, or n choose k."""
         value = self._sum()
         if self.peek() == "choose":
             self._take()

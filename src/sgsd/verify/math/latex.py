@@ -1,4 +1,4 @@
-"""How tokens are written for the computer-algebra system."""
+"""Tokens written as LaTeX for the computer-algebra system."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _YES, _NO = Status.CORRECT, Status.INCORRECT
 
 
 def compare_forms(answer: Form, gold: Form) -> Decision:
-    """Compare an answer with a gold; not symmetric, because the gold sets what must be said."""
+    """Compare an answer with a gold; not symmetric, because the gold sets what an answer must contain."""
     if isinstance(answer, Choice):
         return _compare_choice(answer, gold)
     if isinstance(gold, Choice):
@@ -294,7 +294,7 @@ def _compare_equations(answer: Equation, gold: Equation) -> Decision:
 
 
 def _same_curve(answer: Equation, gold: Equation) -> bool | None:
-    """Whether both are the same equation up to a factor: y = 2x + 3 and 4x − 2y + 6 = 0; None: cannot say.
+    """True for one equation up to a factor: y = 2x + 3 and 4x − 2y + 6 = 0; None if that cannot be decided.
 
     In one variable the same roots have many equations, so there only a match is a statement.
     """

@@ -56,9 +56,9 @@ def _form(tokens: Tokens, meaning: str) -> Form:
     return Words(tokens, meaning)
 
 
-def _is_number_in_words(said: Sequence[str]) -> bool:
+def _is_number_in_words(phrase: Sequence[str]) -> bool:
     """True for a written-out number, with a unit or without: two thirds, twenty-one dollars."""
-    return said[0] in NUMBER_WORDS and all(word in NUMBER_WORDS or known_unit((word,)) for word in said)
+    return phrase[0] in NUMBER_WORDS and all(word in NUMBER_WORDS or known_unit((word,)) for word in phrase)
 
 
 def read_clock(tokens: Tokens) -> Form | None:

@@ -50,6 +50,7 @@ def interval(low: Value | None, low_closed: bool, high: Value | None, high_close
 
 
 def point(value: Value) -> Ranges:
+    """The set of one number."""
     return interval(value, True, value, True)
 
 

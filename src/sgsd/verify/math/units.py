@@ -74,6 +74,7 @@ def is_percent(unit: Sequence[str]) -> bool:
 
 
 def is_money(word: str) -> bool:
+    """True for the name of a currency, which may stand before its number."""
     return (_size(word) or ("",))[0] in {"money", "euros", "rupees"}
 
 

@@ -69,10 +69,12 @@ class ForkServer:
 
     @property
     def pid(self) -> int:
+        """The process id of the fork server."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
+        """True until the process has ended."""
         return self._process.poll() is None
 
     def wait_ready(self) -> None:
