@@ -16,7 +16,7 @@ from sgsd.verify.math.expressions import evaluate
 from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Span
 from sgsd.verify.math.lexer import Tokens, has_loose_number, plain, tokenise
 from sgsd.verify.math.phrases import read_clock, read_words
-from sgsd.verify.math.quantities import split_quantity
+from sgsd.verify.math.quantities import is_compound, split_quantity
 from sgsd.verify.math.relations import INEQUALITIES, both_signs, infinity_sign, join_relations, read_relation
 from sgsd.verify.math.sets import combine, ranges_of, split_sets
 from sgsd.verify.math.units import HEDGES, words
@@ -119,7 +119,10 @@ def _read_list(tokens: Tokens) -> Form | None:
         raise Unreadable("an empty place in a list")
     if any(split(part, INEQUALITIES)[1] for part in parts):
         return join_relations(tokens, parts, found)
-    return Group(tokens, _without_shared_label(_items(parts)), "")
+    items = _items(parts)
+    if is_compound(items):
+        raise Unreadable("a quantity of several units")  # as a gold it is unknown, not two answers
+    return Group(tokens, _without_shared_label(items), "")
 
 
 def _items(parts: list[Tokens]) -> list[Form]:

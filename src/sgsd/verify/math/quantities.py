@@ -8,7 +8,7 @@ from fractions import Fraction
 from sgsd.verify.errors import Unreadable
 from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
 from sgsd.verify.math.brackets import depths
-from sgsd.verify.math.forms import Number
+from sgsd.verify.math.forms import Form, Number
 from sgsd.verify.math.lexer import Token, Tokens
 from sgsd.verify.math.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
 
@@ -55,6 +55,15 @@ def _may_be_unit(unit: Tokens, at: int) -> bool:
     if token.kind == "num":
         return at > 0 and unit[at - 1].text in {"^", "{", "-"}
     return token.kind == "var" and unit[at - 1] == Token("op", "°") and token.text in {"C", "F"}
+
+
+def is_compound(items: Sequence[Form]) -> bool:
+    """True for falling units of one dimension: 1 hour and 30 minutes, 3 dollars, 50 cents."""
+    units = [known_unit(item.unit) if isinstance(item, Number) else None for item in items]
+    return all(
+        first and second and first.dimension == second.dimension and first.factor > second.factor
+        for first, second in zip(units, units[1:])
+    )
 
 
 def same_quantity(answer: Number, gold: Number) -> bool:
