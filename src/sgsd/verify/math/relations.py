@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, has_variable, is_variable, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.expressions import evaluate
-from sgsd.verify.forms import Form, Group, Relation, Span, Tokens
-from sgsd.verify.layout import is_name, split
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import REALS, Ranges, flipped, intersect, relation, union
+from sgsd.verify.math.algebra import Arithmetic, Value, has_variable, is_variable, rational
+from sgsd.verify.math.brackets import is_name, split
+from sgsd.verify.math.expressions import evaluate
+from sgsd.verify.math.forms import Form, Group, Relation, Span
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.ranges import REALS, Ranges, flipped, intersect, relation, union
 
 INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
 
@@ -25,7 +25,10 @@ def infinity_sign(tokens: Tokens) -> int | None:
 
 
 def read_relation(tokens: Tokens) -> Span | Relation:
-    """x < 2, 2 > x, 1 < 2x + 3 ≤ 7, |x| > 1 as a span; a < b as it is; raises Undecided for other relations."""
+    """Read x < 2, 2 > x, 1 < 2x + 3 ≤ 7, |x| > 1 as a span, a < b as it is.
+
+    Raises Undecided for other relations, Unreadable for one that nothing satisfies.
+    """
     sides, operators = split(tokens, INEQUALITIES | {"="})
     if not operators:
         raise Undecided("relations mixed with other things")
@@ -40,23 +43,25 @@ def read_relation(tokens: Tokens) -> Span | Relation:
     names = {name for name, _ in solved}
     if len(names) > 1:
         raise Undecided("a chain of relations between several variables")
-    met: Ranges = REALS
-    for _, ranges in solved:
-        met = intersect(met, ranges)
+    met = intersect(*(ranges for _, ranges in solved))
     if not met:
         raise Unreadable("a relation that nothing satisfies")
     return Span(tokens, met, names.pop())
 
 
 def _read_both_signs(tokens: Tokens, operators: Sequence[str]) -> Span:
-    """x ≠ ±1 is neither; other relations to ± say nothing clear."""
-    if set(operators) != {"!="}:
-        raise Undecided("an inequality with ±")
-    both = [read_relation(tuple(Token("op", sign) if t == _PLUS_MINUS else t for t in tokens)) for sign in "+-"]
-    if not all(isinstance(relation, Span) for relation in both):
-        raise Undecided("± in several variables")
-    first, second = (relation for relation in both if isinstance(relation, Span))
-    return Span(tokens, intersect(first.ranges, second.ranges), first.variable)
+    """Read x ≠ ±1, which is neither; other relations to ± are Undecided."""
+    if set(operators) == {"!="}:
+        match [read_relation(signed) for signed in both_signs(tokens)]:
+            case [Span() as first, Span() as second]:
+                return Span(tokens, intersect(first.ranges, second.ranges), first.variable)
+    raise Undecided("an inequality with ±")
+
+
+def both_signs(tokens: Tokens) -> list[Tokens]:
+    """The two token sequences that ± (and ∓, its opposite) stands for."""
+    signs = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
+    return [tuple(Token("op", sign[t.text]) if t.text in sign else t for t in tokens) for sign in signs]
 
 
 def _unsolved(tokens: Tokens, left: Tokens, operator: str, right: Tokens) -> Relation:
@@ -88,13 +93,13 @@ def _solve(left: Tokens, operator: str, right: Tokens) -> tuple[str, Ranges]:
 
 
 def _inside_bars(tokens: Tokens) -> Tokens:
-    """What stands between the bars of |…|; empty for anything else."""
+    """The tokens between the bars of |…|; empty for anything else."""
     bars = [at for at, token in enumerate(tokens) if token == _BAR]
     return tokens[1:-1] if bars == [0, len(tokens) - 1] else ()
 
 
 def _solve_size(inner: Tokens, operator: str, bound: Tokens) -> tuple[str, Ranges]:
-    """|u| < c is −c < u and u < c; |u| > c is u < −c or u > c."""
+    """Solve |u| < c as −c < u and u < c, |u| > c as u < −c or u > c."""
     below = (Token("op", "-"), Token("op", "("), *bound, Token("op", ")"))
     name, high = _solve(inner, operator, bound)
     _, low = _solve(inner, flipped(operator), below)
@@ -117,7 +122,7 @@ def _linear(value: Value) -> tuple[str, Fraction, Value]:
 
 
 def join_relations(tokens: Tokens, parts: Sequence[Tokens], separators: Sequence[str]) -> Form:
-    """Relations joined by or (union), and (intersection) or a comma (intersection, unless it is empty)."""
+    """Join relations by or (union), and (intersection) or a comma (intersection, unless it is empty)."""
     relations = [read_relation(part) for part in _completed(parts)]
     spans = [relation for relation in relations if isinstance(relation, Span)]
     names = {span.variable for span in spans}
@@ -126,9 +131,7 @@ def join_relations(tokens: Tokens, parts: Sequence[Tokens], separators: Sequence
             raise Undecided("a choice between relations in several variables")
         return Group(tokens, tuple(relations), "")
     ranges = [span.ranges for span in spans]
-    met = REALS
-    for each in ranges:
-        met = intersect(met, each)
+    met = intersect(*ranges)
     if "or" in separators or (not met and "and" not in separators):
         met = union(ranges)
     if not met:

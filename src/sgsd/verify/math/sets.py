@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgsd.verify.errors import Undecided
-from sgsd.verify.forms import Form, Group, Infinite, Number, Opaque, Span, Tokens
-from sgsd.verify.layout import split
-from sgsd.verify.lexer import Token
-from sgsd.verify.ranges import Ranges, complement, intersect, interval, point, union
+from sgsd.verify.math.brackets import split
+from sgsd.verify.math.forms import Form, Group, Infinite, Number, Opaque, Span
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.ranges import Ranges, complement, intersect, interval, point, union
 
 _OPERATIONS = {"cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"}
 
@@ -24,7 +24,7 @@ def split_sets(tokens: Tokens) -> tuple[list[Tokens], list[str]]:
 
 
 def combine(tokens: Tokens, forms: Sequence[Form], operations: Sequence[str]) -> Form:
-    """The set that operations on sets make: as ranges, as a list of elements, or as written where neither is known."""
+    """The set that operations on sets make: as ranges, as a list of elements, or else as written."""
     if len(set(operations)) > 1 or (operations[0] == "setminus" and len(forms) > 2):
         return Opaque(tokens)
     operation = operations[0]
@@ -48,34 +48,26 @@ def _ranges_if_known(form: Form) -> Ranges | None:
 def _combined(sets: Sequence[Ranges], operation: str) -> Ranges:
     if operation == "cup":
         return union(sets)
-    met = sets[0]
-    for other in sets[1:]:
-        met = intersect(met, other if operation == "cap" else complement(other))
-    return met
+    return intersect(*sets) if operation == "cap" else intersect(sets[0], complement(sets[1]))
 
 
 def ranges_of(form: Form) -> Ranges | None:
-    """A form as a set of reals, where it is one: (1, 2] as an interval, {1, 2} as two points."""
-    if isinstance(form, Span):
-        return form.ranges
-    if not isinstance(form, Group):
-        return None
-    if form.brackets == "{}":
-        values = [item.value for item in form.items if isinstance(item, Number)]
-        return union([point(value) for value in values]) if len(values) == len(form.items) else None
-    if form.brackets not in _INTERVALS or len(form.items) != 2:
-        return None
-    low, high = form.items
-    if not isinstance(low, Number | Infinite) or not isinstance(high, Number | Infinite):
-        return None
-    if (isinstance(low, Infinite) and low.sign > 0) or (isinstance(high, Infinite) and high.sign < 0):
-        return None
-    return interval(
-        low.value if isinstance(low, Number) else None,
-        form.brackets[0] == "[",
-        high.value if isinstance(high, Number) else None,
-        form.brackets[1] == "]",
-    )
+    """Read a form as a set of reals: (1, 2] as an interval, {1, 2} as two points; None if it is no such set."""
+    match form:
+        case Span(ranges=ranges):
+            return ranges
+        case Group(brackets="{}", items=items):
+            values = [item.value for item in items if isinstance(item, Number)]
+            return union([point(value) for value in values]) if len(values) == len(items) else None
+        case Group(brackets=brackets, items=(low, high)) if brackets in _INTERVALS:
+            if _is_end(low, -1) and _is_end(high, 1):
+                ends = [end.value if isinstance(end, Number) else None for end in (low, high)]
+                return interval(ends[0], brackets[0] == "[", ends[1], brackets[1] == "]")
+    return None
+
+
+def _is_end(form: Form, sign: int) -> bool:
+    return isinstance(form, Number) or (isinstance(form, Infinite) and form.sign == sign)
 
 
 _INTERVALS = frozenset({"()", "(]", "[)", "[]"})

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.primes import factorise
+from sgsd.verify.math.primes import factorise
 
 Monomial = tuple[tuple[str, Fraction], ...]  # ((generator, exponent), …), sorted by generator
 Sum = dict[Monomial, Fraction]
@@ -22,7 +22,7 @@ Sum = dict[Monomial, Fraction]
 _ONE: Monomial = ()
 _UNIT: Sum = {_ONE: Fraction(1)}
 _CONSTANTS = {"pi": math.pi, "e": math.e}
-MAX_BITS = 30_000
+_MAX_BITS = 30_000
 _MAX_ABS_EXPONENT = 5_000
 _WORK = 8_000  # elementary products in one answer: about 30 ms
 
@@ -35,6 +35,7 @@ class Value(NamedTuple):
 
 
 def rational(q: Fraction | int) -> Value:
+    """A rational number as a value."""
     return Value({_ONE: Fraction(q)} if q else {}, _UNIT)
 
 
@@ -54,39 +55,41 @@ def as_fraction(value: Value) -> Fraction | None:
     return ratios.pop() if len(ratios) == 1 else None
 
 
-def has_variable(value: Value) -> bool:
-    return any(map(variables, value))
+def generators(sum_: Sum) -> frozenset[str]:
+    """The generators of a sum: primes, constants, logarithms and variables."""
+    return frozenset(name for monomial in sum_ for name, _ in monomial)
 
 
 def variables(sum_: Sum) -> frozenset[str]:
-    """The unknowns of a sum."""
-    return frozenset(name for monomial in sum_ for name, _ in monomial if is_variable(name))
+    """The variables of a sum, without its primes and constants."""
+    return frozenset(filter(is_variable, generators(sum_)))
 
 
 def is_variable(name: str) -> bool:
+    """True for a generator that stands for an unknown."""
     return not (name.isdigit() or name == "i" or name in _CONSTANTS or name.startswith("ln"))
 
 
+def has_variable(value: Value) -> bool:
+    """True for a value with an unknown in it, above or below the bar."""
+    return any(map(variables, value))
+
+
 def contains(value: Value, name: str) -> bool:
-    return any(gen == name for sum_ in value for monomial in sum_ for gen, _ in monomial)
+    """True for a value with this generator in it, above or below the bar."""
+    return any(name in generators(sum_) for sum_ in value)
 
 
 def approximate(value: Value) -> float:
-    """A float for ordering only; Undecided where the value is not a real closed number."""
+    """A float for ordering only; Undecided if the value is not a real closed number."""
     try:
-        return _float_sum(value.num) / _float_sum(value.den)
+        num, den = (
+            sum(float(q) * math.prod(_size(name) ** float(e) for name, e in monomial) for monomial, q in sum_.items())
+            for sum_ in value
+        )
+        return num / den
     except (OverflowError, ZeroDivisionError) as error:
         raise Undecided("too large to order") from error
-
-
-def _float_sum(sum_: Sum) -> float:
-    total = 0.0
-    for monomial, coefficient in sum_.items():
-        term = float(coefficient)
-        for name, exponent in monomial:
-            term *= _size(name) ** float(exponent)
-        total += term
-    return total
 
 
 def _size(name: str) -> float:
@@ -111,7 +114,10 @@ def without_poles(sum_: Sum) -> Sum:
 
 
 class Arithmetic:
-    """The operations, with one budget of work for all of them so that no answer can buy unlimited time."""
+    """The operations on values, with one budget of work for all of them, so that no answer can buy unlimited time.
+
+    Every operation raises Undecided beyond the budget or the limits, Unreadable for what has no value (1/0, 0^0).
+    """
 
     def __init__(self, work: int = _WORK) -> None:
         self._work = work
@@ -140,11 +146,13 @@ class Arithmetic:
         return Value(self._mul(a.num, b.den), self._mul(a.den, b.num))
 
     def equal(self, a: Value, b: Value) -> bool:
+        """True for the same value, by the terms of the cross-multiplied sums."""
         if a.den == b.den:
             return a.num == b.num
         return self._mul(a.num, b.den) == self._mul(b.num, a.den)
 
     def power(self, base: Value, exponent: Value) -> Value:
+        """A rational power; Undecided for other exponents, and for one that has several branches."""
         e = as_fraction(exponent)
         if e is None:
             raise Undecided("an exponent that is not rational")
@@ -160,7 +168,7 @@ class Arithmetic:
         return self._integer_power(base, e.numerator)
 
     def root(self, base: Value, degree: int) -> Value:
-        """The real root where there is one; the principal square root of a negative rational is i·√|q|."""
+        """The real root if there is one; the principal square root of a negative rational is i·√|q|."""
         if not base.num:
             return base
         if not 1 <= degree <= 64 or len(base.num) != 1 or len(base.den) != 1:
@@ -185,6 +193,7 @@ class Arithmetic:
         return self.multiply(Value(_single(generators, rest), _UNIT), sign)
 
     def absolute(self, value: Value) -> Value:
+        """The size of a real or complex number."""
         if contains(value, "i"):
             return self.divide(self._modulus(value.num), self._modulus(value.den))
         q = as_fraction(value)
@@ -213,7 +222,7 @@ class Arithmetic:
         return -1 if difference < 0 else 1
 
     def proportional(self, a: Sum, b: Sum) -> bool:
-        """Whether one sum is a constant multiple of the other: the same equation, written twice."""
+        """True for two sums that are the same up to a constant factor: one equation, written twice."""
         if not a or not b or a.keys() != b.keys():
             return a == b
         lead = min(a)
@@ -224,7 +233,7 @@ class Arithmetic:
         if k < 0:
             return self._integer_power(self.divide(rational(1), base), -k)
         bits = max((_bits(q) for sum_ in base for q in sum_.values()), default=1)
-        if bits * k > MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
+        if bits * k > _MAX_BITS and any(abs(q) != 1 for sum_ in base for q in sum_.values()):
             raise Undecided("a power beyond the limit")
         result = rational(1)
         while k:
@@ -261,7 +270,7 @@ class Arithmetic:
         return {monomial: q for monomial, q in total.items() if q}
 
     def _spend(self, products: int, bits: int) -> None:
-        if bits > 2 * MAX_BITS:
+        if bits > 2 * _MAX_BITS:
             raise Undecided("numbers beyond the limit")
         self._work -= products * (1 + (bits // 1_000) ** 2)
         if self._work < 0:

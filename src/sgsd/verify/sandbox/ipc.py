@@ -1,4 +1,4 @@
-"""What a verifier and its processes say to each other: length-prefixed JSON, and orders to the zygote."""
+"""Messages between a verifier and its processes: length-prefixed JSON, and orders to the fork server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 _HEADER = struct.Struct(">I")
 
-# Orders from the owner to the zygote, one byte and a process id: fork (with a socket attached), or kill that process.
+# An order to the fork server is one byte and a process id: fork (with a socket attached), or kill that process.
 ORDER = struct.Struct(">cI")
 FORK, KILL = b"f", b"k"
 
@@ -22,7 +22,7 @@ class Closed(Exception):
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
     """Send a message as its length (4 bytes, big-endian) and its JSON (ASCII, so that any text survives).
 
-    Raises Closed, and TimeoutError where the connection has a time-out.
+    Raises Closed, and TimeoutError if the connection has a time-out.
     """
     body = json.dumps(message).encode("ascii")
     try:
@@ -34,7 +34,11 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> dict[str, Any]:
-    """The next message; TimeoutError where it is not complete by `deadline` (of time.monotonic), Closed at its end."""
+    """Receive the next message.
+
+    Raises Closed at the end of the connection, and TimeoutError if the message is not complete by `deadline` (seconds
+    of time.monotonic).
+    """
     (length,) = _HEADER.unpack(_read(connection, _HEADER.size, deadline))
     return json.loads(_read(connection, length, deadline))
 
@@ -43,7 +47,7 @@ def _read(connection: socket.socket, size: int, deadline: float | None) -> bytes
     data = b""
     while len(data) < size:
         if deadline is not None:
-            connection.settimeout(max(1e-6, deadline - time.monotonic()))  # 0 would mean: do not wait, do not say so
+            connection.settimeout(max(1e-6, deadline - time.monotonic()))  # 0 would mean non-blocking
         try:
             chunk = connection.recv(size - len(data))
         except TimeoutError:

@@ -1,21 +1,13 @@
-"""Exact values of functions at the arguments where they have closed forms; Undecided everywhere else."""
+"""Exact values of functions at arguments with closed forms; Undecided everywhere else."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
 
-from sgsd.verify.algebra import (
-    Arithmetic,
-    Sum,
-    Value,
-    as_fraction,
-    generator,
-    has_variable,
-    rational,
-)
 from sgsd.verify.errors import Undecided
-from sgsd.verify.primes import factorise
+from sgsd.verify.math.algebra import Arithmetic, Sum, Value, as_fraction, generator, has_variable, rational
+from sgsd.verify.math.primes import factorise
 
 _MAX_FACTORIAL = 500
 _MAX_CHOOSE = 1_000
@@ -23,21 +15,30 @@ TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 
 
 def factorial(value: Value) -> Value:
-    q = as_fraction(value)
-    if q is None or q.denominator != 1 or not 0 <= q <= _MAX_FACTORIAL:
-        raise Undecided("a factorial that is not a small whole number's")
-    return rational(math.factorial(int(q)))
+    """n! of a whole number up to 500; Undecided for any other value."""
+    n = _whole(value)
+    if not 0 <= n <= _MAX_FACTORIAL:
+        raise Undecided("a factorial beyond the limit")
+    return rational(math.factorial(n))
 
 
 def choose(top: Value, bottom: Value) -> Value:
-    n, k = as_fraction(top), as_fraction(bottom)
-    if n is None or k is None or n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n <= _MAX_CHOOSE:
+    """The binomial coefficient of whole numbers 0 ≤ bottom ≤ top ≤ 1000; Undecided for other values."""
+    n, k = _whole(top), _whole(bottom)
+    if not 0 <= k <= n <= _MAX_CHOOSE:
         raise Undecided("a binomial of unusual arguments")
-    return rational(math.comb(int(n), int(k)))
+    return rational(math.comb(n, k))
+
+
+def _whole(value: Value) -> int:
+    q = as_fraction(value)
+    if q is None or q.denominator != 1:
+        raise Undecided("not a whole number")
+    return int(q)
 
 
 def natural_log(value: Value) -> Value:
-    """ln of a positive monomial in radicals and e, as a sum of logarithms of primes."""
+    """ln of a positive monomial in radicals and e, as a sum of logarithms of primes; Undecided for other values."""
     exact = Arithmetic()
     total = rational(0)
     for name, exponent in _prime_exponents(value).items():
@@ -62,21 +63,18 @@ def _prime_exponents(value: Value) -> dict[str, Fraction]:
 
 
 def trigonometric(name: str, angle: Value) -> Value:
-    """A trigonometric function at a multiple of π/12; Unreadable at its poles."""
-    exact = Arithmetic()
+    """A trigonometric function at a multiple of π/12; Unreadable at its poles, Undecided at other angles."""
+    one = rational(1)
     cosine, sine = _circle(angle)
-    match name:
-        case "sin":
-            return sine
-        case "cos":
-            return cosine
-        case "tan":
-            return exact.divide(sine, cosine)
-        case "cot":
-            return exact.divide(cosine, sine)
-        case "sec":
-            return exact.divide(rational(1), cosine)
-    return exact.divide(rational(1), sine)
+    quotients = {
+        "sin": (sine, one),
+        "cos": (cosine, one),
+        "tan": (sine, cosine),
+        "cot": (cosine, sine),
+        "sec": (one, cosine),
+        "csc": (one, sine),
+    }
+    return Arithmetic().divide(*quotients[name])
 
 
 def exponential(exponent: Value) -> Value:

@@ -1,4 +1,4 @@
-r"""From answer text to tokens: Unicode, LaTeX dressing and spellings are settled here, once, in linear time.
+r"""Answer text becomes tokens: Unicode, LaTeX dressing and spellings are settled here, once, in linear time.
 
 Everything later reads tokens of a closed alphabet, so nothing a model wrote reaches a computer-algebra system as
 it stands: a token is a number, a one-letter variable, a word, a LaTeX command name or one operator.
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from sgsd.verify.units import is_known_word, words
+from sgsd.verify.math.units import is_known_word, words
 
 
 class Token(NamedTuple):
@@ -19,6 +19,8 @@ class Token(NamedTuple):
     kind: str
     text: str
 
+
+Tokens = tuple[Token, ...]
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
@@ -51,6 +53,8 @@ _OPS = {
     "\\": "\\\\", "|": "|",
 }
 _RAW_OPS = {"=<": "<=", "**": "^"}
+_FIXED = {"reals": Token("cmd", "reals"), "degree": Token("op", "°"), "ellipsis": Token("cmd", "dots"),
+          "money": Token("word", "dollars")}
 _COMMANDS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom",
              "varnothing": "emptyset", "infin": "infty", "infinity": "infty", "R": "reals", "Reals": "reals",
              "notin": "notin", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta"}
@@ -98,7 +102,7 @@ _LOOSE_NUMBER = re.compile(_LOOSE)
 
 
 def plain(text: str) -> str:
-    """Unicode forms as LaTeX and ASCII: ², ½, √, π, ≤, full-width and other digits; invisible characters go."""
+    """Write Unicode as LaTeX and ASCII: ², ½, √, π, ≤, full-width and other digits; invisible characters go."""
     if text.isascii():
         return text
     text = _UNICODE_ROOT.sub(_root, text)
@@ -122,12 +126,12 @@ def _plain_char(char: str) -> str:
 
 
 def has_loose_number(text: str) -> bool:
-    """Whether a text holds something like 1,234, which is one number or a list of two."""
+    """True for a text that holds something like 1,234, which is one number or a list of two."""
     return _LOOSE_NUMBER.search(text) is not None
 
 
-def tokenise(text: str, *, loose: bool = True) -> tuple[Token, ...]:
-    """Tokens of an answer; `loose` reads 1,234 as one number."""
+def tokenise(text: str, *, loose: bool = True) -> Tokens:
+    """Cut an answer into tokens; `loose` reads 1,234 as one number."""
     text, pattern = plain(text), _LOOSE_TOKENS if loose else _STRICT_TOKENS
     tokens = _tokens(text, pattern, in_words=False)
     if _LETTERS.fullmatch(text) and any(token.kind == "word" for token in tokens):
@@ -138,7 +142,7 @@ def tokenise(text: str, *, loose: bool = True) -> tuple[Token, ...]:
 
 
 def normalise(text: str) -> str:
-    """One spelling for texts that differ only in dress; equal results mean the same answer."""
+    """Write texts that differ only in dress alike; equal results mean the same answer."""
     return " ".join(token.text for token in tokenise(text))
 
 
@@ -158,26 +162,20 @@ def _tokens(text: str, pattern: re.Pattern[str], *, in_words: bool) -> list[Toke
             tokens.append(Token("var", match["letter"]))
         elif kind == "clock":
             tokens.append(Token("word", match["half"].lower() + "m"))
-        elif kind == "reals":
-            tokens.append(Token("cmd", "reals"))
         elif kind == "matrix":
             tokens.append(Token("op", "[[" if match["edge"] == "begin" else "]]"))
-        elif kind == "degree":
-            tokens.append(Token("op", "°"))
-        elif kind == "ellipsis":
-            tokens.append(Token("cmd", "dots"))
-        elif kind == "money":
-            tokens.append(Token("word", "dollars"))
         elif kind == "command":
             tokens += _command(chunk[1:])
         elif kind == "op":
             tokens.append(Token("op", _RAW_OPS.get(chunk, chunk)))
+        elif kind in _FIXED:
+            tokens.append(_FIXED[kind])
         spaced = kind == "space" or (kind == "command" and chunk[1:] in _SPACES)
     return tokens
 
 
 def _number(chunk: str) -> str:
-    """Digits without separators; 0{,}5 is a decimal comma, 1{,}234 is not."""
+    """Write digits without separators; 0{,}5 has a decimal comma, 1{,}234 has none."""
     mantissa, mark, exponent = chunk.replace("E", "e").partition("e")
     if re.fullmatch(r"\d+\{,\}\d+", mantissa) and not re.fullmatch(_GROUPED, mantissa):
         mantissa = mantissa.replace("{,}", ".")
@@ -185,7 +183,7 @@ def _number(chunk: str) -> str:
 
 
 def _wrapped(content: str, pattern: re.Pattern[str], *, may_be_unit: bool) -> list[Token]:
-    r"""What \mathrm{…} and \text{…} hold: a function, one variable, or words, numbers and signs."""
+    r"""Read the content of \mathrm{…} or \text{…}: a function, one variable, or words, numbers and signs."""
     name = content.strip()
     if name in _FUNCTIONS and not (may_be_unit and is_known_word(name)):  # 5\text{ min} is no minimum
         return _command(name)

@@ -1,15 +1,15 @@
-"""From tokens to an exact value: a recursive-descent reader of the arithmetic that answers are written in."""
+"""Tokens become an exact value: a recursive-descent reader of the arithmetic that answers are written in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, as_fraction, generator, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.functions import TRIGONOMETRIC, choose, exponential, factorial, natural_log, trigonometric
-from sgsd.verify.lexer import Token
-from sgsd.verify.units import words
+from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, generator, rational
+from sgsd.verify.math.closed_forms import TRIGONOMETRIC, choose, exponential, factorial, natural_log, trigonometric
+from sgsd.verify.math.lexer import Token
+from sgsd.verify.math.units import words
 
 MAX_DIGITS = 600  # of one literal; Python may be told to refuse longer conversions (PYTHONINTMAXSTRDIGITS ≥ 640)
 _MAX_TOKENS = 400
@@ -26,7 +26,10 @@ _ARGUMENT_GOES_ON = words("pi frac sqrt") | GREEK  # \sin 2\pi takes both, \sin 
 
 
 def evaluate(tokens: Sequence[Token]) -> Value:
-    """The exact value of an expression; raises Undecided or Unreadable (see `algebra`)."""
+    """The exact value of an expression.
+
+    Raises Undecided beyond exact arithmetic, Unreadable for what is not one value.
+    """
     if not tokens:
         raise Unreadable("nothing to read")
     if len(tokens) > _MAX_TOKENS:
@@ -39,7 +42,7 @@ def evaluate(tokens: Sequence[Token]) -> Value:
 
 
 def literal(text: str) -> Fraction:
-    """The exact value of a number token; Undecided where it has too many digits."""
+    """The exact value of a number token; Undecided if it has too many digits."""
     mantissa, _, exponent = text.partition("e")
     if len(mantissa) > MAX_DIGITS:
         raise Undecided("too many digits")
@@ -57,12 +60,24 @@ class _Reader:
         self._exact = Arithmetic()
 
     def peek(self, ahead: int = 0) -> str | None:
+        """The text of the next token or of one further on; None at the end."""
         at = self._at + ahead
         return self._tokens[at].text if at < len(self._tokens) else None
 
     def _kind(self, ahead: int = 0) -> str | None:
         at = self._at + ahead
         return self._tokens[at].kind if at < len(self._tokens) else None
+
+    def _take_operator(self, *texts: str) -> str | None:
+        """Take the next token if it is one of these operators; None, and nothing taken, if not."""
+        return self._take().text if self._kind() == "op" and self.peek() in texts else None
+
+    def _take_signs(self) -> bool:
+        """Take any number of signs; True if they make what follows negative."""
+        negative = False
+        while sign := self._take_operator("+", "-"):
+            negative ^= sign == "-"
+        return negative
 
     def _take(self) -> Token:
         if self._at >= len(self._tokens):
@@ -75,6 +90,7 @@ class _Reader:
             raise Unreadable(f"{text!r} is missing")
 
     def expression(self) -> Value:
+        """Read a sum, or n choose k."""
         value = self._sum()
         if self.peek() == "choose":
             self._take()
@@ -83,20 +99,17 @@ class _Reader:
 
     def _sum(self) -> Value:
         value = self._product()
-        while self.peek() in {"+", "-"} and self._kind() == "op":
-            sign = self._take().text
-            term = self._product()
-            value = self._exact.add(value, term) if sign == "+" else self._exact.subtract(value, term)
+        while sign := self._take_operator("+", "-"):
+            combine = self._exact.add if sign == "+" else self._exact.subtract
+            value = combine(value, self._product())
         return value
 
     def _product(self) -> Value:
         value = self._signed()
         while True:
-            if self._kind() == "op" and self.peek() in {"*", "/"}:
-                operator = self._take().text
-                factor = self._signed()
+            if operator := self._take_operator("*", "/"):
                 combine = self._exact.multiply if operator == "*" else self._exact.divide
-                value = combine(value, factor)
+                value = combine(value, self._signed())
             elif self._starts_factor():
                 value = self._exact.multiply(value, self._power())
             else:
@@ -108,40 +121,31 @@ class _Reader:
             return self._tokens[self._at - 1].text == ")"
         if kind in {"var", "cmd"}:
             return text != "choose"
-        return kind == "op" and (text in {"(", "{"} or (text == "|" and not self._bars))
+        return kind == "op" and (text in {"(", "{", "[["} or (text == "|" and not self._bars))
 
     def _signed(self) -> Value:
-        negative = False
-        while self._kind() == "op" and self.peek() in {"+", "-"}:
-            negative ^= self._take().text == "-"
+        negative = self._take_signs()
         value = self._power()
         return self._exact.negate(value) if negative else value
 
     def _power(self) -> Value:
         value = self._atom()
-        while self._kind() == "op":
-            if self.peek() == "!":
-                self._take()
-                value = factorial(value)
-            elif self.peek() == "°":
-                self._take()
-                value = self._exact.multiply(value, self._exact.divide(generator("pi"), rational(180)))
-            elif self.peek() == "^":
-                self._take()
-                value = self._raised(value, self._exponent())
-            elif self.peek() in {"'", "_"}:
-                raise Undecided("a prime or a subscript on an expression")
-            else:
-                break
+        while operator := self._take_operator("!", "°", "^", "'", "_"):
+            match operator:
+                case "!":
+                    value = factorial(value)
+                case "°":
+                    value = self._exact.multiply(value, self._exact.divide(generator("pi"), rational(180)))
+                case "^":
+                    value = self._raised(value, self._exponent())
+                case _:
+                    raise Undecided("a prime or a subscript on an expression")
         return value
 
     def _exponent(self) -> Value:
-        negative = False
-        while self._kind() == "op" and self.peek() in {"+", "-"}:
-            negative ^= self._take().text == "-"
+        negative = self._take_signs()
         value = self._atom()
-        if self._kind() == "op" and self.peek() == "^":  # towers associate to the right
-            self._take()
+        if self._take_operator("^"):  # towers associate to the right
             value = self._raised(value, self._exponent())
         return self._exact.negate(value) if negative else value
 
@@ -150,19 +154,22 @@ class _Reader:
 
     def _atom(self) -> Value:
         token = self._take()
-        if token.kind == "num":
-            return self._number(token.text)
-        if token.kind == "var":
-            return self._variable(token.text)
-        if token.kind == "cmd":
-            return self._command(token.text)
-        if token.kind == "op" and token.text in _CLOSES:
-            return self._group(_CLOSES[token.text])
-        if token.kind == "op" and token.text == "|":
-            self._bars += 1
-            value = self._group("|")
-            self._bars -= 1
-            return self._exact.absolute(value)
+        match token.kind, token.text:
+            case "num", text:
+                return self._number(text)
+            case "var", name:
+                return self._variable(name)
+            case "cmd", name:
+                return self._command(name)
+            case "op", ("{" | "(" | "[") as opening:
+                return self._group(_CLOSES[opening])
+            case "op", "|":
+                self._bars += 1
+                value = self._group("|")
+                self._bars -= 1
+                return self._exact.absolute(value)
+            case "op", "[[":
+                raise Undecided("arithmetic with matrices")
         raise Unreadable(f"{token.text!r} has no place here")
 
     def _group(self, close: str) -> Value:
@@ -184,14 +191,14 @@ class _Reader:
             return rational(value + self._repeating(text))
         if text.isdigit() and self._mixed():
             value += as_fraction(self._power()) or 0
-            if self._kind() == "op" and self.peek() == "/":
+            if self._take_operator("/"):
                 raise Unreadable("a mixed number divided")
         elif text.isdigit() and self._kind() == "num" and self.peek(1) == "/" and self._kind(2) == "num":
             value += literal(self._take().text) / self._denominator()
         return rational(value)
 
     def _mixed(self) -> bool:
-        r"""Whether \frac{a}{b} of two whole numbers, b > 0, follows: 2\frac{1}{2} is 2.5."""
+        r"""True if \frac{a}{b} of two whole numbers, b > 0, follows: 2\frac{1}{2} is 2.5."""
         texts = [self.peek(k) for k in range(7)]
         shape = [texts[k] for k in (0, 1, 3, 4, 6)]
         if shape == ["frac", "{", "}", "{", "}"]:
@@ -215,15 +222,11 @@ class _Reader:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def _variable(self, name: str) -> Value:
-        if self._kind() == "op" and self.peek() == "_":
-            self._take()
-            if self.peek() == "{":
-                self._take()
-                subscript = []
-                while (part := self._take().text) != "}":
-                    subscript.append(part)
-                return generator(f"{name}_{''.join(subscript)}")
-            return generator(f"{name}_{self._take().text}")
+        if self._take_operator("_"):
+            subscript = [self._take().text]
+            if subscript == ["{"]:
+                subscript = list(iter(lambda: self._take().text, "}"))
+            return generator(f"{name}_{''.join(subscript)}")
         if name in {"f", "g"} and self.peek() == "(":
             raise Undecided("a function, not a product")
         return generator(name)
@@ -257,16 +260,16 @@ class _Reader:
         return self._exact.root(self._argument(whole_number=True), int(index))
 
     def _is_derivative(self) -> bool:
-        r"""Whether \frac{d}{dx} or \frac{dy}{dx} follows: no quotient of products."""
+        r"""True if \frac{d}{dx} or \frac{dy}{dx} follows: no quotient of products."""
         texts = [self.peek(k) for k in range(7)]
         over = texts[2:].index("}") + 2 if "}" in texts[2:] else 0
         return texts[:2] == ["{", "d"] and over > 0 and texts[over + 1 : over + 3] == ["{", "d"]
 
     def _function(self, name: str) -> Value:
-        """sin, ln and their kind, with \\sin^2 x and \\log_2 x; the argument is what stands close to the name."""
+        r"""Read sin, ln and their kind, with \sin^2 x and \log_2 x; the argument is what stands close to the name."""
         exponent = base = None
-        while self._kind() == "op" and self.peek() in {"^", "_"}:
-            if self._take().text == "^":
+        while script := self._take_operator("^", "_"):
+            if script == "^":
                 exponent = self._exponent()
             else:
                 base = self._argument(whole_number=True)
@@ -293,7 +296,7 @@ class _Reader:
         return value if divisor is None else self._exact.divide(value, natural_log(divisor))
 
     def _argument(self, *, whole_number: bool = False) -> Value:
-        r"""An argument of a command; TeX takes one digit of a bare number, so \frac12 is 1/2."""
+        r"""Read an argument of a command; TeX takes one digit of a bare number, so \frac12 is 1/2."""
         token = self._take()
         if token.kind == "num" and not whole_number and len(token.text) > 1:
             if not token.text.isdigit():

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sgsd.verify.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
 from sgsd.verify.errors import Unreadable
-from sgsd.verify.expressions import literal
-from sgsd.verify.forms import Number, Tokens
-from sgsd.verify.layout import CLOSES, OPENS
-from sgsd.verify.lexer import Token
-from sgsd.verify.units import CLOCK, HEDGES, SCALES, Unit, is_known_word, is_money, is_percent, known_unit
+from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
+from sgsd.verify.math.brackets import depths
+from sgsd.verify.math.forms import Form, Number
+from sgsd.verify.math.lexer import Token, Tokens
+from sgsd.verify.math.units import CLOCK, HEDGES, SCALES, is_known_word, is_money, is_percent, known_unit
 
 _UNIT_OPS = frozenset({"/", "^", "{", "}", "-", "°", "%", "*", "."})
 _UNIT_STARTS = frozenset({("op", "%"), ("op", "°"), ("cmd", "pmod")})
 
 
 def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
-    r"""The number, its scale (million = 10⁶) and its unit: 5 \text{ cm}^2, \$5, 50\%, 90°, 3 km/h.
+    r"""Split into the number, its scale (million = 10⁶) and its unit: 5 \text{ cm}^2, \$5, 50\%, 90°, 3 km/h.
 
-    Raises Unreadable where the words around a number are a hedge: about 5, 5 at most.
+    Raises Unreadable if the words around the number are a hedge: about 5, 5 at most.
     """
     prefix = next((k for k, token in enumerate(tokens[:2]) if token.kind == "word" and is_money(token.text)), None)
     if prefix is not None and len(tokens) > prefix + 1:
@@ -38,53 +37,9 @@ def split_quantity(tokens: Tokens) -> tuple[Tokens, int, tuple[str, ...]]:
     return tokens[:start], scale, texts[1:] if scale > 1 else texts
 
 
-def read_compound(tokens: Tokens) -> Number | None:
-    """1 hour 30 minutes, 5 ft 3 in, 30° 15′: falling units of one dimension, as a number of the smallest."""
-    steps: list[tuple[Fraction, str, Unit]] = []
-    at = 0
-    while at < len(tokens):
-        while steps and tokens[at : at + 1] and tokens[at].text in {",", "and"}:
-            at += 1
-        step = _step(tokens, at, steps)
-        if step is None or (steps and not _falls(steps[-1][2], step[2])):
-            return None
-        steps.append(step)
-        at += 3 if tokens[at + 2 : at + 3] == (_PRIME,) == tokens[at + 1 : at + 2] else 2
-    if len(steps) < 2:
-        return None
-    smallest = steps[-1]
-    total = sum(amount * unit.factor for amount, _, unit in steps)
-    if smallest[2].dimension[0] == "angle":
-        return Number(tokens, rational(total), ("°",))
-    return Number(tokens, rational(total / smallest[2].factor), (smallest[1],))
-
-
-def _step(tokens: Tokens, at: int, before: Sequence[tuple[Fraction, str, Unit]]) -> tuple[Fraction, str, Unit] | None:
-    """The amount and the unit that stand at a place; m after hours are minutes, ′ and ″ after degrees arcs."""
-    if at + 1 >= len(tokens) or tokens[at].kind != "num":
-        return None
-    text = tokens[at + 1].text
-    dimension = before[0][2].dimension[0] if before else ""
-    if text == "m" and dimension == "time":
-        text = "min"
-    if text in {"'", '"'} and dimension == "angle":
-        twice = text == '"' or tokens[at + 2 : at + 3] == (_PRIME,)
-        return literal(tokens[at].text), text, Unit(("angle", 1), Fraction(1, 3600 if twice else 60))
-    unit = known_unit((text,)) if tokens[at + 1].kind in {"word", "var"} or text == "°" else None
-    return None if unit is None else (literal(tokens[at].text), text, unit)
-
-
-def _falls(unit: Unit, following: Unit) -> bool:
-    return unit.dimension == following.dimension and unit.factor > following.factor
-
-
 def _unit_start(tokens: Tokens) -> int:
-    depth = 0
-    for at, token in enumerate(tokens):
-        if token.kind == "op":
-            depth += (token.text in OPENS) - (token.text in CLOSES)
-        begins = token.kind == "word" or (token.kind, token.text) in _UNIT_STARTS
-        if at and not depth and begins:
+    for at, (token, depth) in enumerate(zip(tokens, depths(tokens))):
+        if at and not depth and (token.kind == "word" or (token.kind, token.text) in _UNIT_STARTS):
             return at
     return len(tokens)
 
@@ -102,11 +57,20 @@ def _may_be_unit(unit: Tokens, at: int) -> bool:
     return token.kind == "var" and unit[at - 1] == Token("op", "°") and token.text in {"C", "F"}
 
 
+def is_compound(items: Sequence[Form]) -> bool:
+    """True for falling units of one dimension: 1 hour and 30 minutes, 3 dollars, 50 cents."""
+    units = [known_unit(item.unit) if isinstance(item, Number) else None for item in items]
+    return all(
+        first and second and first.dimension == second.dimension and first.factor > second.factor
+        for first, second in zip(units, units[1:])
+    )
+
+
 def same_quantity(answer: Number, gold: Number) -> bool:
-    """Whether two numbers with units say the same; raises Undecided where exact arithmetic gives up.
+    """True for two numbers that are equal, units considered. Raises Undecided if exact arithmetic gives up.
 
     A unit that only one side writes is taken as understood; two known units must agree, conversions included.
-    p% is p/100 everywhere. Where just one side writes the sign, a bare p also stands for p% (the question may have
+    p% is p/100 everywhere. If just one side writes the sign, a bare p also stands for p% (the question may have
     asked for a percentage), except that a bare gold below 1 in size is never read so: 0.5 is 50%, not 0.5%.
     """
     exact = Arithmetic()
@@ -136,7 +100,7 @@ def same_quantity(answer: Number, gold: Number) -> bool:
 
 
 def _congruent(a: Value, g: Value, unit: Sequence[str]) -> bool:
-    """Whether two numbers are the same residue; those that are no whole numbers must be equal."""
+    """True for two numbers of the same residue; those that are no whole numbers must be equal."""
     exact = Arithmetic()
     difference = as_fraction(exact.subtract(a, g))
     modulus = unit[1] if len(unit) == 2 and unit[1].isdigit() else "0"
@@ -150,12 +114,11 @@ def _hundredth(value: Value) -> Value:
 
 
 def _radians(number: Number, other: Number) -> Value:
-    """30° as π/6 where the other side writes its angle with π and no unit."""
+    """The value, with 30° as π/6 if the other side writes its angle with π and no unit."""
     if number.unit == ("°",) and contains(other.value, "pi"):
         return Arithmetic().multiply(number.value, _RADIAN)
     return number.value
 
 
-_PRIME = Token("op", "'")
 _HUNDREDTH = rational(Fraction(1, 100))
 _RADIAN = Arithmetic().divide(generator("pi"), rational(180))

@@ -1,4 +1,4 @@
-r"""From a completion to the text of its answer: the last box after the last </think>. Pure and linear.
+r"""The text of a completion's answer: the last box after the last </think>. Pure and linear.
 
 The last box decides, even when it is broken: a model that was cut off while writing its final box has not
 answered, whatever it had boxed before.
@@ -17,10 +17,19 @@ _CONTENT = re.compile(r"[^\s~]")
 
 
 def extract_answer(completion: Any) -> str | None:
-    r"""The content of the last box of a completion, or None where it has no answer.
+    r"""Take the final answer out of a completion.
 
-    Boxes are `\boxed{…}`, `\fbox{…}` and the braceless `\boxed 5`. No answer: not a text, no box, an empty box, a
-    last box whose braces never close, or a think block that opens after the last `</think>` and stays open.
+    Args:
+        completion: any Python value.
+
+    Returns:
+        The content of the last box, `\boxed{…}`, `\fbox{…}` or the braceless `\boxed 5`; None if there is no answer:
+        not a text, no box, an empty box, a last box whose braces never close, or a think block that opens after the
+        last `</think>` and stays open.
+
+    Example:
+        >>> extract_answer(r"<think>\boxed{3}</think> it is \boxed{\frac{1}{2}}.")
+        '\\frac{1}{2}'
     """
     if not issubclass(type(completion), str):  # isinstance would call into a hostile object's __class__
         return None
@@ -31,12 +40,12 @@ def extract_answer(completion: Any) -> str | None:
 
 
 def has_box(text: str) -> bool:
-    """Whether a text holds a box, closed or not."""
+    """True for a text that holds a box, closed or not."""
     return _BOX.search(text) is not None
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last box of a text that no other box encloses; None where it is empty or cut off."""
+    """The content of the last box of a text that no other box encloses; None if it is empty or cut off."""
     starts = [match.end() for match in _BOX.finditer(text)]
     if not starts:
         return None

@@ -1,45 +1,33 @@
-"""Whether two forms say the same: EQUAL and DIFFERENT are exact statements, Unsure is an honest question."""
+"""Compare two forms: CORRECT and INCORRECT are exact statements, Unsure is an honest question."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from sgsd.verify.algebra import Arithmetic, Sum, as_fraction, has_variable, variables, without_poles
+from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.forms import (
+from sgsd.verify.math.algebra import Arithmetic, Sum, has_variable, variables, without_poles
+from sgsd.verify.math.brackets import is_label, is_name, is_simple_label
+from sgsd.verify.math.forms import (
     Based,
     Choice,
     Equation,
     Form,
     Group,
-    Huge,
     Infinite,
-    Malformed,
     Number,
     Opaque,
     Relation,
     Span,
-    Tokens,
     Words,
 )
-from sgsd.verify.layout import is_label, is_name, is_simple_label
-from sgsd.verify.powers import is_value_of
-from sgsd.verify.quantities import same_quantity
-from sgsd.verify.ranges import equal as equal_ranges
-from sgsd.verify.sets import ranges_of
+from sgsd.verify.math.lexer import Tokens
+from sgsd.verify.math.quantities import same_quantity
+from sgsd.verify.math.ranges import equal as equal_ranges
+from sgsd.verify.math.sets import ranges_of
 
 _MAX_UNORDERED = 30  # items that are matched each against each
-
-
-class Ruling(Enum):
-    """A decision that needs no computer algebra."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    GOLD_UNREADABLE = "gold unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +38,28 @@ class Unsure:
     gold: Tokens
 
 
-Decision = Ruling | Unsure
+Decision = Status | Unsure
 _OPERATIONS = frozenset({"cup", "cap", "setminus"})
-_YES, _NO = Ruling.EQUAL, Ruling.DIFFERENT
+_YES, _NO = Status.CORRECT, Status.INCORRECT
 
 
-def decide(answer: Form, gold: Form) -> Decision:
-    """Compare an answer with a gold; not symmetric, because the gold sets what must be said."""
-    if isinstance(answer, Malformed) or isinstance(gold, Malformed):
-        return _NO
-    if isinstance(answer, Choice) or isinstance(gold, Choice):
-        return _decide_choice(answer, gold)
+def compare_forms(answer: Form, gold: Form) -> Decision:
+    """Compare an answer with a gold; not symmetric, because the gold sets what an answer must contain."""
+    if isinstance(answer, Choice):
+        return _compare_choice(answer, gold)
+    if isinstance(gold, Choice):
+        return _is_letter(answer, gold) or _compare_contents(answer, gold.content)
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
-    if isinstance(answer, Equation) or isinstance(gold, Equation):
-        return _decide_equation(answer, gold)
+    if isinstance(gold, Equation):
+        return _compare_with_equation(answer, gold)
+    if isinstance(answer, Equation):
+        return _compare_chain(answer, gold)
     if isinstance(answer, Words) or isinstance(gold, Words):
         return _truth(isinstance(answer, Words) and isinstance(gold, Words) and answer.text == gold.text)
     if isinstance(answer, Opaque) or isinstance(gold, Opaque):
         return _YES if answer.source == gold.source else Unsure(answer.source, gold.source)
     try:
-        return _decide_exact(answer, gold)
+        return _compare_exact(answer, gold)
     except Undecided:
         return Unsure(answer.source, gold.source)
     except Unreadable:  # (2, 1) is a pair but no interval
@@ -78,28 +68,24 @@ def decide(answer: Form, gold: Form) -> Decision:
 
 def _without_label(form: Form, other: Form) -> Form:
     """x: 34 as 34, unless the other side is a ratio too or x is no name."""
-    is_ratio = isinstance(form, Group) and form.brackets == ":" and len(form.items) == 2
-    if not is_ratio or (isinstance(other, Group) and other.brackets == ":"):
-        return form
-    assert isinstance(form, Group)
-    label, value = form.items
-    names_a_ratio = isinstance(value, Number) and has_variable(value.value)  # x:y is x/y
-    return value if is_name(label.source) and not names_a_ratio else form
+    match form, other:
+        case _, Group(brackets=":"):
+            return form
+        case Group(brackets=":", items=(_, Number(value=value))), _ if has_variable(value):
+            return form  # x:y is x/y
+        case Group(brackets=":", items=(label, value)), _ if is_name(label.source):
+            return value
+    return form
 
 
-def _truth(value: bool) -> Ruling:
+def _truth(value: bool) -> Status:
     return _YES if value else _NO
 
 
-def _decide_exact(answer: Form, gold: Form) -> Decision:
+def _compare_exact(answer: Form, gold: Form) -> Decision:
     match answer, gold:
         case Number(), Number():
             return _truth(same_quantity(answer, gold) or _same_option(answer, gold))
-        case Huge(), Huge():
-            return _truth((answer.negative, answer.factors) == (gold.negative, gold.factors))
-        case (Huge() as huge, Number(value=value)) | (Number(value=value), Huge() as huge):
-            number = as_fraction(value)
-            return Unsure(answer.source, gold.source) if number is None else _truth(is_value_of(huge, number))
         case Infinite(), Infinite():
             return _truth(answer.sign == gold.sign)
         case Based(), Based():
@@ -107,7 +93,7 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
         case (Based(digits=digits), Number(source=source)) | (Number(source=source), Based(digits=digits)):
             return _truth([token.text for token in source] == [digits])  # the base is understood
         case Relation(), Relation():
-            return _decide_relations(answer, gold)
+            return _compare_relations(answer, gold)
         case (Relation(), Span()) | (Span(), Relation()):
             return Unsure(answer.source, gold.source)
         case (Span(), _) | (_, Span()):
@@ -115,11 +101,13 @@ def _decide_exact(answer: Form, gold: Form) -> Decision:
             a, g = ranges_of(answer), ranges_of(gold)
             return _truth(a is not None and g is not None and len(names) <= 1 and equal_ranges(a, g))
         case Group(), Group():
-            return _decide_groups(answer, gold)
-        case Group(), _:
-            return _decide_lone(answer, decide(answer.items[0], gold) if len(answer.items) == 1 else _NO, gold)
-        case _, Group():
-            return _decide_lone(gold, decide(answer, gold.items[0]) if len(gold.items) == 1 else _NO, answer)
+            return _compare_groups(answer, gold)
+        case Group(items=items), _:
+            lone = _compare_lone(answer, gold)
+            return lone or (compare_forms(items[0], gold) if len(items) == 1 else _NO)
+        case _, Group(items=items):
+            lone = _compare_lone(gold, answer)
+            return lone or (compare_forms(answer, items[0]) if len(items) == 1 else _NO)
     return _NO
 
 
@@ -131,7 +119,7 @@ def _same_option(answer: Number, gold: Number) -> bool:
     return letter in set("ABCDEFGH") and answer.source[0].text.upper() == letter
 
 
-def _decide_relations(answer: Relation, gold: Relation) -> Decision:
+def _compare_relations(answer: Relation, gold: Relation) -> Decision:
     """a < b and b > a, x + y ≠ 1 and 2x + 2y ≠ 2: the same up to a factor, which an order needs positive."""
     a, g = answer.difference.num, gold.difference.num
     if answer.operator == gold.operator and Arithmetic().proportional(a, g):
@@ -144,31 +132,36 @@ def _same_sign(a: Sum, g: Sum) -> bool:
     return not a or (a[min(a)] > 0) == (g[min(g)] > 0)
 
 
-def _decide_lone(group: Group, single: Decision, other: Form) -> Decision:
-    r"""A group against one value: {5} is 5, and 3:2 is 3/2."""
-    if group.brackets == ":" and len(group.items) == 2 and isinstance(other, Number):
-        top, bottom = group.items
-        if isinstance(top, Number) and isinstance(bottom, Number):
-            exact = Arithmetic()
+def _compare_lone(group: Group, other: Form) -> Decision | None:
+    """A ratio against one value: 3:2 is 3/2, 3:00 pm is 3; None for other groups and values."""
+    match group:
+        case Group(brackets=":", items=(Number() as top, Number() as bottom)) if isinstance(other, Number):
             if bottom.unit and not bottom.value.num:
-                return decide(top, other)  # 3:00 pm is 3
-            if exact.equal(top.value, exact.multiply(other.value, bottom.value)):
-                return _YES
-    return single
+                return compare_forms(top, other)
+            exact = Arithmetic()
+            return _truth(exact.equal(top.value, exact.multiply(other.value, bottom.value)))
+    return None
 
 
-def _decide_choice(answer: Form, gold: Form) -> Decision:
+def _compare_choice(answer: Choice, gold: Form) -> Decision:
     """(C) 42 against C compares letters, against 42 contents, against another option both."""
-    if isinstance(answer, Choice) and isinstance(gold, Choice):
-        return decide(answer.content, gold.content) if answer.letter == gold.letter else _NO
-    choice, other = (answer, gold) if isinstance(answer, Choice) else (gold, answer)
-    assert isinstance(choice, Choice)
-    if isinstance(other, Number) and len(other.source) == 1 and other.source[0].kind in {"var", "word"}:
-        return _truth(other.source[0].text.upper() == choice.letter)
-    return decide(choice.content, other) if choice is answer else decide(other, choice.content)
+    if isinstance(gold, Choice):
+        return _compare_contents(answer.content, gold.content) if answer.letter == gold.letter else _NO
+    return _is_letter(gold, answer) or _compare_contents(answer.content, gold)
 
 
-def _decide_groups(answer: Group, gold: Group) -> Decision:
+def _is_letter(form: Form, choice: Choice) -> Decision | None:
+    """C against (C) 42; None for more than a letter."""
+    if isinstance(form, Number) and len(form.source) == 1 and form.source[0].kind in {"var", "word"}:
+        return _truth(form.source[0].text.upper() == choice.letter)
+    return None
+
+
+def _compare_contents(answer: Form | None, gold: Form | None) -> Decision:
+    return _NO if answer is None or gold is None else compare_forms(answer, gold)
+
+
+def _compare_groups(answer: Group, gold: Group) -> Decision:
     kinds = {answer.brackets, gold.brackets}
     if len(kinds) == 2 and not _OPERATIONS.isdisjoint(kinds):
         return _NO
@@ -177,11 +170,11 @@ def _decide_groups(answer: Group, gold: Group) -> Decision:
     if kinds == {"cup"} or kinds == {"cap"}:
         return _unordered(answer, gold)
     if ":" in kinds and kinds == {":"}:
-        return _decide_ratios(answer, gold)
+        return _compare_ratios(answer, gold)
     if kinds <= {"", "{}"}:
         labelled = [any(isinstance(item, Equation) for item in group.items) for group in (answer, gold)]
         if labelled[0] != labelled[1] and "{}" not in kinds:
-            return _decide_labelled(answer, gold)
+            return _compare_labelled(answer, gold)
         return _unordered(answer, gold)
     if "{}" in kinds:
         return _NO
@@ -191,7 +184,7 @@ def _decide_groups(answer: Group, gold: Group) -> Decision:
     return _as_vectors(answer, gold)
 
 
-def _decide_labelled(answer: Group, gold: Group) -> Decision:
+def _compare_labelled(answer: Group, gold: Group) -> Decision:
     """x = 1, y = 2 against 1, 2 in order; x_1 = 1, x_2 = 2 in any, for these are solutions of one unknown."""
     items = [item for group in (answer, gold) for item in group.items if isinstance(item, Equation)]
     names = [item.sides[0].source for item in items]
@@ -212,7 +205,7 @@ def _as_vectors(answer: Group, gold: Group) -> Decision:
     return _itemwise(vector, gold) if matrix is answer else _itemwise(answer, vector)
 
 
-def _decide_ratios(answer: Group, gold: Group) -> Decision:
+def _compare_ratios(answer: Group, gold: Group) -> Decision:
     """3:2 and 6:4: each part in the same proportion."""
     a = [item.value for item in answer.items if isinstance(item, Number)]
     g = [item.value for item in gold.items if isinstance(item, Number)]
@@ -227,7 +220,7 @@ def _decide_ratios(answer: Group, gold: Group) -> Decision:
 
 
 def _itemwise(answer: Group, gold: Group) -> Decision:
-    decisions = [decide(a, g) for a, g in zip(answer.items, gold.items)]
+    decisions = [compare_forms(a, g) for a, g in zip(answer.items, gold.items)]
     return _all_of(decisions, answer.source, gold.source)
 
 
@@ -242,72 +235,66 @@ def _all_of(decisions: Sequence[Decision], answer: Tokens, gold: Tokens) -> Deci
 
 
 def _unordered(answer: Group, gold: Group) -> Decision:
-    spare = Counter(item.source for item in gold.items)
+    """The same items in any order: first those written alike, then each against each."""
+    left_g = list(gold.items)
     left_a: list[Form] = []
     for item in answer.items:
-        if spare[item.source] > 0 and isinstance(item, Number) and not item.unit:
-            spare[item.source] -= 1
-        else:
+        plain = isinstance(item, Number) and not item.unit
+        twin = next((k for k, other in enumerate(left_g) if plain and other.source == item.source), None)
+        if twin is None:
             left_a.append(item)
-    left_g = []
-    for item in gold.items:
-        if spare[item.source] > 0:
-            spare[item.source] -= 1
-            left_g.append(item)
+        else:
+            del left_g[twin]
     if len(left_a) > _MAX_UNORDERED:
         return _NO
     unsure: list[Form] = []
     for item in left_a:
-        decisions = [decide(item, other) for other in left_g]
+        decisions = [compare_forms(item, other) for other in left_g]
         if _YES in decisions:
-            left_g.pop(decisions.index(_YES))
+            del left_g[decisions.index(_YES)]
         elif any(isinstance(decision, Unsure) for decision in decisions):
             unsure.append(item)
         else:
             return _NO
     if not unsure:
         return _YES
-    return decide(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
+    return compare_forms(unsure[0], left_g[0]) if len(unsure) == 1 else Unsure(answer.source, gold.source)
 
 
-def _decide_equation(answer: Form, gold: Form) -> Decision:
-    if isinstance(answer, Equation) and isinstance(gold, Equation):
-        return _decide_equations(answer, gold)
-    if isinstance(gold, Equation):
-        value = gold.sides[-1]
-        return decide(answer, value) if is_simple_label(gold.sides[0].source) else _NO
-    assert isinstance(answer, Equation)
-    return _decide_chain(answer, gold)
+def _compare_with_equation(answer: Form, gold: Equation) -> Decision:
+    if isinstance(answer, Equation):
+        return _compare_equations(answer, gold)
+    return compare_forms(answer, gold.sides[-1]) if is_simple_label(gold.sides[0].source) else _NO
 
 
-def _decide_chain(answer: Equation, gold: Form) -> Decision:
+def _compare_chain(answer: Equation, gold: Form) -> Decision:
     """x = 2 + 2 = 4 against 4: the last side counts, the others must name it or equal it: 1 = 34 does neither."""
     *others, value = answer.sides
     if not is_label(others[0].source) and is_name(value.source):
         others, value = [value, *others[1:]], others[0]  # 4 = x
-    decision = decide(value, gold)
+    decision = compare_forms(value, gold)
     if decision is _NO:
         return _NO
     for other in others:
-        if not is_label(other.source) and decide(other, value) is _NO:
+        if not is_label(other.source) and compare_forms(other, value) is _NO:
             return _NO
     return decision
 
 
-def _decide_equations(answer: Equation, gold: Equation) -> Decision:
+def _compare_equations(answer: Equation, gold: Equation) -> Decision:
     same = _same_curve(answer, gold)
     if same is not None:
         return _truth(same)
     label_a, label_g = answer.sides[0], gold.sides[0]
     if not is_simple_label(label_a.source) or not is_simple_label(label_g.source):
         return Unsure(answer.source, gold.source)
-    if is_name(label_a.source) and is_name(label_g.source) and decide(label_a, label_g) is not _YES:
+    if is_name(label_a.source) and is_name(label_g.source) and compare_forms(label_a, label_g) is not _YES:
         return _NO
-    return _decide_chain(answer, gold.sides[-1])
+    return _compare_chain(answer, gold.sides[-1])
 
 
 def _same_curve(answer: Equation, gold: Equation) -> bool | None:
-    """Whether both are the same equation up to a factor: y = 2x + 3 and 4x − 2y + 6 = 0; None: cannot say.
+    """True for one equation up to a factor: y = 2x + 3 and 4x − 2y + 6 = 0; None if that cannot be decided.
 
     In one variable the same roots have many equations, so there only a match is a statement.
     """

@@ -1,90 +1,71 @@
-r"""From tokens to the kind of answer they are. Each reader says what it recognises, or None to pass.
+r"""Tokens become the kind of answer they are. Each reader returns the form it recognises, or None to pass.
 
-The order of the readers is the grammar: options, words, times, membership, compound quantities, lists, chains, unions,
-brackets, scaled matrices, ratios, ±, numbers.
+The order of the readers is the grammar: options, words, times, membership, lists, chains, unions, brackets,
+ratios, ±, numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from sgsd.verify.algebra import Arithmetic, Value, rational
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.expressions import evaluate
-from sgsd.verify.forms import (
-    Based,
-    Choice,
-    Equation,
-    Form,
-    Group,
-    Infinite,
-    Malformed,
-    Number,
-    Opaque,
-    Span,
-    Tokens,
-)
-from sgsd.verify.layout import OPENS, closing, depth_of, is_name, split
-from sgsd.verify.lexer import Token, has_loose_number, plain, tokenise
-from sgsd.verify.phrases import read_clock, read_words, with_digits
-from sgsd.verify.powers import read_huge
-from sgsd.verify.quantities import read_compound, split_quantity
-from sgsd.verify.relations import INEQUALITIES, infinity_sign, join_relations, read_relation
-from sgsd.verify.sets import combine, ranges_of, split_sets
-from sgsd.verify.units import HEDGES, words
+from sgsd.verify.math.algebra import Arithmetic, rational
+from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
+from sgsd.verify.math.expressions import evaluate
+from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Span
+from sgsd.verify.math.lexer import Tokens, has_loose_number, plain, tokenise
+from sgsd.verify.math.phrases import read_clock, read_words
+from sgsd.verify.math.quantities import is_compound, split_quantity
+from sgsd.verify.math.relations import INEQUALITIES, both_signs, infinity_sign, join_relations, read_relation
+from sgsd.verify.math.sets import combine, ranges_of, split_sets
+from sgsd.verify.math.units import HEDGES, words
 
 MAX_DEPTH = 40
 _LEAD_INS = words("the final answer option choice case set interval value solution solutions")
 
 
 @lru_cache(maxsize=2048)
-def readings(text: str) -> tuple[Form, ...]:
-    """The ways to read an answer, best first: two where 1,234 may be a number or a list, none if it is not one."""
+def parse_answer(text: str) -> tuple[Form, ...]:
+    """Every way to read an answer, best first: two if 1,234 may be a number or a list, none if it is not one answer."""
     sequences = [tokenise(text, loose=False)]
+    bracketed = False
     if has_loose_number(plain(text)):
         loose = tokenise(text)
         bracketed = any(token.text in OPENS for token in loose)
         sequences = [*sequences, loose] if bracketed else [loose, *sequences]
-        forms = [form for form in map(read, sequences) if not isinstance(form, Malformed)]
-        return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
-    form = read(sequences[0])
-    return () if isinstance(form, Malformed) else (form,)
+    forms = [form for form in map(_parse_if_readable, sequences) if form is not None]
+    return tuple(forms[:1] if bracketed else forms)  # in (1,234) the comma separates
 
 
-def read(tokens: Tokens) -> Form:
-    """The form of a token sequence; never raises for what a model may write."""
+def parse(tokens: Tokens) -> Form:
+    """Recognise the form of a token sequence; Opaque beyond exact arithmetic. Raises Unreadable if it is no answer."""
     if not tokens:
-        return Malformed(tokens, "empty")
+        raise Unreadable("empty")
     option = _read_choice(tokens)  # before brackets are counted: B) 42
     if option is not None:
         return option
     depth = depth_of(tokens)
     if depth is None:
-        return Malformed(tokens, "unbalanced")
+        raise Unreadable("unbalanced brackets")
     if depth > MAX_DEPTH:
         return Opaque(tokens)
     tokens = _undressed(tokens)
-    numeric = with_digits(tokens)
-    form = _recognised(numeric)
-    return _recognised(tokens) if isinstance(form, Malformed) and numeric != tokens else form  # one-to-one is no 1
-
-
-def _recognised(tokens: Tokens) -> Form:
     try:
-        for reader in _READERS:
-            form = reader(tokens)
-            if form is not None:
-                return form
+        return next(form for reader in _READERS if (form := reader(tokens)) is not None)
     except Undecided:
         return Opaque(tokens)
-    except Unreadable as error:
-        return Malformed(tokens, str(error))
-    return Malformed(tokens, "no kind of answer")
+
+
+def _parse_if_readable(tokens: Tokens) -> Form | None:
+    try:
+        return parse(tokens)
+    except Unreadable:
+        return None
 
 
 def _undressed(tokens: Tokens) -> Tokens:
-    """Without braces around everything, punctuation at the end, and words that only introduce."""
+    """Take off braces around everything, punctuation at the end, and words that only introduce."""
     while len(tokens) > 2 and tokens[0].text == "{" and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
     while len(tokens) > 1 and tokens[-1].text in {".", ",", ";"}:
@@ -101,7 +82,7 @@ def _undressed(tokens: Tokens) -> Tokens:
 
 
 def _read_choice(tokens: Tokens) -> Form | None:
-    """(C) 42, C) 42, C. 42 and C: 42."""
+    """Read (C) 42, C) 42, C. 42 and C: 42."""
     start = 1 if tokens[0].text == "(" else 0
     if len(tokens) < start + 2:
         return None
@@ -111,10 +92,10 @@ def _read_choice(tokens: Tokens) -> Form | None:
         return None
     content = tokens[start + 2 :]
     if not content:
-        return read((letter,))
+        return parse((letter,))
     if (content[0].kind == "op" and content[0].text in set("+-*/^=<>,_!")) or depth_of(content) is None:
         return None
-    return Choice(tokens, letter.text, read(content))
+    return Choice(tokens, letter.text, _parse_if_readable(content))
 
 
 def _read_membership(tokens: Tokens) -> Form | None:
@@ -123,7 +104,7 @@ def _read_membership(tokens: Tokens) -> Form | None:
         return None
     if len(parts) != 2 or not all(parts):
         raise Unreadable("a membership without its set")
-    form = read(parts[1])
+    form = parse(parts[1])
     ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
     return form if ranges is None else Span(form.source, ranges)
 
@@ -138,15 +119,16 @@ def _read_list(tokens: Tokens) -> Form | None:
         raise Unreadable("an empty place in a list")
     if any(split(part, INEQUALITIES)[1] for part in parts):
         return join_relations(tokens, parts, found)
-    return Group(tokens, _without_shared_label(_items(parts)), "")
+    items = _items(parts)
+    if is_compound(items):
+        raise Unreadable("a quantity of several units")  # as a gold it is unknown, not two answers
+    return Group(tokens, _without_shared_label(items), "")
 
 
 def _items(parts: list[Tokens]) -> list[Form]:
     items: list[Form] = []
     for part in parts:
-        form = read(part)
-        if isinstance(form, Malformed):
-            raise Unreadable(form.why)
+        form = parse(part)
         items += form.items if isinstance(form, Group) and form.brackets == "" else [form]
     return items
 
@@ -163,31 +145,22 @@ def _without_shared_label(items: list[Form]) -> tuple[Form, ...]:
 
 
 def _read_chain(tokens: Tokens) -> Form | None:
-    """Equations a = b = c, relations, and approximations, of which the exact side counts."""
+    """Read equations a = b = c, relations, and approximations, of which the exact side counts."""
     parts, found = split(tokens, {"~="})
     if found:
-        return read(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
+        return parse(parts[0] if parts[0] and not is_name(parts[0]) else parts[1])
     sides, operators = split(tokens, INEQUALITIES | {"="})
     if not operators:
         return None
     if INEQUALITIES.intersection(operators):
         return read_relation(tokens)
-    forms = tuple(map(read, sides if sides[0] else sides[1:]))
-    bad = next((form for form in forms if isinstance(form, Malformed)), None)
-    if bad is not None:
-        raise Unreadable(bad.why)
+    forms = tuple(map(parse, sides if sides[0] else sides[1:]))
     return Equation(tokens, forms) if len(forms) > 1 else forms[0]
 
 
 def _read_union(tokens: Tokens) -> Form | None:
     parts, operations = split_sets(tokens)
-    if not operations:
-        return None
-    forms = [read(part) for part in parts]
-    bad = next((form for form in forms if isinstance(form, Malformed)), None)
-    if bad is not None:
-        raise Unreadable(bad.why)
-    return combine(tokens, forms, operations)
+    return combine(tokens, list(map(parse, parts)), operations) if operations else None
 
 
 def _read_brackets(tokens: Tokens) -> Form | None:
@@ -199,26 +172,29 @@ def _read_brackets(tokens: Tokens) -> Form | None:
     inner = tokens[start + 1 : -1]
     brackets = opening + tokens[-1].text
     if brackets == "[[]]":
-        rows = [Group(row, tuple(_items(split(row, {"&"})[0])), "[[") for row in split(inner, {"\\\\"})[0] if row]
-        return Group(tokens, tuple(rows), "[[")
+        return _matrix(tokens, [(row, split(row, {"&"})[0]) for row in split(inner, {"\\\\"})[0] if row])
     if brackets == "\\{\\}":
         return _read_set(tokens, inner)
     if not inner:
         raise Unreadable("nothing between brackets")
     parts, found = split(inner, {",", ";"})
     if brackets == "[]" and len(parts) > 1 and all(part and _is_row(part) for part in parts):
-        rows = [Group(part, tuple(_items(split(part[1:-1], {","})[0])), "[[") for part in parts]
-        return Group(tokens, tuple(rows), "[[")
+        return _matrix(tokens, [(part, split(part[1:-1], {","})[0]) for part in parts])
     if not found and brackets in {"()", "[]"}:
-        form = read(inner)
-        return None if named or isinstance(form, Malformed | Opaque) else form
+        form = None if named else _parse_if_readable(inner)
+        return None if isinstance(form, Opaque) else form
     if not all(parts) or (len(parts) != 2 and brackets not in {"()", "[]"}) or "\\" in brackets:
         raise Unreadable("brackets that do not belong together")
     return Group(tokens, tuple(_items(parts)), brackets)
 
 
+def _matrix(tokens: Tokens, rows: Sequence[tuple[Tokens, list[Tokens]]]) -> Group:
+    """A matrix of rows, each the tokens of the row and of its entries."""
+    return Group(tokens, tuple(Group(row, tuple(_items(entries)), "[[") for row, entries in rows), "[[")
+
+
 def _is_row(tokens: Tokens) -> bool:
-    """Whether this is one row of a matrix written as [[1, 2], [3, 4]]."""
+    """True for one row of a matrix written as [[1, 2], [3, 4]]."""
     return tokens[0].text == "[" and tokens[-1].text == "]" and closing(tokens, 0) == len(tokens) - 1
 
 
@@ -227,32 +203,11 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
         return Group(tokens, (), "{}")
     parts, found = split(inner, {"|", ":"})
     if len(found) == 1 and split(parts[1], INEQUALITIES)[1]:
-        return read(parts[1])  # set builder: {x | x > 1}
+        return parse(parts[1])  # set builder: {x | x > 1}
     items, _ = split(inner, {",", ";"})
     if not all(items):
         raise Unreadable("an empty place in a set")
     return Group(tokens, tuple(_items(items)), "{}")
-
-
-def _read_scaled(tokens: Tokens) -> Form | None:
-    """A number times a matrix: every entry times the number."""
-    start = next((at for at, token in enumerate(tokens) if token.text == "[["), 0)
-    if not start or closing(tokens, start) != len(tokens) - 1:
-        return None
-    scale, matrix = tokens[:start], read(tokens[start:])
-    if scale[-1].text in {"+", "-"}:
-        scale = (*scale, Token("num", "1"))
-    if scale[-1].text == "*":
-        scale = scale[:-1]
-    return _scaled(matrix, evaluate(scale))
-
-
-def _scaled(form: Form, factor: Value) -> Form:
-    if isinstance(form, Group):
-        return Group(form.source, tuple(_scaled(item, factor) for item in form.items), form.brackets)
-    if not isinstance(form, Number):
-        raise Undecided("a matrix of more than numbers")
-    return Number(form.source, Arithmetic().multiply(factor, form.value), form.unit)
 
 
 def _read_ratio(tokens: Tokens) -> Form | None:
@@ -265,9 +220,7 @@ def _read_ratio(tokens: Tokens) -> Form | None:
 def _read_plus_minus(tokens: Tokens) -> Form | None:
     if not any(token.kind == "cmd" and token.text in {"pm", "mp"} for token in tokens):
         return None
-    signs = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
-    both = [tuple(Token("op", sign[t.text]) if t.text in sign else t for t in tokens) for sign in signs]
-    return Group(tokens, tuple(_items(both)), "")
+    return Group(tokens, tuple(_items(both_signs(tokens))), "")
 
 
 def _read_number(tokens: Tokens) -> Form:
@@ -282,7 +235,7 @@ def _read_number(tokens: Tokens) -> Form:
         value = evaluate(core)
     except Undecided:
         if unit[:1] != ("°",):
-            return read_huge(core)
+            raise
         core, unit = tokens, ()  # the degrees of sin 30° belong to its argument
         value = evaluate(tokens)
     return Number(core, Arithmetic().multiply(value, rational(scale)), unit)
@@ -292,12 +245,10 @@ _READERS: tuple[Callable[[Tokens], Form | None], ...] = (
     read_words,
     read_clock,
     _read_membership,
-    read_compound,
     _read_list,
     _read_chain,
     _read_union,
     _read_brackets,
-    _read_scaled,
     _read_ratio,
     _read_plus_minus,
     _read_number,

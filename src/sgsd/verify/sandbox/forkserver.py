@@ -1,4 +1,4 @@
-"""The owner's side of the processes: one zygote, and the workers that it forks."""
+"""Handles to the processes, held by their owner: the fork server, and the workers that it forks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-from sgsd.types import UserError
-from sgsd.verify.frames import FORK, KILL, ORDER, Closed, receive, send
+from sgsd.types import Status, UserError
+from sgsd.verify.sandbox.ipc import FORK, KILL, ORDER, Closed, receive, send
 
 _START_SECONDS = 120.0  # importing sympy takes a second, but a loaded machine or a cold network disk takes its time
 _FORK_SECONDS = 20.0  # takes milliseconds; more than this and the machine is beyond help
 _END_SECONDS = 5.0
-_ALARM_MARGIN = 1.0  # the worker's own alarm, should owner and zygote be gone: this much after its time
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_ALARM_MARGIN = 1.0  # the worker's own alarm, should owner and fork server be gone: this much after its time
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 
 
 class Worker:
@@ -31,34 +30,35 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether an idle worker still listens: a dead one has closed its end, which makes ours readable."""
+        """True while an idle worker still listens: a dead one has closed its end, which makes ours readable."""
         return not select.select([self._connection], [], [], 0)[0]
 
-    def ask(self, answer: str, gold: str, deadline: float) -> dict[str, Any]:
-        """Put one question; TimeoutError or Closed where no answer came, and the worker must then be killed."""
+    def ask(self, answer: str, gold: str, deadline: float) -> Status:
+        """Put one question. Raises TimeoutError or Closed without an answer; the worker must then be killed."""
         seconds = max(0.0, deadline - time.monotonic())
         self._connection.settimeout(_ALARM_MARGIN)
         send(self._connection, {"answer": answer, "gold": gold, "seconds": seconds + _ALARM_MARGIN})
-        return receive(self._connection, deadline)
+        return Status(receive(self._connection, deadline)["status"])
 
     def close(self) -> None:
-        """Let go of the connection; an idle worker ends."""
+        """Close the connection; an idle worker ends."""
         self._connection.close()
 
 
-class Nursery:
-    """A zygote of our own: started as `python -m`, ready after its imports, forks workers in milliseconds.
+class ForkServer:
+    """A process started as `python -m` that is ready after its imports and forks workers in milliseconds.
 
-    Not by multiprocessing, whose spawn runs the user's script again where it lacks a `__main__` guard, and not by a
-    fork of the user's process, which may have threads, locks and a gigabyte of model.
+    multiprocessing would run the user's script again where it lacks a `__main__` guard, and a fork of the user's
+    process may copy threads, locks and a gigabyte of model.
     """
 
     def __init__(self) -> None:
         path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-P", "-m", "sgsd.verify.sandbox.forkserver_main"]  # -P: no json.py of the user's
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sgsd.verify.zygote"],  # -P: a json.py in the user's folder is not ours
+                command,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -69,14 +69,16 @@ class Nursery:
 
     @property
     def pid(self) -> int:
+        """The process id of the fork server."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
+        """True until the process has ended."""
         return self._process.poll() is None
 
     def wait_ready(self) -> None:
-        """Wait for the imports; UserError where they fail, Closed where somebody ended the zygote meanwhile."""
+        """Wait for the imports. Raises UserError if they fail, Closed if somebody ended the process meanwhile."""
         with self._talking:
             if self._ready:
                 return
@@ -93,7 +95,7 @@ class Nursery:
             self._ready = True
 
     def fork(self) -> Worker:
-        """A new worker, warm; Closed where the zygote is gone."""
+        """Fork a warm worker. Raises Closed if the fork server is gone."""
         ours, theirs = socket.socketpair()
         try:
             with self._talking, theirs:
@@ -105,16 +107,13 @@ class Nursery:
         return Worker(pid, ours)
 
     def kill(self, worker: Worker) -> None:
-        """End a worker, whatever it does; without the zygote, its alarm ends it."""
+        """End a worker, whatever it does; without the fork server, its alarm ends it."""
         worker.close()
-        with self._talking:
-            try:
-                self._order(KILL, worker.pid, [])
-            except Closed:
-                return
+        with self._talking, contextlib.suppress(Closed):
+            self._order(KILL, worker.pid, [])
 
     def close(self) -> None:
-        """End the zygote and with it all workers, and wait until they are gone."""
+        """End the fork server and with it all workers, and wait until they are gone."""
         if not self._ready:
             self._process.kill()  # it has no workers yet
         with contextlib.suppress(OSError):  # some systems refuse where the other end is gone already
@@ -127,7 +126,7 @@ class Nursery:
         self._control.close()
 
     def forget(self) -> None:
-        """Let go of a zygote that belongs to the process we were forked from."""
+        """Let go of a fork server that belongs to the process we were forked from."""
         self._control.close()
         self._process.returncode = 0  # not our child: nothing to poll when this object is collected
 

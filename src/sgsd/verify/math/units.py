@@ -19,57 +19,37 @@ class Unit(NamedTuple):
     factor: Fraction
 
 
-# Each row: dimension, size in the base unit of the dimension, spellings.
-_ROWS: tuple[tuple[str, str, str], ...] = (
-    ("length", "1/1000", "mm millimeter millimetre"),
-    ("length", "1/100", "cm centimeter centimetre"),
-    ("length", "1", "m meter metre"),
-    ("length", "1000", "km kilometer kilometre"),
-    ("length", "127/5000", "in inch"),
-    ("length", "381/1250", "ft foot feet"),
-    ("length", "1143/1250", "yd yard"),
-    ("length", "201168/125", "mi mile"),
-    ("mass", "1/1000", "mg milligram"),
-    ("mass", "1", "g gram"),
-    ("mass", "1000", "kg kilogram"),
-    ("mass", "45359237/100000", "lb pound"),
-    ("volume", "1/1000", "ml mL milliliter millilitre"),
-    ("volume", "1", "l L liter litre"),
-    ("time", "1", "s sec second"),
-    ("time", "60", "min minute"),
-    ("time", "3600", "h hr hour"),
-    ("time", "86400", "day"),
-    ("time", "604800", "week"),
-    ("months", "1", "month"),
-    ("months", "12", "yr year"),
-    ("money", "1", "dollar usd"),
-    ("money", "1/100", "cent"),
-    ("euros", "1", "euro eur"),
-    ("rupees", "1", "rupee rs"),
-    ("angle", "1", "degree deg"),
-    ("turned angle", "1", "radian rad"),
-    ("force", "1", "N newton"),
-    ("energy", "1", "J joule"),
-    ("power", "1", "W watt"),
-    ("current", "1", "A amp ampere"),
-    ("voltage", "1", "V volt"),
-    ("frequency", "1", "Hz hertz"),
-    ("speed", "1", "mph"),
-    ("temperature", "1", "K kelvin"),
-)
-_UNITS = {name: (dimension, Fraction(size)) for dimension, size, names in _ROWS for name in names.split()}
+# Dimension: for each unit its size in the dimension's base unit, and its spellings.
+_SCALED = {
+    "length": "1/1000 mm millimeter millimetre, 1/100 cm centimeter centimetre, 1 m meter metre, "
+    "1000 km kilometer kilometre, 127/5000 in inch, 381/1250 ft foot feet, 1143/1250 yd yard, 201168/125 mi mile",
+    "mass": "1/1000 mg milligram, 1 g gram, 1000 kg kilogram, 45359237/100000 lb pound",
+    "volume": "1/1000 ml mL milliliter millilitre, 1 l L liter litre",
+    "time": "1 s sec second, 60 min minute, 3600 h hr hour, 86400 day, 604800 week",
+    "months": "1 month, 12 yr year",
+    "money": "1 dollar usd, 1/100 cent",
+    "euros": "1 euro eur",
+    "rupees": "1 rupee rs",
+}
+# Units that convert to no other, each a dimension of its own.
+_ALONE = "degree deg, radian rad, N newton, J joule, W watt, A amp ampere, V volt, Hz hertz, mph, K kelvin"
+_UNITS = {
+    name: (dimension, Fraction(size))
+    for dimension, units in _SCALED.items()
+    for size, *names in map(str.split, units.split(","))
+    for name in names
+} | {name: (unit, Fraction(1)) for unit in _ALONE.split(",") for name in unit.split()}
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
 CLOCK = frozenset({"am", "pm"})
 _PERCENT = frozenset({"%", "percent", "percentage", "pct"})
 _SMALL = """zero one two three four five six seven eight nine ten
     eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
-_DECADES = "twenty thirty forty fifty sixty seventy eighty ninety"
-_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
 NUMERALS = {word: value for value, word in enumerate(_SMALL.split())}
-TENS = {word: 10 * k for k, word in enumerate(_DECADES.split(), 2)}
-PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-PARTS |= {spelling: k for k, word in enumerate(_ORDINALS.split(), 3) for spelling in (word, word + "s")}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+NUMBER_WORDS = frozenset({*NUMERALS, *SCALES}) | words(
+    "twenty thirty forty fifty sixty seventy eighty ninety half halves third thirds quarter quarters fourths fifths "
+    "sixths sevenths eighths ninths tenths and minus negative"
+)
 
 # Words beside a number that take the claim back, or make it another claim.
 HEDGES = words(
@@ -83,22 +63,23 @@ _OTHER_WORDS = NUMERALS.keys() | words(
 
 
 def is_known_word(word: str) -> bool:
-    """Whether a bare run of letters is one of the words this room knows, not a product of variables."""
+    """True for a run of letters that is a word of this vocabulary, not a product of variables."""
     lower = word.lower()
     return _size(word) is not None or lower in _PERCENT | _POWERS.keys() | _OTHER_WORDS
 
 
 def is_percent(unit: Sequence[str]) -> bool:
-    """Whether a unit is a percentage: `%`, percent, percentage points."""
+    """True for a percentage: `%`, percent, percentage points."""
     return bool(unit) and unit[0].lower() in _PERCENT
 
 
 def is_money(word: str) -> bool:
+    """True for the name of a currency, which may stand before its number."""
     return (_size(word) or ("",))[0] in {"money", "euros", "rupees"}
 
 
 def known_unit(unit: Sequence[str]) -> Unit | None:
-    """The unit that texts such as ("cm", "^", "2") or ("square", "feet") name; None where we do not know it."""
+    """The unit named by texts such as ("cm", "^", "2") or ("square", "feet"); None for an unknown one."""
     names = [{"°": "degree"}.get(text, text) for text in unit if text not in {"^", "{", "}"}]
     power = 1
     if names and names[0].lower() in _POWERS:

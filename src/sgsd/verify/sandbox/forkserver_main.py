@@ -1,7 +1,7 @@
-"""The process from which the workers are forked: `python -m sgsd.verify.zygote`, its stdin a socket to the owner.
+"""The fork server's own process: `python -m sgsd.verify.sandbox.forkserver_main`, its stdin a socket to the owner.
 
 It imports math-verify once, has one thread and never grades, so that it forks a warm worker in milliseconds however
-fast answers kill them. It reads orders (see `frames`) and, the moment its owner is gone, however that came, kills its
+fast answers kill them. It reads orders (see `ipc`) and, the moment its owner is gone, however that came, kills its
 workers and ends.
 """
 
@@ -15,12 +15,12 @@ import signal
 import socket
 import sys
 
-from sgsd.verify.frames import FORK, ORDER, Closed, send
-from sgsd.verify.worker import Compare, load_compare, serve
+from sgsd.verify.sandbox.ipc import FORK, ORDER, Closed, send
+from sgsd.verify.sandbox.math_worker import Compare, load_compare, serve
 
 
 def main() -> int:
-    """Import, say so, and obey until the owner is gone; the first message says whether math-verify could be loaded."""
+    """Import math-verify, report success or failure, and obey until the owner is gone; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who closes us
     control = socket.socket(fileno=os.dup(0))
     _silence()
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _silence() -> None:
-    """Whatever a library prints or reads goes nowhere."""
+    """Send whatever a library prints nowhere, and give it nothing to read."""
     logging.disable(logging.CRITICAL)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -63,7 +63,7 @@ def _obey(control: socket.socket, compare: Compare) -> None:
 
 
 def _next_order(control: socket.socket) -> tuple[bytes, int, list[socket.socket]]:
-    """The next order and the sockets that came with it; Closed when the owner is gone."""
+    """Wait for an order: its verb, its process id and the sockets that came with it. Raises Closed at the end."""
     try:
         order, handles, _, _ = socket.recv_fds(control, ORDER.size, 1)
     except ConnectionError as error:
@@ -74,7 +74,7 @@ def _next_order(control: socket.socket) -> tuple[bytes, int, list[socket.socket]
 
 
 def _reaped(workers: set[int]) -> set[int]:
-    """The workers that have ended; never waits, because a large process takes its time to die."""
+    """Reap the workers that have ended; never waits, because a large process takes its time to die."""
     return {pid for pid in workers if os.waitpid(pid, os.WNOHANG)[0]}
 
 
@@ -89,7 +89,7 @@ def _fork(control: socket.socket, connection: socket.socket, compare: Compare) -
         serve(connection, compare)
         status = 0
     finally:
-        os._exit(status)  # whatever happens, a worker must not go on as a second zygote
+        os._exit(status)  # whatever happens, a worker must not go on as a second fork server
 
 
 if __name__ == "__main__":
