@@ -16,9 +16,9 @@ from sgsd.config.run_config import RunConfig
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
 from sgsd.methods.context import Answer
-from sgsd.plan.arithmetic import Lengths
 from sgsd.plan.memory import Memory
-from sgsd.plan.meta_pass import Ghost
+from sgsd.plan.meta_model import MetaModel
+from sgsd.plan.sizes import Lengths
 from sgsd.records.tracking import check_tracker
 from sgsd.train.contexts.pools import make_foreseen, sampled_kinds
 from sgsd.train.resume_run import check_folder
@@ -195,7 +195,7 @@ def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory
     lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
     strategy, processes = run.policy.strategy, run.accelerator.num_processes
     return Memory.of(
-        Ghost.of(run.config),
+        MetaModel.of(run.config),
         lengths,
         processes=processes,
         in_parts=strategy.in_parts,
