@@ -154,7 +154,7 @@ def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run
 
 def test_a_dropout_hides_the_gap(tmp_path: Path, parts: Run) -> None:
     assert not draws_dropout(parts.policy.model)
-    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).bare_scorer.model)
+    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).policy.model)
 
 
 # ── Importance weights ─────────────────────────────────────────────────────────────────────────────────────────────

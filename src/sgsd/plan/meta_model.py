@@ -1,4 +1,4 @@
-"""What a pass through the model costs besides its matrix products, counted on the model's own code and no data.
+"""The most bytes that a forward or backward of a model holds, traced on the model's own code without data.
 
 The model is built on torch's meta device, where tensors have shapes and no memory, with one layer and with two; what
 the second adds, every further one adds. Nothing is loaded but the model's configuration.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,32 +34,18 @@ from sgsd.types import UserError
 FUSED = "sgsd_fused"  # under which transformers knows the attention below
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Of one pass. Weights, and gradients that were there before, are not in it."""
-
-    peak: float  # bytes at the worst moment
-    written: float  # bytes of all results that are not views
-    operations: float  # calls of torch's kernels
-
-    def further(self, second: Cost, layers: int) -> Cost:
-        """Of a model of so many layers, where self is that of one layer and `second` that of two."""
-        one, two = ([getattr(cost, f.name) for f in fields(Cost)] for cost in (self, second))
-        return Cost(*(a + (b - a) * (layers - 1) for a, b in zip(one, two)))
-
-
 @dataclass(frozen=True)
-class Ghost:
-    """A run's model without its numbers."""
+class MetaModel:
+    """A run's model without its numbers. The peaks are bytes; weights and gradients that were there are not in them."""
 
     config: RunConfig
     method: Method
     settings: Any  # the model's own configuration
     built: dict[int, Scorer] = field(default_factory=dict, compare=False, repr=False)  # by their layers
-    known: dict[tuple[Any, ...], Cost] = field(default_factory=dict, compare=False, repr=False)  # passes counted before
+    traced: dict[tuple[Any, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, config: RunConfig) -> Ghost:
+    def of(cls, config: RunConfig) -> MetaModel:
         """Raises UserError where there is no configuration of a causal language model."""
         return cls(config, config.build_method(), model_settings(config))
 
@@ -73,11 +59,11 @@ class Ghost:
 
     @property
     def whole(self) -> Scorer:
-        """With all layers."""
+        """The model with all layers."""
         return self.scorer(self.layers)
 
     def scorer(self, layers: int) -> Scorer:
-        """Student, teacher and adapters as a run makes them, of the first few layers."""
+        """Student, teacher and adapters as a run makes them, with the first few layers."""
         if layers not in self.built:
             self.built[layers] = self._build(layers)
         return self.built[layers]
@@ -102,38 +88,38 @@ class Ghost:
                 lm, self.method, lora, self.config.seed, gradient_checkpointing=model.gradient_checkpointing
             )
 
-    def student_pass(self, rows: int, length: int) -> Cost:
-        """Forward and backward of the body, onto gradients that are there already."""
+    def student_peak(self, rows: int, length: int) -> float:
+        """The peak of forward and backward of the body, onto gradients that are there already."""
 
-        def go(scorer: Scorer) -> Cost:
+        def run(scorer: Scorer) -> float:
             lm = causal_lm(scorer.model.train())
             for parameter in lm.parameters():
                 if parameter.requires_grad:
                     parameter.grad = torch.empty_like(parameter)
-            with counting(scorer) as count:
+            with traced(scorer) as trace:
                 hidden = lm.base_model(input_ids=_ids(rows, length), use_cache=False).last_hidden_state
                 # One position through the head: a tied weight holds the head's gradient until the embedding's is there.
                 loss = hidden.sum() + F.linear(hidden[:1, -1], lm.get_output_embeddings().weight).sum()
                 loss.backward()
-                return count.cost
+                return trace.peak
 
-        return self._by_layers(("student", rows, length), go)
+        return self._by_layers(("student", rows, length), run)
 
-    def teacher_pass(self, rows: int, length: int) -> Cost:
-        """Forward of the body without a gradient; prefill is one too."""
+    def teacher_peak(self, rows: int, length: int) -> float:
+        """The peak of a forward of the body without a gradient; prefill is one too."""
 
-        def go(scorer: Scorer) -> Cost:
+        def run(scorer: Scorer) -> float:
             lm = causal_lm(scorer.model.eval())
-            with torch.no_grad(), counting(scorer) as count:
+            with torch.no_grad(), traced(scorer) as trace:
                 lm.base_model(input_ids=_ids(rows, length), use_cache=False)
-                return count.cost
+                return trace.peak
 
-        return self._by_layers(("teacher", rows, length), go)
+        return self._by_layers(("teacher", rows, length), run)
 
-    def decode_step(self, rows: int, context: int, sampling: Sampling) -> Cost:
-        """One token a row, `context` of them being in the cache, and the draw; the cache before it is not in it."""
+    def decode_peak(self, rows: int, context: int, sampling: Sampling) -> float:
+        """The peak of one token a row, `context` being in the cache, and its draw; the cache of before is not in it."""
 
-        def go(scorer: Scorer) -> Cost:
+        def run(scorer: Scorer) -> float:
             lm, text = causal_lm(scorer.model.eval()), self.text
             cache = DynamicCache(config=lm.config)
             shape = (rows, kv_heads(text), context, head_size(text))
@@ -142,17 +128,19 @@ class Ghost:
                 cache.update(keys, values, number)
             mask = torch.ones(rows, context, dtype=torch.bool, device="meta")
             draw = SeededSampler(sampling, torch.empty(rows, 1, dtype=torch.double, device="meta"), mask)
-            with torch.no_grad(), counting(scorer, cache) as count:
+            with torch.no_grad(), traced(scorer, cache) as trace:
                 logits = lm(input_ids=_ids(rows, 1), past_key_values=cache, use_cache=True).logits
                 draw(_ids(rows, context), logits[:, -1].float())
-                return count.cost
+                return trace.peak
 
-        return self._by_layers(("decode", rows, context, sampling), go)
+        return self._by_layers(("decode", rows, context, sampling), run)
 
-    def _by_layers(self, key: tuple[Any, ...], go: Callable[[Scorer], Cost]) -> Cost:
-        if key not in self.known:
-            self.known[key] = go(self.scorer(1)).further(go(self.scorer(2)), self.layers)
-        return self.known[key]
+    def _by_layers(self, key: tuple[Any, ...], run: Callable[[Scorer], float]) -> float:
+        """The first layer's, and what the second adds for each further one."""
+        if key not in self.traced:
+            one, two = run(self.scorer(1)), run(self.scorer(2))
+            self.traced[key] = one + (two - one) * (self.layers - 1)
+        return self.traced[key]
 
 
 def model_settings(config: RunConfig) -> Any:
@@ -181,48 +169,40 @@ def _ids(rows: int, length: int) -> Tensor:
     return torch.empty(rows, length, dtype=torch.long, device="meta")
 
 
-# ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Tracing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
-def counting(scorer: nn.Module, cache: DynamicCache | None = None) -> Iterator[Count]:
-    """Count what is computed inside; what the module and the cache hold already is free."""
+def traced(scorer: nn.Module, cache: DynamicCache | None = None) -> Iterator[MemoryTrace]:
+    """Trace what is computed inside; what the module and the cache hold already is free."""
     there = [*scorer.parameters(), *scorer.buffers(), *(p.grad for p in scorer.parameters() if p.grad is not None)]
     if cache is not None:
         there += [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
-    count = Count(there)
-    with torch.device("meta"), NoPads(), count:
-        yield count
+    trace = MemoryTrace(there)
+    with torch.device("meta"), NoPads(), trace:
+        yield trace
 
 
-class Count(TorchDispatchMode):
-    """Bytes that live, bytes that are written, kernels that are called."""
+class MemoryTrace(TorchDispatchMode):
+    """Follows the bytes that live; `peak` is the most at one time."""
 
     def __init__(self, there: list[Tensor]) -> None:
         super().__init__()
-        self.now = self.peak = self.written = self.operations = 0
+        self.now = self.peak = 0
         self.alive: dict[int, int] = {}
         self.known = {tensor.untyped_storage()._cdata for tensor in there}
 
-    @property
-    def cost(self) -> Cost:
-        return Cost(self.peak, self.written, self.operations)
-
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        new = False
         for tensor in (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key in self.known or key in self.alive:
                 continue
-            size = storage.nbytes()
-            self.alive[key], new = size, True
-            self.now += size
-            self.written += size
+            self.alive[key] = storage.nbytes()
+            self.now += self.alive[key]
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._free, key)
-        self.operations += new
         return out
 
     def _free(self, key: int) -> None:
@@ -230,19 +210,19 @@ class Count(TorchDispatchMode):
 
 
 class NoPads(TorchFunctionMode):
-    """All that models ask of their data is whether it has pads; here there is no data, and there are no pads."""
+    """Answers the one thing that models ask of their data, whether it has pads: here there is no data and no pad."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return True if function is Tensor.__bool__ else function(*args, **(kwargs or {}))
 
 
 def fused_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    """What the kernels of devices keep and write: no scores. On the meta device torch would take attention apart."""
+    """Keeps and writes what fused kernels do, no scores; on the meta device torch would take attention apart."""
     return _Fused.apply(query, key, value), None
 
 
 def no_mask(*_: Any, **__: Any) -> None:
-    """Rows without pads need none."""
+    """Makes no mask: rows without pads need none."""
 
 
 class _Fused(torch.autograd.Function):
