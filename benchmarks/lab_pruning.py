@@ -72,7 +72,7 @@ def run(seed: int, prune: str, quarantine: bool, folder: Path) -> dict[str, Any]
         "seed": seed,
         "output": str(folder / "run"),
         "bank": {"path": str(bank), "pairing": "rotated"},
-        "growth": {**growth, "prune": prune, "quarantine": quarantine},
+        "skills": {**growth, "prune": prune, "quarantine": quarantine},
         "compute": {"threads": 1},
     }
     TAKEN_OUT.clear()

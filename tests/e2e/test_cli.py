@@ -49,7 +49,7 @@ BAD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"prompts": {"max_tokens": 5}}, "prompts.max_tokens 5"),
     ({"verifier": {"name": "no.module:f"}}, "no.module"),
     ({"model": {"dtype": "bfloat16"}}, "model.dtype: where all weights train"),
-    ({"lora": {"targets": ["nothing"]}}, "lora.targets:"),
+    ({"lora": {"target_modules": ["nothing"]}}, "lora.target_modules:"),
     ({"evaluation": {"data": {"path": "lab:held-out", "limit": 99999}}}, "99999 were asked for"),
     ({"model": {"attention": "flash_attention_2"}}, "flash_attention_2 needs dtype"),
 ]

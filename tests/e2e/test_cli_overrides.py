@@ -25,12 +25,12 @@ SPLIT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("--seed=3", {}, ["--seed", "3"]),
     ("--track tensorboard --track.project p", {}, ["--track.to", "tensorboard", "--track.project", "p"]),
     ("--track=wandb", {}, ["--track.to", "wandb"]),
-    ("--growth.quarantine", {}, ["--growth.quarantine"]),
-    ("--growth.no-quarantine --seed 1", {}, ["--growth.no-quarantine", "--seed", "1"]),
-    ("--growth.quarantine True", {"growth.quarantine": True}, []),
-    ("--growth.quarantine=true", {"growth.quarantine": True}, []),
+    ("--skills.quarantine", {}, ["--skills.quarantine"]),
+    ("--skills.no-quarantine --seed 1", {}, ["--skills.no-quarantine", "--seed", "1"]),
+    ("--skills.quarantine True", {"skills.quarantine": True}, []),
+    ("--skills.quarantine=true", {"skills.quarantine": True}, []),
     ("--data.strip-instruction false --seed 1", {"data.strip_instruction": False}, ["--seed", "1"]),
-    ("--growth.quarantine maybe", {}, ["--growth.quarantine", "maybe"]),
+    ("--skills.quarantine maybe", {}, ["--skills.quarantine", "maybe"]),
     ("--name true", {}, ["--name", "true"]),
     ("--method.name grpo --method.group 4", {"method.name": "grpo", "method.group": 4}, []),
     ("--method.also answer", {"method.also": "answer"}, []),
@@ -41,7 +41,7 @@ SPLIT: list[tuple[str, dict[str, Any], list[str]]] = [
     ("--method.low -1", {"method.low": -1}, []),
     ("--method.switch --seed 1", {"method.switch": True}, ["--seed", "1"]),
     ("--lora none --seed 1", {"lora": None}, ["--seed", "1"]),
-    ("--lora.targets [q_proj]", {"lora.targets": ["q_proj"]}, []),
+    ("--lora.target_modules [q_proj]", {"lora.target_modules": ["q_proj"]}, []),
     ("--evaluation.data None", {"evaluation.data": None}, []),
     ("--evaluation.data.path lab:held-out", {"evaluation.data.path": "lab:held-out"}, []),
     ("--evaluation.problems 8", {}, ["--evaluation.problems", "8"]),
@@ -64,10 +64,10 @@ def test_a_value_that_is_no_yaml_is_named_by_its_key() -> None:
 
 def test_switches_and_options_that_are_none_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp_path)
-    said = "--growth.quarantine True --data.strip-instruction=false --method.also answer --method.k 3 --seed 5"
+    said = "--skills.quarantine True --data.strip-instruction=false --method.also answer --method.k 3 --seed 5"
     assert run(["train", path, "--print-config", *said.split()]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert (printed["growth"]["quarantine"], printed["data"]["strip_instruction"], printed["seed"]) == (True, False, 5)
+    assert (printed["skills"]["quarantine"], printed["data"]["strip_instruction"], printed["seed"]) == (True, False, 5)
     assert (printed["method"]["also"], printed["method"]["k"]) == ("answer", 3)
     absent = "--evaluation.data.path lab:held-out --evaluation.data.limit 16 --bank.retrieval random"
     assert run(["train", path, "--print-config", *absent.split()]) == 0

@@ -14,7 +14,7 @@ The sections model, data, prompts, sampling and verifier say what is rolled out,
 how many. Killed anywhere, the same command goes on.
 
   --dry-run         only say how many calls and tokens that takes at most
-  --key.part value  change a key of the config: --growth.rollouts 64"""
+  --key.part value  change a key of the config: --skills.rollouts 64"""
 
 
 def build(args: list[str], console: Console) -> None:

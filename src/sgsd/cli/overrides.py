@@ -58,7 +58,7 @@ def _split(argument: str) -> list[str]:
 
 
 def _is_switch(key: str) -> bool:
-    """Whether the key is true or false; such keys may also stand alone: --growth.quarantine."""
+    """Whether the key is true or false; such keys may also stand alone: --skills.quarantine."""
     value: Any = RunConfig().model_dump()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -17,7 +17,6 @@ from sgsd.config.sections import (
     ComputeConfig,
     DataConfig,
     EvaluationConfig,
-    GrowthConfig,
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
@@ -25,6 +24,7 @@ from sgsd.config.sections import (
     RolloutConfig,
     SamplingConfig,
     Section,
+    SkillsConfig,
     TeacherConfig,
     TrackConfig,
     VerifierConfig,
@@ -37,9 +37,9 @@ from sgsd.types import UserError
 
 #: Which engines each of these settings of rollouts means something to.
 ENGINE_KEYS = {
-    ("vllm",): ("memory", "tensor_parallel", "sleep", "options"),
-    ("server",): ("base_url", "key_variable", "concurrency"),
-    ("vllm", "server"): ("overlap", "dtype", "context", "folder", "start_timeout", "timeout", "retries"),
+    ("vllm",): ("gpu_memory_utilization", "tensor_parallel", "sleep", "options"),
+    ("server",): ("base_url", "api_key_env", "concurrency"),
+    ("vllm", "server"): ("prefetch", "dtype", "max_model_len", "folder", "start_timeout", "timeout", "retries"),
 }
 #: What of vLLM's options follows from other settings, or must be as it is for rollouts to be the policy's.
 RESERVED_OPTIONS = {
@@ -85,7 +85,7 @@ class RunConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     track: TrackConfig = TrackConfig()
     writer: WriterConfig = WriterConfig()
-    growth: GrowthConfig = GrowthConfig()
+    skills: SkillsConfig = SkillsConfig()
     guards: GuardsConfig = GuardsConfig()
 
     @property
@@ -291,17 +291,17 @@ def check_rollout(config: RunConfig, where: str) -> None:
                 raise UserError(f"{where}: rollout.{key}: means something to {means}, not to engine {rollout.engine}")
     if rollout.engine == "server" and not rollout.base_url:
         raise UserError(f"{where}: rollout.base_url: where is the server? for instance http://127.0.0.1:8000/v1")
-    if rollout.overlap and rollout.sleep is not None:
+    if rollout.prefetch and rollout.sleep is not None:
         raise UserError(
-            f"{where}: rollout.sleep: with rollout.overlap the engine is never idle; leave out one of the two"
+            f"{where}: rollout.sleep: with rollout.prefetch the engine is never idle; leave out one of the two"
         )
     if rollout.sleep == 2 and config.lora is not None:
         raise UserError(f"{where}: rollout.sleep: 2 forgets the weights under the adapter; use 1")
     longest = config.prompts.max_tokens + config.sampling.max_tokens
-    if rollout.context is not None and rollout.context < longest:
+    if rollout.max_model_len is not None and rollout.max_model_len < longest:
         raise UserError(
-            f"{where}: rollout.context: prompts.max_tokens and sampling.max_tokens together are {longest},"
-            f" {rollout.context} is less"
+            f"{where}: rollout.max_model_len: prompts.max_tokens and sampling.max_tokens together are {longest},"
+            f" {rollout.max_model_len} is less"
         )
     if set(rollout.options) & RESERVED_OPTIONS:
         named = sorted(set(rollout.options) & RESERVED_OPTIONS)[0]

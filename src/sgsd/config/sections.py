@@ -48,7 +48,7 @@ class LoraConfig(Section):
     rank: PositiveInt = 64
     alpha: PositiveInt = 128
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     start: str | None = None
     """Folder of a saved PEFT adapter to start from, of this rank, alpha and targets; none: a fresh one."""
 
@@ -121,21 +121,21 @@ class RolloutConfig(Section):
     engine: Literal["transformers", "vllm", "server"] = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What vLLM computes in; none: what the trainer does, and of a server, which does not say, bfloat16."""
-    context: PositiveInt | None = None
+    max_model_len: PositiveInt | None = None
     """Tokens that a prompt and its completion may have together; none: all that the run may ask for."""
-    memory: float | None = Field(default=None, gt=0, le=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     """Share of the device's memory that vLLM takes (gpu_memory_utilization); none: vLLM's own."""
     tensor_parallel: PositiveInt = 1
     """Devices over which vLLM spreads each matrix."""
     sleep: Literal[1, 2] | None = None
     """Give memory back between samplings: 1 keeps the weights in main memory, 2 forgets them; none: never."""
-    overlap: bool = False
+    prefetch: bool = False
     """Sample the next step's rollouts while this step trains: from the second step on they are one update stale."""
     options: dict[str, Any] = {}
     """Handed to vLLM by name, for instance max_num_seqs."""
     base_url: str | list[str] | None = None
     """Address of a running vLLM server, or of several, which share the rollouts."""
-    key_variable: str = "VLLM_API_KEY"
+    api_key_env: str = "VLLM_API_KEY"
     """Name of the environment variable that holds the servers' key; empty or not set: none is sent."""
     concurrency: PositiveInt = 256
     """Requests under way at a time, over all servers."""
@@ -147,7 +147,7 @@ class RolloutConfig(Section):
     """Seconds that a request to a server may take, or vLLM beside the trainer be silent between two completions."""
     retries: NonNegativeInt = 2
     """Further tries of a call after the engine died, hung or answered with less than it was asked for."""
-    gap_alarm: PositiveFloat | None = None
+    mismatch_warning: PositiveFloat | None = None
     """Mean gap between sampler and trainer worth a warning, nats a token; none: half of what stops the run."""
     importance_cap: PositiveFloat | None = None
     """Weigh each token's loss by min(student / sampler probability, this); none: not at all."""
@@ -219,7 +219,7 @@ class WriterConfig(Section):
     revision: str | None = None
     base_url: str | None = None
     """Address of an OpenAI-compatible server; none: the client's own."""
-    key_variable: str = "OPENAI_API_KEY"
+    api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the server's key; the key itself is never stored."""
     azure_version: str | None = None
     """API version, which makes the server an Azure one."""
@@ -227,7 +227,7 @@ class WriterConfig(Section):
     """Ask the server to decode by schema."""
     temperature: NonNegativeFloat = 0.0
     thinking: bool = False
-    context: PositiveInt = 32768
+    max_model_len: PositiveInt = 32768
     """Tokens that a prompt and its answer may have together, for a model in this process."""
     batch: PositiveInt = 8
     """Requests at a time: in a batch, or under way to the server."""
@@ -245,7 +245,7 @@ class WriterConfig(Section):
     """Folder of the templates it is asked with; "growth" is the bundled one."""
 
 
-class GrowthConfig(Section):
+class SkillsConfig(Section):
     """How skills are made from experience."""
 
     rollouts: PositiveInt = 256
@@ -281,7 +281,7 @@ class OptimizerConfig(Section):
     lr: PositiveFloat = 5e-6
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
-    grad_clip: PositiveFloat = 0.1
+    max_grad_norm: PositiveFloat = 0.1
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
 

@@ -219,7 +219,7 @@ class ServerEngine:
 
     def _know(self, url: str) -> None:
         reply = run(self._call(url, "GET", "/v1/models", None, _GLANCE_SECONDS))
-        _expect(reply, "rollout.key_variable: the variable it names must hold the server's key")
+        _expect(reply, "rollout.api_key_env: the variable it names must hold the server's key")
         models = [model for model in reply.body["data"] if not model.get("parent")]
         self._base[url] = models[0]["id"]
         room = models[0].get("max_model_len") or self.settings.context
@@ -347,7 +347,7 @@ def key_from(variable: str) -> str:
     """The server's key out of the environment. Raises UserError for one that cannot be sent."""
     key = os.environ.get(variable, "").strip()
     if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"rollout.key_variable: the key in {variable} has a character that no key has")
+        raise UserError(f"rollout.api_key_env: the key in {variable} has a character that no key has")
     return key
 
 

@@ -221,7 +221,7 @@ class VllmEngine:
         longest = max(map(len, prompts), default=0)
         if longest >= self.context:
             raise UserError(
-                f"rollout.context: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
+                f"rollout.max_model_len: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
                 " or prompts.max_tokens lower"
             )
 

@@ -1,4 +1,4 @@
-"""The next step's rollouts, sampled while this step trains: `rollout.overlap`, off by default.
+"""The next step's rollouts, sampled while this step trains: `rollout.prefetch`, off by default.
 
     the engine has the weights θ before step t → it samples for step t + 1 while step t makes θ' out of θ
 
@@ -66,7 +66,7 @@ class RolloutPrefetcher:
         try:
             rollouts = self.rollouts()
         except UserError as error:
-            warn(f"rollout.overlap: the checkpoint is without the rollouts of step {step}: {error}")
+            warn(f"rollout.prefetch: the checkpoint is without the rollouts of step {step}: {error}")
         if self.parts.all_max(not rollouts):
             return {}
         return shard_files(rollouts, None, {}, staleness=STALENESS)

@@ -24,8 +24,8 @@ from sgsd.types import UserError
 #: out of memory goes on with smaller passes).
 FREE = (
     *("compute", "output", "checkpoint", "logged_rollouts", "track", "guards"),
-    *(f"rollout.{key}" for key in ("base_url", "key_variable", "concurrency", "folder", "memory", "gap_alarm")),
-    *(f"rollout.{key}" for key in ("start_timeout", "timeout", "retries")),
+    *(f"rollout.{key}" for key in ("base_url", "api_key_env", "concurrency", "folder", "gpu_memory_utilization")),
+    *(f"rollout.{key}" for key in ("mismatch_warning", "start_timeout", "timeout", "retries")),
 )
 
 SHOWN_CHANGES = 8

@@ -42,21 +42,24 @@ def mean_gap(said: Sequence[Tensor], scored: Sequence[Tensor]) -> float:
 def check_gap(parts: Parts, gap: float, *, staleness: int = 0) -> None:
     """Hold a gap of this process against the bounds, together with all others.
 
-    A gap beyond `rollout.gap_alarm` is worth a warning. Weights that are known to be stale have no bound.
+    A gap beyond `rollout.mismatch_warning` is worth a warning. Weights that are known to be stale have no bound.
 
     Raises:
         StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
     """
     worst = parts.largest(gap if gap == gap else math.inf)
     bound = math.inf if staleness else sampler_rounding(parts)
-    alarm = bound / 2 if parts.config.rollout.gap_alarm is None else parts.config.rollout.gap_alarm
+    alarm = bound / 2 if parts.config.rollout.mismatch_warning is None else parts.config.rollout.mismatch_warning
     if worst > bound or worst == math.inf:
         raise StaleSamplerError(
             f"the engine samples from other weights than the trainer's: its log-probabilities are off by {worst:.2g}"
             f" nats a token, {bound:g} is what rounding explains; no weight has been touched by these rollouts"
         )
     if worst > alarm:
-        warn(f"sampler_gap: the engine's log-probabilities are off by {worst:.2g} nats a token (gap_alarm {alarm:g})")
+        warn(
+            f"sampler_gap: the engine's log-probabilities are off by {worst:.2g} nats a token"
+            f" (rollout.mismatch_warning {alarm:g})"
+        )
 
 
 def draws_dropout(model: nn.Module) -> bool:

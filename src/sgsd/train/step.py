@@ -258,7 +258,7 @@ def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Calla
 
 def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
     """Clip, check, step. Raises NonFiniteError, naming the rollouts, before a bad gradient reaches a weight."""
-    norm = parts.strategy.gradient_norm(parts.config.optimizer.grad_clip)
+    norm = parts.strategy.gradient_norm(parts.config.optimizer.max_grad_norm)
     if not math.isfinite(norm):
         bad = [i for indices, loss in losses if not math.isfinite(float(loss)) for i in indices]
         rollouts = [batch.rollouts[i] for i in bad] or batch.rollouts
