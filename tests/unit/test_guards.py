@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import small_config
-from sgsd.config.run_config import parse_config, parse_yaml
-from sgsd.records.guards import GUARDS, GuardConfig, GuardsConfig
+from sgsd.config.guards_config import GuardConfig, GuardsConfig
+from sgsd.config.loading import parse_config
+from sgsd.config.yaml_text import parse_yaml
+from sgsd.records.guards import GUARDS
 from sgsd.records.monitor import Finding, Monitor
 from sgsd.types import UserError
 

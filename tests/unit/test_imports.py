@@ -10,12 +10,13 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets"}
+GROUND = {"types", "secrets", "notices"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
+    "notices": set(),
     "methods": {"types"},
     "bank": {"types", "methods"},
     "verify": {"types", "methods"},
@@ -25,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "evaluate": CORE,
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "bank", "verify", "contexts", "rollout"},
-    "config": RUN,
+    "config": {"types", "notices", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
     "distributed": RUN,
@@ -37,6 +38,7 @@ BELOW: dict[str, set[str]] = {
     "report": {"types", "secrets"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
+BELOW["__main__"] = {"cli"}
 
 
 def room(path: Path) -> str:

@@ -57,7 +57,7 @@ def test_the_default_is_as_it_was(tmp_path: Path) -> None:
             {},
             "prompts.max_tokens and sampling.max_tokens together are 608, 600 is less",
         ),
-        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is the engine's own to say"),
+        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is set by the engine itself"),
         ({**VLLM, "gpu_memory_utilization": 1.5}, {}, "rollout.gpu_memory_utilization"),
         ({"engine": "sglang"}, {}, "rollout.engine"),
     ],

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from sgsd.cli.formatting import clock_words, count_words
 from sgsd.cli.options import as_share, as_whole, config_first, take_word
-from sgsd.cli.training import notes_shown, read_config
+from sgsd.cli.overrides import read_config
+from sgsd.cli.training import notes_shown
 from sgsd.plan.devices import GPUS
 from sgsd.plan.estimate import Estimate, assumed_lengths
 from sgsd.plan.measured import Measured, measure

@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from sgsd.config.run_config import RunConfig, make_config
+from sgsd.config.loading import make_config
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts import PromptBuilder, load_prompts
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import Strategy

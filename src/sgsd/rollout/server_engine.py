@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, Sampling, completion, for_vllm, request_seed
+from sgsd.rollout.engine import EngineError, completion, for_vllm, request_seed
 from sgsd.rollout.http_calls import Reply, TooLate, Unreachable, call, run
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
-from sgsd.types import Completion, UserError
+from sgsd.types import Completion, Sampling, UserError
 
 _GLANCE_SECONDS = 10.0  # for questions that a server answers without thinking
 _PAUSE_SECONDS = 1.0  # between two looks whether a server is back

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import sgsd
 from sgsd.bank import BankStore, objection, save_bank
+from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
@@ -138,7 +139,8 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     saved = folder / "config.json"
     if not saved.is_file():
         return
-    changed = differences(json.loads(saved.read_text(encoding="utf-8")), deciding(config))
+    before, _ = migrate(json.loads(saved.read_text(encoding="utf-8")), str(saved), saved=True)
+    changed = differences(before, deciding(config))
     if changed:
         shown = "; ".join(f"{key}: was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:8])
         raise UserError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import torch
 
+from sgsd.notices import warn
 from sgsd.scorer import Layout, PackedBatch, Row, collate, plan_layout, plan_microbatches
-from sgsd.train.models import warn
 from sgsd.types import UserError
 
 if TYPE_CHECKING:

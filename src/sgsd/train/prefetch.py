@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sgsd.checkpoint.pending import shard_files
+from sgsd.notices import warn
 from sgsd.rollout.background import BackgroundEngine
 from sgsd.train.batch import Question, answer, questions, request
 from sgsd.train.consistency import check_fresh
-from sgsd.train.models import warn
 from sgsd.train.setup import Parts
 from sgsd.types import Rollout, UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sgsd.train.models import warn
+from sgsd.notices import warn
 from sgsd.train.setup import Parts
 
 #: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.

@@ -33,6 +33,7 @@ from sgsd.distributed.replicated import Strategy
 from sgsd.evaluate import Evaluator
 from sgsd.hub.public import is_hub_name
 from sgsd.methods import Method
+from sgsd.notices import warn
 from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer import Scorer
@@ -43,7 +44,7 @@ from sgsd.train.contexts.pools import made_of_rollouts, make_eval_prompts, make_
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import Budgets, warmup
-from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, warn
+from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
 from sgsd.train.run_bank import STORE, RunBank
 from sgsd.train.teachers import TeacherUpdater
 from sgsd.types import Problem, UserError

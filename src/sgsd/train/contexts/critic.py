@@ -16,10 +16,10 @@ from sgsd.config.run_config import RunConfig
 from sgsd.contexts import Graded
 from sgsd.distributed.processes import from_first
 from sgsd.methods import Method
+from sgsd.notices import warn
 from sgsd.rollout import Engine
 from sgsd.skills import AnswerCache, Failed, Request, Writer
 from sgsd.train.contexts.writers import make_writer
-from sgsd.train.models import warn
 from sgsd.types import UserError
 
 CACHE = "critiques.sqlite"  # in the run's folder

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from sgsd.config.run_config import RunConfig
-from sgsd.config.sections import ModelConfig, WriterConfig
+from sgsd.config.sections import ModelConfig
+from sgsd.config.skills_config import WriterConfig
 from sgsd.rollout import Engine, Sampling, TransformersEngine
 from sgsd.skills import EngineWriter, ServerSettings, ServerWriter, Writer
 from sgsd.train.models import load_model, load_tokenizer, weights_hash
