@@ -16,7 +16,7 @@ WORKER = Path(__file__).parent / "e2e" / "process_worker.py"
 
 def arguments(name: str) -> argparse.Namespace:
     """What Accelerate's own launcher makes of one of our files."""
-    from accelerate.commands.strategy import _validate_launch_command, launch_command_parser
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     asked = ["--config_file", str(LAUNCHES / f"{name}.yaml"), "--num_processes", "2", "train.py"]
     given = _validate_launch_command(launch_command_parser().parse_args(asked))[0]
@@ -26,7 +26,7 @@ def arguments(name: str) -> argparse.Namespace:
 
 def environment(name: str) -> dict[str, str]:
     """The variables by which Accelerate's launcher tells its processes what was asked for."""
-    from accelerate.utils.strategy import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     given = arguments(name)
     told = prepare_deepspeed_cmd_env(given)[1] if given.use_deepspeed else prepare_multi_gpu_env(given)

@@ -215,11 +215,11 @@ def test_a_name_that_may_move_is_said_aloud(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.prove
 @pytest.mark.parametrize(("flags", "said"), [([], "Report:"), (["--dry-run"], "Nothing was trained")])
 def test_two_processes_speak_once(flags: list[str], said: str, there: dict[str, str], tmp_path: Path) -> None:
-    strategy = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     argv = [*arguments(SGSD, there, tmp_path / "run", data="turns", model="llama"), *flags]
     done = subprocess.run(
-        [sys.executable, *strategy, *argv], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *launch, *argv], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [done.stdout.count(said), done.stdout.count("read as openthoughts")] == [1, 1]

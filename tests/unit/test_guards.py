@@ -217,7 +217,7 @@ def test_a_setting_that_means_nothing_is_refused_by_name(text: str, said: str, t
 
 
 def test_settings_survive_the_command_line_and_the_run_s_own_config(tmp_path: Path) -> None:
-    from sgsd.cli.training import read_config
+    from sgsd.cli.overrides import read_config
 
     config = small_config(tmp_path, guards={"length": {"action": "off"}})
     saved = tmp_path / "config.yaml"

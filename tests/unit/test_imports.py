@@ -10,22 +10,23 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "notices"}
+GROUND = {"types", "secrets", "files", "notices"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
+    "files": set(),
     "notices": set(),
     "methods": {"types"},
-    "bank": {"types", "methods"},
+    "bank": {"types", "files", "methods"},
     "verify": {"types", "methods"},
     "contexts": {"types", "methods"},
-    "rollout": {"types", "methods"},
+    "rollout": {"types", "files", "methods"},
     "scorer": {"types", "methods"},
-    "evaluate": CORE,
+    "evaluate": {*CORE, "train"},
     "lab": {*CORE, "evaluate"},
-    "skills": {"types", "bank", "verify", "contexts", "rollout"},
+    "skills": {"types", "files", "bank", "verify", "contexts", "rollout"},
     "config": {"types", "notices", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
@@ -35,7 +36,7 @@ BELOW: dict[str, set[str]] = {
     "train": RUN,
     "plan": {*RUN, "train"},
     "integrations": {*RUN, "train"},
-    "report": {"types", "secrets"},
+    "report": GROUND,
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
 BELOW["__main__"] = {"cli"}

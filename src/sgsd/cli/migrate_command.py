@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from rich.console import Console
 
 from sgsd.cli.options import config_first, take_switch
 from sgsd.config.loading import read_mapping
 from sgsd.config.migrate import migrate as migrate_mapping
 from sgsd.config.migrate import migrate_text
+from sgsd.files import write_atomic
 from sgsd.types import UserError
 
 USAGE = """sgsd migrate CONFIG [--write]
@@ -36,13 +34,7 @@ def migrate(args: list[str], console: Console) -> None:
     if after == before:
         console.print(f"{path}: is as it should be; nothing was written", markup=False, soft_wrap=True)
         return
-    _replace(path, after)
+    write_atomic(path, after)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"{path}: rewritten", markup=False, soft_wrap=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
-from sgsd.config.checks import check_together
+from sgsd.config.conflicts import check_together
 from sgsd.config.migrate import current_key, migrate
 from sgsd.config.renamed import UNTIL
 from sgsd.config.run_config import RunConfig

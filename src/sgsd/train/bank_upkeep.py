@@ -23,7 +23,7 @@ from sgsd.skills.upkeep import Update, UpkeepSettings, update_bank
 from sgsd.train.bank_building import Objector, build_settings
 from sgsd.train.contexts.writers import make_writer
 from sgsd.train.run_bank import beginning
-from sgsd.train.setup import Parts
+from sgsd.train.setup import Run
 from sgsd.types import Rollout, UserError, Verdict
 
 
@@ -31,20 +31,20 @@ from sgsd.types import Rollout, UserError, Verdict
 class Upkeep:
     """Called by every process after every step; only the first one asks the writer and writes the store."""
 
-    parts: Parts
+    run: Run
     records: Records
     settings: UpkeepSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        g, built = self.parts.config.skills, build_settings(self.parts.config)
+        g, built = self.run.config.skills, build_settings(self.run.config)
         self.settings = UpkeepSettings(g.every, g.threshold, g.add, g.capacity, built.extract, built.merge)
-        if self.on and self.parts.config.writer.kind == "server":
+        if self.on and self.run.config.writer.kind == "server":
             # A missing client or key is the user's to mend now, not a warning every so many steps.
-            make_writer(self.parts.config, self.parts.engine, self.parts.tokenizer).__exit__(None, None, None)
+            make_writer(self.run.config, self.run.engine, self.run.tokenizer).__exit__(None, None, None)
 
     @property
     def on(self) -> bool:
-        return self.settings.every > 0 and self.parts.bank is not None
+        return self.settings.every > 0 and self.run.bank is not None
 
     def after_step(self, step: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         """Remember the step; at the end of a window, bring the bank up to date on all processes."""
@@ -52,20 +52,20 @@ class Upkeep:
             return
         mine = [asdict(m) for r, v in zip(rollouts, verdicts) if (m := memory_of(r, v)) is not None]
         everyone = sorted(gather_object(mine), key=lambda memory: memory["index"])
-        if self.parts.accelerator.is_main_process:
+        if self.run.accelerator.is_main_process:
             for memory in everyone:
                 self.records.write("memories", {"step": step, **memory})
         if step % self.settings.every == 0:
             self._update(step)
 
     def _update(self, step: int) -> None:
-        bank, parts = self.parts.bank, self.parts
+        bank, run = self.run.bank, self.run
         assert bank is not None
-        bank.current, bank.event = from_first(parts.accelerator, lambda: self._ask_and_store(step))
-        parts.follow_bank()
+        bank.current, bank.event = from_first(run.accelerator, lambda: self._ask_and_store(step))
+        run.follow_bank()
 
     def _ask_and_store(self, step: int) -> tuple[Bank, int]:
-        bank = self.parts.bank
+        bank = self.run.bank
         assert bank is not None
         try:
             update = self._ask(step, bank.current)
@@ -81,14 +81,14 @@ class Upkeep:
         return update.bank, event
 
     def _ask(self, step: int, bank: Bank) -> Update:
-        config, parts = self.parts.config, self.parts
+        config, run = self.run.config, self.run
         prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
         given = self._given()
-        by_evidence = worth(parts.evidence_log.ledger) if config.skills.prune == "evidence" else None
+        by_evidence = worth(run.evidence_log.ledger) if config.skills.prune == "evidence" else None
         # The policy learns from step to step: its answers of one update must not stand for those of another.
         with (
             AnswerCache(self.records.folder / "answers.sqlite") as cache,
-            make_writer(config, parts.engine, parts.tokenizer, version=f"step {step}") as writer,
+            make_writer(config, run.engine, run.tokenizer, version=f"step {step}") as writer,
         ):
             client = WriterClient(writer, prompts, cache, config.writer.failure_budget)
             return update_bank(
@@ -97,7 +97,7 @@ class Upkeep:
                 client,
                 self.settings,
                 step,
-                objection=Objector(parts.problems),
+                objection=Objector(run.problems),
                 worth=by_evidence,
                 retired=self._quarantined(bank, given),
                 given=given,
@@ -105,16 +105,16 @@ class Upkeep:
 
     def _given(self) -> frozenset[str]:
         """What the run began with: it stays, though another run may have learned it and left its mark."""
-        assert self.parts.bank is not None
-        with BankStore(self.parts.bank.path, read_only=True) as store:
+        assert self.run.bank is not None
+        with BankStore(self.run.bank.path, read_only=True) as store:
             first = beginning(store)
             return frozenset(item.id for item in store.snapshot(first.event).items) if first else frozenset()
 
     def _quarantined(self, bank: Bank, given: Collection[str]) -> list[str]:
-        if not self.parts.config.skills.quarantine:
+        if not self.run.config.skills.quarantine:
             return []
         learned = [item.id for item in bank.items if is_dynamic(item) and item.id not in given]
-        return quarantined(self.parts.evidence_log.ledger, learned)
+        return quarantined(self.run.evidence_log.ledger, learned)
 
     def _window(self, step: int) -> list[Memory]:
         rows = (row for row in self.records.read("memories") if step - self.settings.every < row["step"] <= step)
