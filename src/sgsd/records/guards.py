@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
-
-from sgsd.config.sections import Section
+from sgsd.config.guards_config import GuardConfig
 from sgsd.evaluate import over_seeds
 
 Record = Mapping[str, Any]
@@ -25,66 +23,6 @@ FIRST = 3  # steps that say how a run began
 NEGATIVE = 0.9  # share of teachers below zero from which all are said to be
 SIGMAS = 3.0  # standard errors by which the best window must lie above the last one
 TREND = 10  # steps that `delta_trend` looks at
-
-
-# ── Settings ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class GuardConfig(Section):
-    """When a guard fires, and what then happens; what is left out is that guard's own."""
-
-    bound: float = Field(gt=0, allow_inf_nan=False)
-    """In the unit of what it sees."""
-    window: int = Field(ge=2)
-    """Steps it looks back on; before there are as many it says nothing."""
-    action: Literal["off", "warn", "stop"] = "warn"
-    """stop: save a checkpoint and end the run, which can go on by --resume."""
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads a bare off as false
-
-
-class GuardsConfig(Section):
-    """Which figures of a step are watched, and what is too much; docs/guards.md says what each means."""
-
-    entropy_collapse: GuardConfig = GuardConfig(bound=0.01, window=10)
-    """Nats a token, below."""
-    entropy_explosion: GuardConfig = GuardConfig(bound=2.0, window=10)
-    """Times that of the first steps."""
-    length: GuardConfig = GuardConfig(bound=2.0, window=10)
-    """Factor by which rollouts became longer or shorter than in the first steps."""
-    truncation: GuardConfig = GuardConfig(bound=0.5, window=10)
-    """Share of rollouts that are cut off."""
-    accuracy: GuardConfig = GuardConfig(bound=0.3, window=10)
-    """Share of the best window's accuracy that is lost, beyond chance."""
-    style: GuardConfig = GuardConfig(bound=0.3, window=10)
-    """Share of the loss's pull on style tokens, less their share of the text."""
-    support_auc: GuardConfig = GuardConfig(bound=0.45, window=20)
-    """Upper end of the interval of the AUC of support against outcome, below."""
-    chase: GuardConfig = GuardConfig(bound=1.5, window=10)
-    """Growth of |Δ| within the window while all teachers are negative."""
-    teacher_equals_student: GuardConfig = GuardConfig(bound=5e-3, window=5)
-    """Mean |Δ|, nats a token, below."""
-    teacher_uniform: GuardConfig = GuardConfig(bound=0.9, window=5)
-    """The teachers' surprise by that of a uniform guess."""
-    polarity: GuardConfig = GuardConfig(bound=0.9, window=10)
-    """Share of teachers that are all reversed, or all silent."""
-    sampler_gap: GuardConfig = GuardConfig(bound=0.015, window=5)
-    """Nats a token between sampler and trainer."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_rest(cls, value: Any) -> Any:
-        """A guard of which one key is given keeps its own values of the others."""
-        if not isinstance(value, Mapping):
-            return value
-        own = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
-        return {
-            name: {**own[name], **given} if name in own and isinstance(given, Mapping) else given
-            for name, given in value.items()
-        }
 
 
 # ── Figures ────────────────────────────────────────────────────────────────────────────────────────────────────────
