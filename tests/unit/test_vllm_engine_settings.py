@@ -234,4 +234,4 @@ def test_the_update_weighs_every_token_by_it(parts: Parts, monkeypatch: pytest.M
     cut = gradient(capped, shifted(math.log(8.0)), monkeypatch, metrics)
     torch.testing.assert_close(cut, 2.0 * plain, rtol=1e-3, atol=1e-7)
     tokens = float(metrics.sums["tokens"])
-    assert (metrics.sums["importance"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)
+    assert (metrics.sums["importance_weight"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)

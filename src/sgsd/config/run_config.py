@@ -11,6 +11,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from sgsd.config.guard_settings import GuardsConfig
 from sgsd.config.sections import (
     BankConfig,
     CheckpointConfig,
@@ -32,7 +33,6 @@ from sgsd.config.sections import (
 )
 from sgsd.methods import Method, build
 from sgsd.methods.zoo import defaults, nearest, recipe
-from sgsd.records.guards import GuardsConfig
 from sgsd.types import UserError
 
 #: Which engines each of these settings of rollouts means something to.
