@@ -76,7 +76,7 @@ def staleness(folder: Path) -> list[int]:
 def test_rollouts_come_from_the_weights_before_the_last_update(engines: list[OwnWeights], tmp_path: Path) -> None:
     folder = run_small(tmp_path / "run", steps=4, checkpoint={"every": 1, "keep": 9}, **LR)
     assert staleness(folder) == [0, 1, 1, 1]
-    gaps = [record["sampler_gap"] for record in lines(folder, "metrics")]
+    gaps = [record["sampler_mismatch"] for record in lines(folder, "metrics")]
     assert gaps[0] < 1e-6
     assert all(gap > 1e-4 for gap in gaps[1:])
     # The rollouts of step 1, then in each step a probe of what it was given and the rollouts of the next.

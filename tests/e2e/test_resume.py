@@ -155,7 +155,7 @@ def test_what_was_sampled_and_graded_is_used_and_not_done_again(
     monkeypatch.setattr(Sampler, "sample", never)
     monkeypatch.setattr(rollout_source, "grade", never)
     assert "with the rollouts of step 1" in resumed(parts, steps=1)
-    assert lines(parts, "metrics")[0]["unknown"] == 1.0
+    assert lines(parts, "metrics")[0]["ungraded"] == 1.0
     assert_same_bits(whole, parts)
 
 

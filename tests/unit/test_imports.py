@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
     "train": RUN,
     "plan": {*RUN, "train"},
     "integrations": {*RUN, "train"},
-    "report": GROUND,
+    "report": {*GROUND, "records"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
 BELOW["__main__"] = {"cli"}

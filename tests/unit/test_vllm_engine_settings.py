@@ -156,7 +156,7 @@ def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run
     assert not heard
     check_gap(parts.policy, parts.engine, 6e-4)
     assert heard == [
-        "sampler_gap: the engine's log-probabilities are off by 0.0006 nats a token (rollout.mismatch_warning 0.0005)"
+        "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token (rollout.mismatch_warning 0.0005)"
     ]
     check_gap(parts.policy, parts.engine, 2e-4, alarm=1e-4)
     assert len(heard) == 2
@@ -245,4 +245,4 @@ def test_the_update_weighs_every_token_by_it(parts: Run, monkeypatch: pytest.Mon
     cut = gradient(capped, shifted(math.log(8.0)), monkeypatch, metrics)
     torch.testing.assert_close(cut, 2.0 * plain, rtol=1e-3, atol=1e-7)
     tokens = float(metrics.sums["tokens"])
-    assert (metrics.sums["importance"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)
+    assert (metrics.sums["importance_weight"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)
