@@ -156,7 +156,8 @@ def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run
     assert not heard
     check_gap(parts.policy, parts.engine, 6e-4)
     assert heard == [
-        "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token (rollout.mismatch_warning 0.0005)"
+        "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token"
+        " (rollout.mismatch_warning 0.0005)"
     ]
     check_gap(parts.policy, parts.engine, 2e-4, alarm=1e-4)
     assert len(heard) == 2
