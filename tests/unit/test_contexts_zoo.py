@@ -13,7 +13,7 @@ from sgsd.contexts import PromptBuilder, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods.context import Answer, Demonstration, Shown, SkillPairs
-from sgsd.methods.zoo import ZOO, defaults
+from sgsd.methods.registry import RECIPES, defaults
 from sgsd.rollout import ScriptedEngine
 from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
@@ -28,7 +28,7 @@ def needed(options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(
-    "options", [*({"name": n} for n in ZOO), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
+    "options", [*({"name": n} for n in RECIPES), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
 )
 def test_every_bundled_set_serves_every_method_of_the_zoo(
     name: str, options: dict[str, Any], lab_tokenizer: Any, tmp_path: Path

@@ -25,7 +25,8 @@ from sgsd.contexts import (
 from sgsd.methods import Method
 from sgsd.methods.context import SkillPairs
 from sgsd.methods.gates import NoGate
-from sgsd.methods.joints import Always, MatchDistribution
+from sgsd.methods.method import Always
+from sgsd.methods.objectives import MatchDistribution
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.scorer import plan_microbatches
@@ -106,7 +107,7 @@ OPSD = {"name": "opsd"}
 
 def matching_pairs() -> Method:
     """Several teachers whose whole distributions are matched."""
-    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), direction=MatchDistribution())
+    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), objective=MatchDistribution())
 
 
 def without(number: int) -> Callable[[Pool], Pool]:

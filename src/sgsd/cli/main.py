@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
 def _command(name: str) -> Callable[[list[str], Console], None]:
     """Only the command that is asked for is imported: `sgsd bank` does not wait for torch."""
     if name not in COMMANDS:
-        from sgsd.methods.zoo import nearest
+        from sgsd.methods.registry import nearest
 
         raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
     if name in ("train", "preview", "demo"):

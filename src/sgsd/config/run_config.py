@@ -31,7 +31,7 @@ from sgsd.config.sections import (
     WriterConfig,
 )
 from sgsd.methods import Method, build
-from sgsd.methods.zoo import defaults, nearest, recipe
+from sgsd.methods.registry import defaults, nearest, recipe
 from sgsd.records.guards import GuardsConfig
 from sgsd.types import UserError
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
-from sgsd.methods.joints import StanceKind
+from sgsd.methods.stances import StanceKind
 from sgsd.train.contexts.controls import CONTROLS
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]

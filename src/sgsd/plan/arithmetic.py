@@ -156,7 +156,7 @@ class Rows:
         )
         size, compute = config.group_size, config.compute
         rollouts = math.ceil(config.rollouts / size / processes) * size
-        teachers = rollouts * (method.context.teachers + method.contrasts)
+        teachers = rollouts * (method.context.teachers + method.stance.needs_null)
         widest = lengths.student_prompt + config.sampling.max_tokens
 
         def fit(budget: int, length: int, rows: int) -> int:
@@ -200,7 +200,7 @@ class Operations:
     def of(cls, method: Method, shape: Shape, rows: Rows, lengths: Lengths) -> Operations:
         b, k, n, i = rows.rollouts, rows.teachers, lengths.completion, rows.iterations
         products: float = shape.student_products
-        if method.matches_distribution:
+        if method.objective.needs_divergence:
             products += DIVERGENCE_PRODUCTS[shape.head_trains] * k / b
         tokens, prompt = b * lengths.longest, lengths.student_prompt
         middle = prompt + lengths.longest / 2

@@ -164,14 +164,14 @@ class _Moments:
     def student(self) -> float:
         rows, lengths = self.rows, self.lengths
         head = self._head(rows.per_student, trains=self.shape.head_trains)
-        if self.ghost.method.matches_distribution:
+        if self.ghost.method.objective.needs_divergence:
             logits = rows.per_student * lengths.completion * self.shape.vocabulary
             head += DIVERGENCE_TILES * 4 * min(MAX_ELEMENTS, logits)
         return self._states() + self.ghost.student_pass(rows.per_student, lengths.student).peak + head
 
     def _states(self) -> float:
         """Of the teachers, which wait for the student where whole distributions are compared."""
-        if not self.ghost.method.matches_distribution:
+        if not self.ghost.method.objective.needs_divergence:
             return 0.0
         return self.rows.teachers * self.lengths.completion * self.shape.hidden * self.item
 

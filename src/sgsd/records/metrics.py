@@ -69,8 +69,8 @@ class StepMetrics:
         self._add("teacher_tokens", mask_BKT.sum())
         if delta_BKT is not None:
             self._add("delta_abs", torch.where(mask_BKT, delta_BKT.abs(), 0.0).sum())
-        if judgement.slope_BKT is not None:
-            self._add("gate_kept", (2 * judgement.slope_BKT * mask_BKT).sum())
+        if judgement.gate_BKT is not None:
+            self._add("gate_kept", (2 * judgement.gate_BKT * mask_BKT).sum())
         if logps_BKT is not None:
             self._add("teacher_logp", torch.where(mask_BKT, logps_BKT, 0.0).sum())
         if divergence_BKT is not None:
@@ -78,7 +78,7 @@ class StepMetrics:
 
     def add_judged(self, batch: Any, details: Sequence[Any], style: Callable[[Sequence[int]], list[bool]]) -> None:
         """What came of every rollout, once the passes are done: each teacher's verdict, and what the loss pulls at."""
-        if all(d.judgement.support_BK is not None and d.judgement.polarity_BK is not None for d in details):
+        if all(d.outputs.support_BK is not None and d.outputs.polarity_BK is not None for d in details):
             self.teachers = [row for detail in details for row in teachers_of(batch, detail)]
         for detail in details:
             count_sources(self.sources, batch.views[detail.position], detail)
@@ -166,7 +166,7 @@ _SHARES = ("support_plus", "support_minus", "polarity_plus", "polarity_minus")
 
 def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
     """Support, outcome and polarity of each teacher that was asked about one rollout."""
-    judgement, outcome = detail.judgement, float(batch.verdicts[detail.position].outcome)
+    judgement, outcome = detail.outputs, float(batch.verdicts[detail.position].outcome)
     supports, polarities = (x_BK[detail.row].tolist() for x_BK in (judgement.support_BK, judgement.polarity_BK))
     pool = zip(batch.views[detail.position], supports, polarities)
     return [[support, outcome, polarity] for view, support, polarity in pool if view.prompt_ids]
@@ -174,7 +174,7 @@ def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
 
 def count_sources(sources: dict[str, list[float]], pool: Sequence[Any], detail: Any) -> None:
     """Add one rollout's pool of teachers to the counts by kind."""
-    polarity_BK = detail.judgement.polarity_BK
+    polarity_BK = detail.outputs.polarity_BK
     polarities = [0.0] * len(pool) if polarity_BK is None else polarity_BK[detail.row].tolist()
     for view, polarity in zip(pool, polarities):
         if view.prompt_ids:
@@ -196,7 +196,7 @@ def told(found: Sequence[float], rollouts: float) -> dict[str, float]:
 
 def pulls(detail: Any) -> Tensor:
     """How strongly the loss pulls at each token of one rollout, [T]: |A|, or the loss where there is no advantage."""
-    judgement = detail.judgement
+    judgement = detail.outputs
     values_BT = judgement.losses_BT if judgement.advantages_BT is None else judgement.advantages_BT
     return values_BT[detail.row].detach().abs()
 
@@ -240,7 +240,7 @@ def rollout_record(
     pool: Sequence[Any],
 ) -> dict[str, Any]:
     """One rollout with every token's numbers, for rollouts.jsonl and the report."""
-    judgement, row, T = detail.judgement, detail.row, len(tokens)
+    judgement, row, T = detail.outputs, detail.row, len(tokens)
 
     def numbers(tensor: Tensor | None) -> list[float] | None:
         return None if tensor is None else [round(x, 6) for x in tensor[..., :T].detach().float().tolist()]
@@ -250,9 +250,9 @@ def rollout_record(
         teacher = {"source": view.source, "items": list(view.item_ids), "weight": round(view.weight, 6)}
         if not view.prompt_ids:
             teacher["skipped"] = True
-        if judgement.delta_BKT is not None and judgement.slope_BKT is not None:
+        if judgement.delta_BKT is not None and judgement.gate_BKT is not None:
             teacher["delta"] = numbers(judgement.delta_BKT[row, k])
-            teacher["gate"] = numbers(judgement.slope_BKT[row, k])
+            teacher["gate"] = numbers(judgement.gate_BKT[row, k])
         if judgement.support_BK is not None:
             teacher["support"] = round(float(judgement.support_BK[row, k]), 6)
             teacher["stance"] = int(judgement.stance_BK[row, k])

@@ -53,7 +53,7 @@ def make_control(name: Control, provider: ProviderT, prompts: str, problems: Seq
 
 def make_nulls(method: Method, provider: ProviderT, prompts: str) -> ProviderT | None:
     """The provider of the null teacher for a stance by contrast; none for any other."""
-    return null_teacher(provider, prompts) if method.contrasts else None
+    return null_teacher(provider, prompts) if method.stance.needs_null else None
 
 
 def null_teacher(provider: ProviderT, prompts: str) -> ProviderT:

@@ -70,7 +70,7 @@ from sgsd.methods.context import (
     SkillPairs,
     WrongAnswer,
 )
-from sgsd.methods.joints import RetrievalSoftmax, Uniform
+from sgsd.methods.method import RetrievalSoftmax, Uniform
 from sgsd.rollout import Engine
 from sgsd.train.contexts.controls import off_topic
 from sgsd.train.contexts.one_sided import one_sided
@@ -152,11 +152,11 @@ def make_train_prompts(
     config: RunConfig, method: Method, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow = Ledger
 ) -> PromptBuilder:
     """Who words the student's prompts while it trains: `maker` itself, or one that shows the pairs of `inject`."""
-    if method.inject is None:
+    if method.student_context is None:
         return maker
-    if isinstance(method.inject, Irrelevant | Shuffled):
+    if isinstance(method.student_context, Irrelevant | Shuffled):
         raise UserError(f"method {method.name}: the student is shown retrieved pairs or random ones, no other control")
-    return _injecting(config, maker, bank, ledger, method.inject)
+    return _injecting(config, maker, bank, ledger, method.student_context)
 
 
 def make_eval_prompts(

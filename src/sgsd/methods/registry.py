@@ -1,4 +1,4 @@
-"""The methods, each a few declarative lines; the defaults are the published setting.
+"""The methods by name: recipes of a few declarative lines whose defaults are the published setting.
 
 `build("sgsd", k=4)` makes one by name; `build("my_module:my_method")` makes one of your own.
 """
@@ -17,7 +17,7 @@ from sgsd.methods.recipes.outcomes import dasd, grpo, reinforce, rlcsd, rlrt, rl
 from sgsd.methods.recipes.skill_based import grpo_skill, opsd_skill, sgsd, sgsd_calibrated, sgsd_distribution, trusted
 from sgsd.types import UserError
 
-ZOO: Mapping[str, Callable[..., Method]] = {
+RECIPES: Mapping[str, Callable[..., Method]] = {
     make.__name__: make
     for make in (
         *(sgsd, sgsd_calibrated, sgsd_distribution, trusted),
@@ -35,16 +35,16 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def recipe(name: str) -> Callable[..., Method]:
-    """The function behind a method's name: one of the zoo, or `module:function` of one's own.
+    """The function behind a method's name: one of the recipes, or `module:function` of one's own.
 
     Raises:
         UserError: there is no such method.
     """
-    if name in ZOO:
-        return ZOO[name]
+    if name in RECIPES:
+        return RECIPES[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        raise UserError(f"method.name: there is no method {name!r}; {nearest(name, list(ZOO))}")
+        raise UserError(f"method.name: there is no method {name!r}; {nearest(name, list(RECIPES))}")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
