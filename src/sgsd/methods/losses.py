@@ -72,7 +72,10 @@ def imitation_token_losses(inputs: LossInputs, *, stance: Stance, gate: Gate) ->
 def gaps(inputs: LossInputs) -> Tensor:
     """Δ_t^k = stopgrad(log p_T^k(y_t)) − log p_S(y_t), and 0 outside the mask. Returns [B, K, T], nats."""
     if inputs.local_gap_BKT is not None:
-        return torch.where(inputs.mask_BT[:, None, :], inputs.local_gap_BKT, 0.0)
+        here_BKT = inputs.mask_BT[:, None, :]
+        if inputs.present_BK is not None:
+            here_BKT = here_BKT & inputs.present_BK[:, :, None]
+        return torch.where(here_BKT, inputs.local_gap_BKT, 0.0)
     assert inputs.teacher_logps_BKT is not None
     return token_gaps(inputs.student_logps_BT, inputs.teacher_logps_BKT, inputs.mask_BT)
 

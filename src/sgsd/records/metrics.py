@@ -47,6 +47,8 @@ class StepMetrics:
         self._add("tokens", mask_BT.sum())
         if evidence.entropy_BT is not None:
             self._add("entropy", (evidence.entropy_BT * mask_BT).sum())
+        for name, values_BT in judgement.metrics.items():
+            self._add(f"own_{name}", torch.where(mask_BT, values_BT, 0.0).sum())
         self._add_teacher_tokens(judgement, evidence)
         if judgement.stance_BK is not None and judgement.polarity_BK is not None:
             self._add("teachers", judgement.stance_BK.numel() if present_BK is None else present_BK.sum())
@@ -156,6 +158,7 @@ class StepMetrics:
         record |= {name: totals[name] / tokens for name in ("importance", "importance_capped") if name in totals}
         if "sampler_gap" in totals:
             record |= {"sampler_gap": totals["sampler_gap"] / tokens, "sampler_gap_max": largest(self.sampler_gap_max)}
+        record |= {name: total / tokens for name, total in totals.items() if name.startswith("own_")}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
 
 

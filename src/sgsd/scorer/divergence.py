@@ -189,8 +189,8 @@ class _Comparison:
         teacher_logits_nV = teacher.logits(rows, self.teacher)
         with torch.enable_grad():
             values = self.compare(rows, student_logits_nV, teacher_logits_nV)
+            values_n = values if self.sampled_N is None else values[0]
         if not values.requires_grad:
             raise ValueError("the divergence does not depend on the student's logits: nothing would be learned")
-        values_n = values if self.sampled_N is None else values[0]
         (grad_nV,) = torch.autograd.grad(values_n, student_logits_nV, grad_n.to(values.dtype))
         return values.detach(), grad_nV

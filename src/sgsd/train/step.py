@@ -233,31 +233,18 @@ def loss_inputs(
     lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
     places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
     present = [[place is not None for place in places] for places in zip(*places_KB)]
-    teacher_logps_BKT = divergence_BKT = local_gap_BKT = null_logps_BT = None
-    if learner.method.objective.needs_divergence and any(map(any, present)):
-        blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
-        states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
-        objective = learner.method.objective
-        scores: Scores = learner.policy.scorer(
-            pack,
-            entropy=True,
-            teacher_hidden_KND=states_KND,
-            divergence=objective.divergence,
-            of_sampled=objective.needs_sampled,
-        )
-        values_KN = scores.divergence_KN
-        assert values_KN is not None
-        if objective.needs_sampled:
-            local_gap_BKT = torch.stack([pack.to_rows(gaps_N) for gaps_N in values_KN[:, 1].detach()], dim=1)
-            values_KN = values_KN[:, 0]
-        divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in values_KN], dim=1)
-    else:
-        scores = learner.policy.scorer(pack, entropy=True)
+    scores = score_student(learner, taught, pack, places_KB, lengths)
     assert scores.logps_N is not None
     assert scores.entropy_N is not None
     student_logps_BT = pack.to_rows(scores.logps_N)
     own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
-    if learner.method.objective.needs_divergence and divergence_BKT is None:
+    teacher_logps_BKT = divergence_BKT = local_gap_BKT = null_logps_BT = None
+    if (values_KN := scores.divergence_KN) is not None:
+        if learner.method.objective.needs_sampled:
+            values_KN, gaps_KN = values_KN.unbind(1)
+            local_gap_BKT = torch.stack([pack.to_rows(gaps_N) for gaps_N in gaps_KN.detach()], dim=1)
+        divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in values_KN], dim=1)
+    elif learner.method.objective.needs_divergence:
         divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
     if K and learner.method.reads_tokens:
         # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
@@ -284,6 +271,28 @@ def loss_inputs(
         if learner.method.stance.needs_trust
         else None,
         present_BK=torch.tensor(present, device=device) if K and learner.may_leave_out else None,
+    )
+
+
+def score_student(
+    learner: Learner,
+    taught: TeacherScores,
+    pack: PackedBatch,
+    places_KB: Sequence[Sequence[int | None]],
+    lengths: Sequence[int],
+) -> Scores:
+    """The student's log-probs, and the divergence from each teacher where the objective asks for it."""
+    objective = learner.method.objective
+    if not objective.needs_divergence or not any(place is not None for places in places_KB for place in places):
+        return learner.policy.scorer(pack, entropy=True)
+    blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
+    states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
+    return learner.policy.scorer(
+        pack,
+        entropy=True,
+        teacher_hidden_KND=states_KND,
+        divergence=objective.divergence,
+        of_sampled=objective.needs_sampled,
     )
 
 
