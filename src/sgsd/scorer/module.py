@@ -6,19 +6,18 @@ FSDP, DDP and ZeRO always run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sgsd.scorer.divergence import tiled_divergence
+from sgsd.scorer.divergence import Divergence, tiled_divergence
 from sgsd.scorer.head import token_logps
 from sgsd.scorer.layouts import PackedBatch
 from sgsd.types import UserError
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
 Role = Literal["student", "teacher"]
 TeacherWeights = Literal["live", "base", "adapter", "copy"]
 TEACHER_ADAPTER = "teacher"
@@ -35,7 +34,7 @@ class Scores(NamedTuple):
 
     logps_N: Tensor | None = None
     entropy_N: Tensor | None = None
-    divergence_KN: Tensor | None = None
+    divergence_KN: Tensor | None = None  # [K, 2, N] where the divergence is given the sampled tokens
     hidden_ND: Tensor | None = None
 
 
@@ -68,12 +67,14 @@ class Scorer(nn.Module):
         with_hidden: bool = False,
         teacher_hidden_KND: Sequence[Tensor] = (),
         divergence: Divergence | None = None,
+        of_sampled: bool = False,
     ) -> Scores:
         """Score one pass. Only completion positions reach the head.
 
         The teacher runs in eval mode without gradients. `hidden_only` returns its states instead of log-probs,
         `with_hidden` both, for a later student pass
-        that compares whole distributions by `divergence(student_logits, teacher_logits)`.
+        that compares whole distributions by `divergence(student_logits, teacher_logits)`; with `of_sampled` it is also
+        given the sampled tokens.
         """
         if role == "teacher":
             with torch.no_grad(), self._as_teacher() as lm:
@@ -98,6 +99,7 @@ class Scorer(nn.Module):
                 divergence,
                 student_bias_V=head.bias,
                 teacher_bias_V=None if teacher_head.bias is None else teacher_head.bias.detach(),
+                sampled_N=pack.targets_N if of_sampled else None,
             )
             for states_ND in teacher_hidden_KND
         ]
