@@ -1,4 +1,4 @@
-"""What every engine does: sample one completion for each prompt, each from a seed of its own."""
+"""The interface of engines: sample one completion for each prompt, each from a seed of its own."""
 
 from __future__ import annotations
 
@@ -23,18 +23,32 @@ class EngineError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; temperature 0 takes the likeliest one.
+    """How tokens are drawn from a model's logits z; the defaults draw from softmax(z).
+
+    Equation: p ∝ exp(penalised(z) / temperature), filtered by top_k, top_p and min_p in this order.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: The least set of likeliest tokens with this probability is kept; 1 keeps all.
+        top_k: So many likeliest tokens are kept; 0 keeps all.
+        min_p: Tokens below this share of the likeliest one's probability are dropped.
+        repetition_penalty: Divides positive logits of tokens in prompt and completion, multiplies negative ones.
+        presence_penalty: Subtracted from the logits of tokens in the completion.
+        max_tokens: Tokens of a completion at most, its end token included.
 
     Raises:
         ValueError: a value outside its range.
+
+    >>> Sampling(temperature=0.6, top_p=0.95).top_k
+    0
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0  # 0: all
+    top_k: int = 0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0  # over prompt and completion
-    presence_penalty: float = 0.0  # over the completion
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
     max_tokens: int = 1024
 
     def __post_init__(self) -> None:
@@ -51,14 +65,14 @@ class Sampling:
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
 
 
-def for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
-    """The settings by vLLM's own names, alike for an engine and a server; what ends a completion is ours to say."""
+def vllm_options(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
+    """The settings by vLLM's own names, for an engine and a server alike."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
     return {**{name: getattr(sampling, name) for name in names}, "stop_token_ids": sorted(end_ids)}
 
 
 class Engine(Protocol):
-    """Where rollouts come from."""
+    """A source of completions: a model in this process, vLLM beside it, or servers."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
@@ -66,7 +80,7 @@ class Engine(Protocol):
         """One completion a prompt, in order. Rollout `indices[i]` depends on (seed, index) and on its prompt alone."""
 
     def sync(self) -> None:
-        """From now on sample from the current weights."""
+        """Take over the current weights for all further samples."""
 
 
 def uniforms(seed: int, index: int, count: int) -> np.ndarray:
@@ -81,7 +95,7 @@ def request_seed(seed: int, index: int) -> int:
 
 @dataclass
 class ScriptedEngine:
-    """An engine for tests: a function from (prompt, index) to token ids stands in for a model."""
+    """An engine for tests, in which a function from (prompt, index) to token ids stands in for a model."""
 
     script: Callable[[Sequence[int], int], Sequence[int]]
     decode: Callable[[Sequence[int]], str]

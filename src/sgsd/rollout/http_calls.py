@@ -53,7 +53,7 @@ async def call(
     try:
         async with (
             asyncio.timeout(seconds),
-            httpx2.AsyncClient(verify=_certificates(), trust_env=False, timeout=None) as client,  # noqa: S113
+            httpx2.AsyncClient(verify=_certificates(), trust_env=False, timeout=None) as client,
         ):
             response = await client.request(method, url, json=body, headers={"Connection": "close", **headers})
     except TimeoutError:
@@ -67,7 +67,7 @@ async def call(
 
 
 def run(calls: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, also where a loop runs already, as in a notebook."""
+    """Run calls to their end, also where a loop runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -78,5 +78,5 @@ def run(calls: Coroutine[Any, Any, T]) -> T:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """The system's, read once; a client that reads its own takes longer than a call."""
+    """Read the system's certificates once; a client that reads its own takes longer than a call."""
     return ssl.create_default_context()
