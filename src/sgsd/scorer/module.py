@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sgsd.scorer.divergence import tiled_divergence
 from sgsd.scorer.head import token_logps
 from sgsd.scorer.layouts import PackedBatch
+from sgsd.scorer.prefix import can_share, prefix_cache
 from sgsd.types import UserError
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -106,8 +107,6 @@ class Scorer(nn.Module):
     @property
     def shares_prefixes(self) -> bool:
         """True if a teacher can score several completions of one prompt in a shared micro-batch."""
-        from sgsd.scorer.prefix import can_share
-
         return can_share(causal_lm(self.teacher_copy or self.model))
 
     @staticmethod
@@ -142,8 +141,6 @@ class Scorer(nn.Module):
 def _layout_of(lm: Any, batch: PackedBatch) -> dict[str, Any]:
     """The arguments of the model for a micro-batch, besides its tokens."""
     if batch.prefixes is not None:
-        from sgsd.scorer.prefix import prefix_cache
-
         prefixes = batch.prefixes
         # A cache is only ever taken when `use_cache` is on.
         return {
