@@ -13,7 +13,7 @@ def known_vllm_problem(text: str, shortest: int, dtype: str) -> str:
     """Name the problem that vLLM is known to have on CPUs which a failure looks like, or say that it is none.
 
     Args:
-        told: all that is known of the failure.
+        text: all that is known of the failure.
         shortest: tokens of the shortest prompt under way; 0 where there was none.
         dtype: what the engine computes in.
     """
