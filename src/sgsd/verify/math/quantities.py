@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from sgsd.verify.errors import Unreadable
 from sgsd.verify.math.algebra import Arithmetic, Value, as_fraction, contains, generator, rational
@@ -62,7 +63,7 @@ def is_compound(items: Sequence[Form]) -> bool:
     units = [known_unit(item.unit) if isinstance(item, Number) else None for item in items]
     return all(
         first and second and first.dimension == second.dimension and first.factor > second.factor
-        for first, second in zip(units, units[1:])
+        for first, second in pairwise(units)
     )
 
 
