@@ -31,15 +31,15 @@ import torch
 from accelerate import Accelerator
 
 import sgsd
-from sgsd.bank import Bank, Ledger, Sighting, load_bank, save_bank
+from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
+from sgsd.config.run_config import load_config, make_config
+from sgsd.data.problems import load_problems, problem_at
+from sgsd.evaluate.separation import STANCES, Observation, Reading, sightings
 from sgsd.evaluate.stats import Scored, auc, over_seeds
-from sgsd.lab.bank import demo_bank
-from sgsd.lab.skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
-from sgsd.train.config import load_config, make_config
-from sgsd.train.data.problems import load_problems, problem_at
-from sgsd.train.growing.probe import observe
-from sgsd.train.growing.separation import STANCES, Observation, Reading, sightings
+from sgsd.lab.demo_bank import demo_bank
+from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
 from sgsd.train.setup import build_parts
+from sgsd.train.skill_probe import observe
 from sgsd.types import BankItem, Problem
 
 MIX = {HELPFUL: 6, MISLEADING: 12, STYLISTIC: 3, IRRELEVANT: 3}
@@ -158,7 +158,7 @@ def of_run(folder: Path) -> dict[str, Any]:
             problem = problem_at(problems, index // config.group_size, config.seed)
             shown += [(item, problem) for item in ids if item in known]
             named = tuple(pair_id(item, problem.id) for item in ids)
-            entered.append(Sighting(named, outcome, support, polarity))
+            entered.append(TeacherObservation(named, outcome, support, polarity))
         by_pair = by_pair.observe(entered)
     kinds, kinds_of_pairs = item_kinds(bank.items), pair_kinds(bank, shown)
     stance = config.method.get("stance", "raw")

@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import sgsd.train.growing.upkeep
+import sgsd.train.bank_upkeep
 from sgsd.bank import BankStore, Ledger, is_dynamic, quarantined, save_bank, words_of
-from sgsd.growth import Request, ScriptedWriter
-from sgsd.lab.bank import demo_bank
-from sgsd.lab.skills import HELPFUL, MISLEADING, Aim, make_mistake, make_skill
+from sgsd.config.run_config import parse_yaml
+from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import FAMILIES
+from sgsd.lab.task_skills import HELPFUL, MISLEADING, Aim, make_mistake, make_skill
+from sgsd.skills import Request, ScriptedWriter
 from sgsd.train import make_config, run_training
-from sgsd.train.config import parse_yaml
 
 KIND: dict[tuple[str, str, str], str] = {}  # what the writer meant, by an item's words
 TAKEN_OUT: list[str] = []  # by quarantine in the run that is under way; bank.jsonl names them with the pruned ones
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sgsd.train.growing.upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
-    sgsd.train.growing.upkeep.quarantined = take_out
+    sgsd.train.bank_upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
+    sgsd.train.bank_upkeep.quarantined = take_out
     found = []
     for seed, prune, quarantine in itertools.product(arguments.seeds, ("paper", "evidence"), (False, True)):
         with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 from sgsd.bank import open_bank
-from sgsd.lab.skills import kind_for_problem
-from sgsd.train.config import load_config
-from sgsd.train.data.problems import load_problems, problem_at
+from sgsd.config.run_config import load_config
+from sgsd.data.problems import load_problems, problem_at
+from sgsd.lab.task_skills import kind_for_problem
 
 
 def shares(folder: Path) -> dict[str, dict[str, float]]:

@@ -34,15 +34,15 @@ import transformers
 from rich.console import Console
 
 from machine import commit, processor
-from sgsd.cli.plan import SECONDS, STEPS
+from sgsd.cli.plan_command import SECONDS, STEPS
+from sgsd.config.run_config import RunConfig
+from sgsd.config.sections import EvaluationConfig, ModelConfig
 from sgsd.plan import measured as plan
 from sgsd.plan.estimate import Estimate
 from sgsd.plan.gauges import Gauge, StepWatch
 from sgsd.plan.measured import Measured, measure
 from sgsd.train import loop, make_config, run, run_training
-from sgsd.train.config import RunConfig
 from sgsd.train.models import load_tokenizer
-from sgsd.train.sections import EvaluationConfig, ModelConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TARGET = 0.15

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from machine import timed
 from sgsd.bank import make_retriever, pairs_for
-from sgsd.lab.bank import demo_bank
+from sgsd.data.problems import load_problems
+from sgsd.lab.demo_bank import demo_bank
 from sgsd.scorer import Layout, Row, collate, plan_layout
 from sgsd.train import loop, make_config, run_training
-from sgsd.train.data.problems import load_problems
 from step_measure import peak_extra, toy
 from step_ways import SMALL_SHAPE, Bench, Case, make_bench, ours
 

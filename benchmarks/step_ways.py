@@ -21,13 +21,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from sgsd.scorer import Pack, Row, collate, plan_passes
+from sgsd.config.sections import ModelConfig
+from sgsd.records.metrics import StepMetrics
+from sgsd.scorer import PackedBatch, Row, collate, plan_microbatches
 from sgsd.scorer.module import causal_lm
 from sgsd.train import make_config
 from sgsd.train.batch import Batch
 from sgsd.train.models import load_tokenizer
-from sgsd.train.records.metrics import StepMetrics
-from sgsd.train.sections import ModelConfig
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Completion, Problem, Rollout, Status, TeacherView, Verdict
@@ -271,12 +271,12 @@ def floor(bench: Bench, products: Products) -> None:
     bench.parts.optimizer.zero_grad(set_to_none=True)
 
 
-def _packs(bench: Bench, rows: Sequence[Row], token_budget: int) -> Iterator[Pack]:
-    for indices in plan_passes([len(row) for row in rows], token_budget):
+def _packs(bench: Bench, rows: Sequence[Row], token_budget: int) -> Iterator[PackedBatch]:
+    for indices in plan_microbatches([len(row) for row in rows], token_budget):
         yield collate([rows[i] for i in indices], device=bench.parts.accelerator.device)
 
 
-def _states(lm: Any, pack: Pack) -> Tensor:
+def _states(lm: Any, pack: PackedBatch) -> Tensor:
     states_RLD = lm.base_model(input_ids=pack.input_ids_RL, use_cache=False).last_hidden_state
     return states_RLD.flatten(0, 1)[pack.predict_N]
 

@@ -171,7 +171,7 @@ def real_item(folder: Path) -> tuple[Life, Row]:
     from runs import SMALL, merged, quiet
     from scripted_server import scripted_server
     from sgsd.train import make_config, run_training
-    from sgsd.train.growing.build import build_from_config
+    from sgsd.train.bank_building import build_from_config
 
     os.environ.setdefault("OPENAI_API_KEY", "none")
     bank = {"path": str(folder / "bank.sqlite"), "pairing": "rotated"}

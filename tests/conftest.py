@@ -26,15 +26,15 @@ else:
 
 @pytest.fixture(scope="session")
 def lab_tokenizer() -> Any:
+    from sgsd.config.sections import ModelConfig
     from sgsd.train.models import load_tokenizer
-    from sgsd.train.sections import ModelConfig
 
     return load_tokenizer(ModelConfig(path="lab"))
 
 
 @pytest.fixture
 def lab_model() -> Any:
+    from sgsd.config.sections import ModelConfig
     from sgsd.train.models import load_model
-    from sgsd.train.sections import ModelConfig
 
     return load_model(ModelConfig(path="lab", dtype="float32"))

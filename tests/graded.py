@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sgsd.contexts import Graded, PromptMaker
+from sgsd.contexts import Graded, PromptBuilder
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
 RIGHT, WRONG, UNKNOWN = Status.CORRECT, Status.INCORRECT, Status.TIMEOUT
@@ -38,6 +38,6 @@ def group_of(*statuses: Status, first: int = 0, group: int = 0) -> list[Graded]:
     return [graded(first + n, status, group=group) for n, status in enumerate(statuses)]
 
 
-def shown(maker: PromptMaker, views: Sequence[tuple[object, ...]]) -> list[list[str]]:
+def shown(maker: PromptBuilder, views: Sequence[tuple[object, ...]]) -> list[list[str]]:
     """The text of every teacher's prompt; empty for one that was left out."""
     return [[maker.tokenizer.decode(view.prompt_ids) for view in pool] for pool in views]  # type: ignore[attr-defined]

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from runs import LORA
 from sgsd.bank import BankStore
+from sgsd.checkpoint.saving import checkpoints
+from sgsd.records.run_files import Records
 from sgsd.train import loop
-from sgsd.train.records.files import Records
-from sgsd.train.resume.checkpoint import checkpoints
 
 
 def sgsd(teacher: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ DERIVATION = "Adding the two numbers gives ${gold}$, so the answer is $\\boxed{{
 
 
 def dapo_row(problem: str, gold: str) -> dict[str, Any]:
-    from sgsd.train.data.schemas import DAPO_FRAME
+    from sgsd.data.row_layouts import DAPO_FRAME
 
     return {
         "data_source": "math_dapo",
@@ -89,7 +89,7 @@ def conversational_row(problem: str, gold: str) -> dict[str, Any]:
 
 
 def turns_row(problem: str, gold: str) -> dict[str, Any]:
-    from sgsd.train.data.schemas import OPENTHOUGHTS_FRAME
+    from sgsd.data.row_layouts import OPENTHOUGHTS_FRAME
 
     answer = (
         "<|begin_of_thought|>\n\nHm, \\boxed{0}? No.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n"

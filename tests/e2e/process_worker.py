@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from runs import quiet, small_config
-from sgsd.scorer import Pack, Scorer, Scores
+from sgsd.distributed.launcher import leave
+from sgsd.scorer import PackedBatch, Scorer, Scores
 from sgsd.train import run_training
-from sgsd.train.launch.make import leave
 
 
 class Burst(torch.autograd.Function):
@@ -35,7 +35,7 @@ def bursting(rank: int | None, where: str, wide: int = 60) -> Iterator[list[str]
     plain, seen = Scorer.forward, [0]
     burst: list[str] = []
 
-    def forward(self: Scorer, pack: Pack, **more: Any) -> Scores:
+    def forward(self: Scorer, pack: PackedBatch, **more: Any) -> Scores:
         role = more.get("role", "student")
         mine = torch.distributed.get_rank() == rank and role == ("teacher" if where == "teacher" else "student")
         # The student is also scored without a gradient, for the sampler's proof.

@@ -19,7 +19,7 @@ from runs import SMALL, merged, quiet
 from scripted_server import scripted_server
 from sgsd.bank import BankStore, life_of, open_bank, words_of
 from sgsd.train import make_config
-from sgsd.train.growing.build import build_from_config
+from sgsd.train.bank_building import build_from_config
 from sgsd.types import UserError
 
 pytest.importorskip("openai", reason="the client is an extra: pip install 'sgsd[writer]'")

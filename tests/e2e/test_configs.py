@@ -15,8 +15,8 @@ import yaml
 
 import standins
 from sgsd.cli.main import run
+from sgsd.records.run_files import Records
 from sgsd.train import load_config
-from sgsd.train.records.files import Records
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIZES, METHODS = ("1.7b", "4b", "8b"), ("sgsd", "grpo", "opsd", "grpo-equal", "opsd-equal")

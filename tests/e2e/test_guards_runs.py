@@ -14,13 +14,13 @@ import yaml
 from resumable import assert_same_bits, lines, stop_in
 from runs import SMALL, merged, run_small
 from sgsd.bank import Bank, save_bank
+from sgsd.checkpoint.saving import checkpoints
 from sgsd.contexts.prompts import PromptSet
-from sgsd.lab.skills import MISLEADING, STYLISTIC, make_items
+from sgsd.lab.task_skills import MISLEADING, STYLISTIC, make_items
+from sgsd.records.guards import GUARDS
+from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
 from sgsd.train import loop, models
-from sgsd.train.records.guards import GUARDS
-from sgsd.train.records.watch import GuardStopError
-from sgsd.train.resume.checkpoint import checkpoints
 
 ONE_TEACHER = {"name": "sgsd", "k": 1, "confidence": 0.01}
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from sgsd.cli.main import run
-from sgsd.lab import table
-from sgsd.lab.table import Cell, cells, lab_configs, overlaid, rows
-from sgsd.method import ZOO
+from sgsd.lab import method_table as table
+from sgsd.lab.method_table import Cell, cells, lab_configs, overlaid, rows
+from sgsd.methods import ZOO
 from sgsd.train import make_config
 
 

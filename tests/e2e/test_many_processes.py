@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from processes import LAUNCHES, arguments, run_tasks
 from resumable import METHODS, final_state, lines, numbers
 from runs import run_small
-from sgsd.train.resume.checkpoint import checkpoints
+from sgsd.checkpoint.saving import checkpoints
 
 #: Within 1e-3 of the threshold a rounding may turn a teacher's stance; the seeds here have no support so close.
 CONFIDENCE, MARGIN = 0.01, 1e-3
@@ -59,7 +59,7 @@ MORE = {
 class Plan:
     """What is run under a way to launch."""
 
-    launch: str
+    strategy: str
     runs: tuple[str, ...]
     bursts: tuple[str, ...] = ()  # where a process of the first of them runs out of memory
     resumed: int = 1  # how many of them are resumed, both ways
@@ -111,18 +111,18 @@ def by_one(one: Path, name: str) -> Path:
 @pytest.fixture(
     scope="module",
     params=[
-        *(pytest.param(plan, id=plan.launch) for plan in PLANS),
+        *(pytest.param(plan, id=plan.strategy) for plan in PLANS),
         *(
-            pytest.param(plan, id=f"long-{plan.launch}", marks=[pytest.mark.prove, *zero])
+            pytest.param(plan, id=f"long-{plan.strategy}", marks=[pytest.mark.prove, *zero])
             for plan in LONG
-            for zero in [[NO_DEEPSPEED] if plan.launch.startswith("zero") else []]
+            for zero in [[NO_DEEPSPEED] if plan.strategy.startswith("zero") else []]
         ),
     ],
 )
 def made(request: pytest.FixtureRequest, one: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What one and two processes make of the runs, of runs that one process began, and of too little memory."""
     plan: Plan = request.param
-    folder = tmp_path_factory.mktemp(plan.launch)
+    folder = tmp_path_factory.mktemp(plan.strategy)
     tasks = []
     for name in plan.runs:
         by_one(one, name)
@@ -133,7 +133,7 @@ def made(request: pytest.FixtureRequest, one: Path, tmp_path_factory: pytest.Tem
     for where in plan.bursts:
         settings = {**settings_of(plan.runs[0]), "compute": TIGHT}
         tasks.append({"folder": str(folder / f"burst-{where}"), "settings": settings, "burst": [1, where]})
-    said = run_tasks(plan.launch, tasks, folder, timeout=900)
+    said = run_tasks(plan.strategy, tasks, folder, timeout=900)
     assert said.count("out of memory; passes hold") == len(plan.bursts)
     return Made(plan, one, folder)
 

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 
 from resumable import METHODS, assert_same_bits, lines, steps_done, stop_in
 from runs import run_small, small_config
+from sgsd.checkpoint.pending import read_shards
+from sgsd.checkpoint.saving import MANIFEST, checkpoints
 from sgsd.rollout import BackgroundEngine, EngineError, Sampling, ScriptedEngine, TransformersEngine
 from sgsd.train import loop, setup
-from sgsd.train.gap import StaleSamplerError, check_gap
-from sgsd.train.resume.checkpoint import MANIFEST, checkpoints
-from sgsd.train.resume.pending import read_shards
+from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap
 from sgsd.types import Completion, UserError
 
 LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "grad_clip": 1.0}}
@@ -60,7 +60,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[OwnWeights]:
     """The engine of each run that is made, the newest last."""
     made: list[OwnWeights] = []
 
-    def make_engine(config: Any, accelerator: Any, launch: Any, policy: Any, own: Any) -> BackgroundEngine:
+    def make_engine(config: Any, accelerator: Any, strategy: Any, policy: Any, own: Any) -> BackgroundEngine:
         made.append(OwnWeights(own))
         return BackgroundEngine(made[-1])
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from runs import SMALL, merged, small_config
-from sgsd.method import build
+from sgsd.methods import build
+from sgsd.records.run_files import Records
 from sgsd.train import make_config
-from sgsd.train.records.files import Records
 from sgsd.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_the_method_of_the_readme_is_sgsd(tmp_path: Path) -> None:
 
 
 NEEDY = """
-from sgsd.method import Method, build
+from sgsd.methods import Method, build
 
 def needy(k: int, tau: float = 1.0) -> Method:
     return build("sgsd", k=k, tau=tau)

@@ -15,7 +15,7 @@ import yaml
 
 from runs import SMALL, merged
 from sgsd.cli.main import run
-from sgsd.train.resume.start import begin
+from sgsd.train.resume_run import begin
 
 FEW: dict[str, Any] = {"rollouts": 4, "steps": 40}
 
@@ -129,7 +129,7 @@ def test_two_processes_plan_together(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     path = write_config(tmp_path, steps=5)
     script = tmp_path / "plan.py"  # all steps are short ones, however busy the machine
-    script.write_text("from sgsd.cli import main, plan\n\nplan.SECONDS = 600.0\nmain.main()\n")
+    script.write_text("from sgsd.cli import main, plan_command\n\nplan_command.SECONDS = 600.0\nmain.main()\n")
     done = subprocess.run(
         [*command, str(script), "plan", path],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},

@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
+from sgsd.evaluate.separation import SOURCES, sightings
+from sgsd.records.metrics import StepMetrics
+from sgsd.records.run_files import Records
 from sgsd.train.batch import sample, verify, with_contexts
-from sgsd.train.growing.probe import observe, run_probe
-from sgsd.train.growing.separation import SOURCES, sightings
-from sgsd.train.records.files import Records
-from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
+from sgsd.train.skill_probe import observe, run_probe
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, TeacherView, UserError
 
@@ -218,7 +218,7 @@ def benchmark() -> ModuleType:
 
 
 def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: ModuleType) -> None:
-    from sgsd.bank import Sighting
+    from sgsd.bank import TeacherObservation
 
     bank = benchmark.bank_of(0)
     kinds = benchmark.item_kinds(bank.items)
@@ -226,7 +226,11 @@ def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: M
         k: 2 * n for k, n in benchmark.MIX.items()
     }
     worth = {"helpful": 0.1, "stylistic": 0.0, "irrelevant": 0.0, "misleading": -0.1}
-    told = [Sighting((item,), outcome, outcome * worth[kind], 0) for item, kind in kinds.items() for outcome in (1, -1)]
+    told = [
+        TeacherObservation((item,), outcome, outcome * worth[kind], 0)
+        for item, kind in kinds.items()
+        for outcome in (1, -1)
+    ]
     found = benchmark.figures(Ledger().observe(told).evidence, kinds)
     assert found == dict.fromkeys(benchmark.COMPARISONS, 1.0)
     assert set(benchmark.figures(Ledger().standing, kinds).values()) == {0.5}

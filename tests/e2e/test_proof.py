@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from resumable import METHODS, lines, stop_in
 from runs import LORA, quiet, run_small, small_config
+from sgsd.checkpoint.saving import MANIFEST, checkpoints
+from sgsd.files import sha256
+from sgsd.records.timing import Clock
 from sgsd.rollout import TransformersEngine
+from sgsd.train import consistency as proof
 from sgsd.train import loop, run, run_training
 from sgsd.train.batch import Batch
+from sgsd.train.consistency import StaleSamplerError, check_canary, check_sampler
 from sgsd.train.loop import collect
-from sgsd.train.records.clock import Clock
-from sgsd.train.resume import proof
-from sgsd.train.resume.checkpoint import MANIFEST, _sha256, checkpoints
-from sgsd.train.resume.proof import StaleSamplerError, check_canary, prove_sampler
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import UserError
 
@@ -82,7 +83,7 @@ def test_rollouts_kept_by_another_session_prove_nothing_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
-    monkeypatch.setattr(loop, "prove_sampler", lambda parts, batch: checked.append(batch.rollouts[0].group // 8 + 1))
+    monkeypatch.setattr(loop, "check_sampler", lambda parts, batch: checked.append(batch.rollouts[0].group // 8 + 1))
     with monkeypatch.context() as patch:
         stop_in(patch, "sample", 2)
         run_small(tmp_path / "run", steps=4)
@@ -100,11 +101,11 @@ def test_dropout_and_engines_that_say_nothing_raise_no_alarm(tmp_path: Path) -> 
     for layer in lora_layers_of(parts):
         layer.lora_B["default"].weight.data.normal_(std=0.5)  # so that a dropout would be heard
     batch = collect(parts, 1, None, Clock())
-    prove_sampler(parts, batch)
+    check_sampler(parts, batch)
     assert all(module.training for module in parts.bare_scorer.model.modules())
-    prove_sampler(parts, saying(batch, lambda logps: ()))
+    check_sampler(parts, saying(batch, lambda logps: ()))
     with pytest.raises(StaleSamplerError):
-        prove_sampler(parts, saying(batch, lambda logps: (float("nan"),) * len(logps)))
+        check_sampler(parts, saying(batch, lambda logps: (float("nan"),) * len(logps)))
 
 
 def lora_layers_of(parts: Parts) -> list[Any]:
@@ -127,7 +128,7 @@ def alter(folder: Path, part: str, by: float) -> None:
     weights[name] = weights[name] + by
     save_file(weights, folder / "weights.safetensors")
     hashes = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({name: _sha256(folder / name) for name in hashes}))
+    (folder / MANIFEST).write_text(json.dumps({name: sha256(folder / name) for name in hashes}))
 
 
 @pytest.mark.parametrize(

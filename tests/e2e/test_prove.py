@@ -20,7 +20,7 @@ import yaml
 
 from resumable import METHODS, assert_same_bits, bank_history, leftovers, lines, numbers
 from runs import SMALL, merged, run_small
-from sgsd.train.resume.checkpoint import checkpoints
+from sgsd.checkpoint.saving import checkpoints
 
 pytestmark = pytest.mark.prove
 
@@ -90,8 +90,8 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
     """Only the second is asked to stop. The numbers are one process's but for the order of additions."""
     script = tmp_path / "stopper.py"
     script.write_text(STOPPER)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, str(script), str(tmp_path / "two")]
+    strategy = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *strategy, str(script), str(tmp_path / "two")]
     paths = os.pathsep.join(sys.path)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     subprocess.run(command, env=environment, check=True, timeout=300)

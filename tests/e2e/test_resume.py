@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 
 from resumable import METHODS, assert_same_bits, final_state, leftovers, lines, only, steps_done, stop_in
 from runs import quiet, run_small, small_config
+from sgsd.checkpoint.saving import MANIFEST, checkpoints, damage
+from sgsd.files import sha256
 from sgsd.train import loop, run_training
-from sgsd.train.resume import checkpoint
-from sgsd.train.resume.checkpoint import MANIFEST, checkpoints, damage
 from sgsd.types import Status, UserError, Verdict
 
 EACH_STEP = {"every": 1, "keep": 9}
@@ -71,7 +72,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
 def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
-    from sgsd.train.resume.checkpoint import stateful_tensors
+    from sgsd.checkpoint.saving import stateful_tensors
     from sgsd.train.setup import build_parts
 
     parts = build_parts(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())
@@ -178,7 +179,7 @@ def test_another_number_of_processes_takes_its_share_of_all_shards(
 def sign_again(folder: Path) -> None:
     """A manifest that fits whatever is in the folder now."""
     files = [file for file in sorted(folder.iterdir()) if file.name != MANIFEST]
-    (folder / MANIFEST).write_text(json.dumps({file.name: checkpoint._sha256(file) for file in files}))
+    (folder / MANIFEST).write_text(json.dumps({file.name: sha256(file) for file in files}))
 
 
 def test_a_second_stop_before_the_update_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,13 +188,13 @@ def test_a_second_stop_before_the_update_keeps_what_there_is(tmp_path: Path, mon
     parts = run_small(tmp_path / "parts", steps=2)
     before = all_files(parts / "checkpoints")
     monkeypatch.undo()
-    plain = loop.prove_sampler
+    plain = loop.check_sampler
 
     def stopping(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         plain(*arguments)
 
-    monkeypatch.setattr(loop, "prove_sampler", stopping)
+    monkeypatch.setattr(loop, "check_sampler", stopping)
     run_small(parts, steps=2, resume=True)
     assert steps_done(parts) == [1]
     assert all_files(parts / "checkpoints") == before
@@ -311,7 +312,7 @@ def test_a_kill_inside_a_save_costs_nothing_but_the_step(point: str, tmp_path: P
         def save_checkpoint(root: Path, position: Any, *arguments: Any, **options: Any) -> Path:
             if position.step == 2:
                 module, name = function.split(".")
-                setattr(getattr(checkpoint, module), name, deadly)
+                setattr(sys.modules[module], name, deadly)
             return plain(root, position, *arguments, **options)
 
         loop.save_checkpoint = save_checkpoint

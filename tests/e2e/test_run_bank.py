@@ -13,11 +13,22 @@ from accelerate import Accelerator
 
 from resumable import assert_same_bits, bank_history, lines
 from runs import run_small
-from sgsd.bank import DYNAMIC, Bank, BankStore, Ledger, Origin, Sighting, life_of, open_bank, save_bank, words_of
-from sgsd.lab.bank import demo_bank
+from sgsd.bank import (
+    DYNAMIC,
+    Bank,
+    BankStore,
+    Ledger,
+    Origin,
+    TeacherObservation,
+    life_of,
+    open_bank,
+    save_bank,
+    words_of,
+)
+from sgsd.checkpoint.saving import checkpoints, read_position
+from sgsd.lab.demo_bank import demo_bank
 from sgsd.report import write_report
 from sgsd.train import loop
-from sgsd.train.resume.checkpoint import checkpoints, read_position
 from sgsd.train.run_bank import START, RunBank, items_told
 from sgsd.types import Mistake, Skill, UserError
 
@@ -244,9 +255,9 @@ def test_items_are_told_by_when_they_came_and_whether_they_stayed(tmp_path: Path
     with BankStore(path) as store:
         store.import_bank(Bank((first, second, lost), (never,)), "upkeep after step 25")
         store.import_bank(Bank((second,), (never,)), "upkeep after step 50")
-    seen = [Sighting((name,), outcome, 0.1 * outcome, 1) for name in ("first", "lost") for outcome in (1, -1)]
+    seen = [TeacherObservation((name,), outcome, 0.1 * outcome, 1) for name in ("first", "lost") for outcome in (1, -1)]
     with BankStore(path, read_only=True) as store:
-        told = items_told(store, Ledger().observe([*seen, Sighting(("second",), 1, 0.1, 1)]))
+        told = items_told(store, Ledger().observe([*seen, TeacherObservation(("second",), 1, 0.1, 1)]))
     found = [(item["id"], item["kind"], item["learned"], item["kept"], item["validated"]) for item in told]
     assert found == [
         ("first", "skill", None, False, 2),

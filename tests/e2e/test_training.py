@@ -146,10 +146,10 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     one = run_small(tmp_path / "one")
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(merged(SMALL, {"output": str(tmp_path / "two")})))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
+    strategy = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launch, "train", str(config)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *strategy, "train", str(config)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Report:") == 1

@@ -16,8 +16,8 @@ import yaml
 from runs import SMALL, merged, run_small
 from scripted_server import scripted_server
 from sgsd.bank import BankStore, Ledger, is_dynamic
-from sgsd.train.books import read_ledger
-from sgsd.train.records.files import Records
+from sgsd.records.run_files import Records
+from sgsd.train.evidence_log import read_ledger
 from sgsd.types import UserError
 
 pytest.importorskip("openai", reason="the client is an extra: pip install 'sgsd[writer]'")
@@ -123,10 +123,10 @@ def test_two_processes_keep_one_bank(tmp_path: Path) -> None:
         one = run_small(tmp_path / "one", **growing(url))
         config = tmp_path / "config.yaml"
         config.write_text(yaml.safe_dump(merged(SMALL, {"output": str(tmp_path / "two"), **growing(url)})))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
+        strategy = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sgsd.cli"]
         environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, *launch, "train", str(config)],
+            [sys.executable, *strategy, "train", str(config)],
             env=environment,
             capture_output=True,
             text=True,

@@ -10,10 +10,10 @@ import yaml
 
 import standins
 from sgsd.cli.main import run
-from sgsd.lab.table import lab_configs
-from sgsd.method import ZOO
+from sgsd.lab.method_table import lab_configs
+from sgsd.methods import ZOO
+from sgsd.records.run_files import Records
 from sgsd.train import load_config
-from sgsd.train.records.files import Records
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "zoo").glob("*.yaml"))
 BESIDE = {"sgsd", "grpo", "opsd"}  # they stand in configs/ in three sizes

@@ -15,12 +15,12 @@ from rich.console import Console
 from runs import run_small, small_config
 from sgsd.cli.dry_run import dry_run
 from sgsd.cli.main import run
-from sgsd.growth import ScriptedWriter
 from sgsd.lab.task import TaskSettings, problems
+from sgsd.records.run_files import Records
 from sgsd.report import write_report
+from sgsd.skills import ScriptedWriter
 from sgsd.train.batch import questions, sample, verify, with_contexts
 from sgsd.train.contexts import critic
-from sgsd.train.records.files import Records
 from sgsd.train.setup import build_parts
 
 GROUP = {"group": 4}

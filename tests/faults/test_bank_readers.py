@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sgsd.bank import BankStore
-from sgsd.lab.bank import demo_bank
+from sgsd.lab.demo_bank import demo_bank
 
 READER = """
 import json, sys, time

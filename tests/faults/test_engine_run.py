@@ -10,9 +10,9 @@ import pytest
 
 from resumable import assert_same_bits, lines, steps_done
 from runs import run_small
+from sgsd.checkpoint.saving import checkpoints
 from sgsd.rollout import Engine, EngineError, Sampling
 from sgsd.train import run
-from sgsd.train.resume.checkpoint import checkpoints
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import Completion
 

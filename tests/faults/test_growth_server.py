@@ -18,8 +18,8 @@ import pytest
 
 from chat_server import ITEM, Handler, Script, Server, answer, completion, serving
 from sgsd.contexts import PromptSet, load_prompts
-from sgsd.growth import TEMPLATES, AnswerCache, Desk, Request, ServerSettings, ServerWriter, WriterError
-from sgsd.growth.drafts import ExtractedSkills, schema_of
+from sgsd.skills import TEMPLATES, AnswerCache, Request, ServerSettings, ServerWriter, WriterClient, WriterError
+from sgsd.skills.drafts import ExtractedSkills, schema_of
 from sgsd.types import UserError
 
 KEY = "sk-never-to-be-seen-0123456789"
@@ -141,10 +141,10 @@ def test_every_fault_is_survived_and_counted_and_its_answer_used(prompts: Prompt
     requests = [ask_for(f"{name}#{number}") for number, name in enumerate(names)]
     began = time.perf_counter()
     with serving(play) as server, AnswerCache(tmp_path / "answers") as cache, writer_for(server) as writer:
-        desk = Desk(writer, prompts, cache)
-        found = desk.ask(requests)
+        client = WriterClient(writer, prompts, cache)
+        found = client.ask(requests)
         calls = len(server.calls)
-        again = Desk(writer, prompts, cache).ask(requests[: copies * len(FAULTS)])
+        again = WriterClient(writer, prompts, cache).ask(requests[: copies * len(FAULTS)])
     assert time.perf_counter() - began < 60
     usable = used = 0
     for name, reading in zip(names, found):
@@ -155,15 +155,15 @@ def test_every_fault_is_survived_and_counted_and_its_answer_used(prompts: Prompt
             assert reading is None
     assert used >= 0.95 * usable
     assert used == usable
-    bill = desk.bill
-    assert bill.answers == copies * len(FAULTS)
-    assert bill.repairs == copies * sum(fault.repairs for fault in FAULTS.values()) + 1
+    usage = client.usage
+    assert usage.answers == copies * len(FAULTS)
+    assert usage.repairs == copies * sum(fault.repairs for fault in FAULTS.values()) + 1
     retried = Counter(fault.retried for fault in FAULTS.values() for _ in range(copies) if fault.retried)
-    assert bill.retried == retried + Counter({"status 500": 2})
-    assert bill.dropped == {"an item that is no object": 2 * copies, "an item cut off": copies}
-    assert bill.failures == Counter(reason for _, reason in HOPELESS.values())
+    assert usage.retried == retried + Counter({"status 500": 2})
+    assert usage.dropped == {"an item that is no object": 2 * copies, "an item cut off": copies}
+    assert usage.failures == Counter(reason for _, reason in HOPELESS.values())
     without_usage = 2 * copies + len(HOPELESS) - 1  # all that is hopeless but the prose
-    assert bill.prompt_tokens == 7 * (bill.calls - without_usage)
+    assert usage.prompt_tokens == 7 * (usage.calls - without_usage)
     # Nothing was asked a second time, and no refusal of one request has cost the others their schema.
     assert again == found[: len(again)]
     assert calls == len(server.calls)
@@ -172,13 +172,13 @@ def test_every_fault_is_survived_and_counted_and_its_answer_used(prompts: Prompt
 
 def test_a_server_without_schemas_is_asked_without_them(prompts: PromptSet) -> None:
     with serving(refuse_schema) as server, writer_for(server, concurrency=1) as writer:
-        desk = Desk(writer, prompts)
-        assert all(desk.ask([ask_for(str(n)) for n in range(5)]))
+        client = WriterClient(writer, prompts)
+        assert all(client.ask([ask_for(str(n)) for n in range(5)]))
         asked = ["response_format" in call.body for call in server.calls]
     assert asked == [True] + [False] * 5
-    assert desk.bill.failures.total() == 0
+    assert client.usage.failures.total() == 0
     with serving(always(lambda h: h.say(answer()))) as server, writer_for(server, json_schema=False) as writer:
-        assert all(Desk(writer, prompts).ask([ask_for("q")]))
+        assert all(WriterClient(writer, prompts).ask([ask_for("q")]))
         assert "response_format" not in server.calls[0].body
 
 
@@ -193,7 +193,7 @@ def test_settings_that_a_server_refuses_are_left_out(prompts: PromptSet) -> None
         handler.say(answer())
 
     with serving(strict) as server, writer_for(server, concurrency=1) as writer:
-        assert all(Desk(writer, prompts).ask([ask_for(str(n)) for n in range(3)]))
+        assert all(WriterClient(writer, prompts).ask([ask_for(str(n)) for n in range(3)]))
         last = server.calls[-1].body
     assert len(server.calls) == 5
     assert last["max_completion_tokens"] == 64
@@ -203,7 +203,7 @@ def test_settings_that_a_server_refuses_are_left_out(prompts: PromptSet) -> None
 
 def test_what_a_server_is_asked(prompts: PromptSet) -> None:
     with serving(always(lambda h: h.say(answer()))) as server, writer_for(server, temperature=0.3) as writer:
-        Desk(writer, prompts).ask([ask_for("a \ud800 question")])
+        WriterClient(writer, prompts).ask([ask_for("a \ud800 question")])
         (call,) = server.calls
     assert call.path == "/v1/chat/completions"
     assert call.headers["authorization"] == f"Bearer {KEY}"
@@ -226,7 +226,7 @@ def test_azure_has_a_path_and_a_header_of_its_own(prompts: PromptSet, monkeypatc
     with serving(always(lambda h: h.say(answer()))) as server:
         azure = ServerSettings("my-deployment", server.url.removesuffix("/v1"), **settings)
         with ServerWriter(azure) as writer:
-            assert all(Desk(writer, prompts).ask([ask_for("q")]))
+            assert all(WriterClient(writer, prompts).ask([ask_for("q")]))
     (call,) = server.calls
     assert call.path == "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21"
     assert call.headers["api-key"] == KEY
@@ -242,7 +242,7 @@ def test_a_wrong_key_or_model_is_said_at_once(prompts: PromptSet, status: int) -
         writer_for(server, concurrency=2) as writer,
     ):
         with pytest.raises(UserError, match=f"status {status}; look at writer.model .*OPENAI_API_KEY") as caught:
-            Desk(writer, prompts).ask([ask_for(str(n)) for n in range(100)])
+            WriterClient(writer, prompts).ask([ask_for(str(n)) for n in range(100)])
         assert KEY not in "".join(traceback.format_exception(caught.value))
     assert len(server.calls) <= 6
 
@@ -255,12 +255,12 @@ def test_a_dead_server_is_left_early_and_without_waiting(prompts: PromptSet) -> 
     ):
         began = time.perf_counter()
         with pytest.raises(WriterError, match=r"no answer within 0.5 s"):
-            Desk(writer, prompts).ask(many)
+            WriterClient(writer, prompts).ask(many)
         assert time.perf_counter() - began < 20  # all of them would take 64 s
     assert len(server.calls) <= 16
     nobody = ServerSettings("m", server.url, pause=0.01, retries=1)  # the server above is gone
     with ServerWriter(nobody) as writer, pytest.raises(WriterError, match=r"no connection \(ConnectError\)"):
-        Desk(writer, prompts).ask(many)
+        WriterClient(writer, prompts).ask(many)
 
 
 def test_nobody_goes_on_asking_after_the_end(prompts: PromptSet) -> None:
@@ -269,7 +269,7 @@ def test_nobody_goes_on_asking_after_the_end(prompts: PromptSet) -> None:
 
     with serving(mixed) as server, writer_for(server, retries=50, pause=0.1, concurrency=20) as writer:
         with pytest.raises(WriterError, match="failed 5 of 20 requests"):
-            Desk(writer, prompts).ask([ask_for(str(n)) for n in range(20)])
+            WriterClient(writer, prompts).ask([ask_for(str(n)) for n in range(20)])
         deadline = time.monotonic() + 60
         while any(thread.name.startswith("writer") for thread in threading.enumerate()):
             assert time.monotonic() < deadline, "what was under way never came to its end"
@@ -305,14 +305,14 @@ def test_calls_are_as_many_at_a_time_as_was_said(prompts: PromptSet) -> None:
         handler.say(answer())
 
     with serving(count) as server, writer_for(server, concurrency=3, timeout=10) as writer:
-        assert all(Desk(writer, prompts).ask([ask_for(str(n)) for n in range(24)]))
+        assert all(WriterClient(writer, prompts).ask([ask_for(str(n)) for n in range(24)]))
     assert 2 <= most <= 3
 
 
 def test_a_pause_that_the_server_asks_for_is_kept(prompts: PromptSet) -> None:
     with serving(once(lambda h: h.send({}, 429, headers={"Retry-After": "1"}))) as server, writer_for(server) as writer:
         began = time.perf_counter()
-        assert all(Desk(writer, prompts).ask([ask_for("q")]))
+        assert all(WriterClient(writer, prompts).ask([ask_for("q")]))
         assert 1.0 <= time.perf_counter() - began < 3
 
 
@@ -329,11 +329,11 @@ def test_the_key_is_seen_by_nobody_but_the_server(
     requests = [ask_for(f"{name}#0") for name in chosen]
     seen: list[str] = []
     with serving(play) as server, AnswerCache(tmp_path / "answers") as cache, writer_for(server) as writer:
-        desk = Desk(writer, prompts, cache, failure_budget=1.0)
-        desk.ask(requests)
-        seen += [json.dumps(desk.bill.to_dict()), repr(desk), repr(writer), repr(vars(writer)), writer.name]
+        client = WriterClient(writer, prompts, cache, failure_budget=1.0)
+        client.ask(requests)
+        seen += [json.dumps(client.usage.to_dict()), repr(client), repr(writer), repr(vars(writer)), writer.name]
         with pytest.raises(WriterError) as caught:
-            Desk(writer, prompts, failure_budget=0.0).ask([ask_for(f"always 418#{n}") for n in range(4)])
+            WriterClient(writer, prompts, failure_budget=0.0).ask([ask_for(f"always 418#{n}") for n in range(4)])
         seen += ["".join(traceback.format_exception(caught.value))]
     assert {call.headers["authorization"] for call in server.calls} == {f"Bearer {KEY}"}
     formatter = logging.Formatter()
@@ -367,4 +367,4 @@ def test_settings_that_cannot_work_are_refused(
 def test_a_server_of_ones_own_needs_no_key(prompts: PromptSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with serving(always(lambda h: h.say(answer()))) as server, writer_for(server) as writer:
-        assert all(Desk(writer, prompts).ask([ask_for("q")]))
+        assert all(WriterClient(writer, prompts).ask([ask_for("q")]))

@@ -1,12 +1,14 @@
 """Golden losses: the numbers of three steps of each method on the lab, one thread, kept as a file.
 
-`python tests/golden/record.py` writes them anew; do that only for a change that should move numbers, and say by how
-much. Bits are promised on one kind of processor and one version of torch, which the file names.
+`python tests/golden/record.py` records them for the processor it runs on, beside those of other processors; do
+that only from a commit whose numbers are trusted, or for a change that should move them, and say by how much. Bits are
+promised on one model of processor and one version of torch: two models with AVX-512 already differ in the last digit.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import LORA, run_small
-from sgsd.train.records.files import Records
+from sgsd.records.run_files import Records
 
 FILE = Path(__file__).with_name("losses.json")
 RUNS: dict[str, dict[str, Any]] = {
@@ -41,7 +43,22 @@ KEYS = ("loss", "grad_norm", "entropy", "accuracy", "length")
 
 
 def machine() -> dict[str, str]:
-    return {"torch": torch.__version__.split("+")[0], "cpu": torch.backends.cpu.get_cpu_capability()}
+    """Everything that decides which kernels run, and so the last bit."""
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """Vendor, family, model and stepping, as Linux says them; elsewhere what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    if "vendor_id" not in first:
+        return platform.processor() or platform.machine()
+    return f"{first['vendor_id']} {first['cpu family']}/{first['model']}/{first['stepping']}"
 
 
 def measure(name: str, folder: Path) -> list[dict[str, float]]:
@@ -53,7 +70,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: measure(name, Path(folder)) for name in RUNS}
-    FILE.write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n")
+    kept = [recorded for recorded in json.loads(FILE.read_text()) if recorded["machine"] != machine()]
+    FILE.write_text(json.dumps([*kept, {"machine": machine(), "runs": runs}], indent=1) + "\n")
 
 
 if __name__ == "__main__":

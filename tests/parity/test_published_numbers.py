@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oracle import jsd_oracle, sgsd_oracle, sgsd_topk_oracle
-from sgsd.method import generalized_jsd, sgsd_loss, sgsd_topk_loss
+from sgsd.methods import generalized_jsd, sgsd_loss, sgsd_topk_loss
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "parity"
 FILES = sorted(path.name for path in FOLDER.glob("*.npz"))

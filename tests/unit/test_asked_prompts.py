@@ -25,7 +25,7 @@ def test_a_prompt_that_is_too_long_with_its_pairs_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = build_parts(small_config(tmp_path, **SKILLED), Accelerator(cpu=True))
-    plain, with_pairs = longest(fits, fits.maker), longest(fits, fits.asker)
+    plain, with_pairs = longest(fits, fits.maker), longest(fits, fits.train_prompts)
     assert plain < with_pairs
     short = {"folder": "lab", "max_tokens": with_pairs - 1}
     with monkeypatch.context() as unloaded:

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from test_bank_schema import BANKS, NAMES, good
 
 from sgsd.bank import Bank, BankStore, dump_bank, load_bank, open_bank, parse_bank, save_bank
-from sgsd.cli import bank as cli
+from sgsd.cli import bank_command as cli
 from sgsd.types import Mistake, Skill, UserError
 
 

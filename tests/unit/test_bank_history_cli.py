@@ -16,8 +16,8 @@ from test_bank_lineage import family, memory
 from test_bank_origins import old_store
 from test_bank_store import ONE, TWO, mistake, skill
 
-from sgsd.bank import Bank, BankStore, Ledger, Origin, Sighting, load_bank, open_bank, save_bank
-from sgsd.cli import bank as bank_commands
+from sgsd.bank import Bank, BankStore, Ledger, Origin, TeacherObservation, load_bank, open_bank, save_bank
+from sgsd.cli import bank_command as bank_commands
 from sgsd.cli import bank_history as cli
 from sgsd.cli.main import run
 from sgsd.types import UserError
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def run_folder(tmp_path: Path, sightings: list[Sighting]) -> Path:
+def run_folder(tmp_path: Path, sightings: list[TeacherObservation]) -> Path:
     folder = tmp_path / "run"
     folder.mkdir(exist_ok=True)
     (folder / "ledger.json").write_text(json.dumps(Ledger().observe(sightings).to_json()))
@@ -159,10 +159,10 @@ def test_why_of_an_imported_item_says_that_nothing_is_known(tmp_path: Path) -> N
 
 
 SEEN = [
-    *(Sighting(("d", "m"), 1, 0.2, 1) for _ in range(3)),
-    Sighting(("d", "m"), -1, -0.1, 1),
-    Sighting(("d",), -1, 0.1, -1),
-    Sighting(("d",), 0, 0.5, 0),
+    *(TeacherObservation(("d", "m"), 1, 0.2, 1) for _ in range(3)),
+    TeacherObservation(("d", "m"), -1, -0.1, 1),
+    TeacherObservation(("d",), -1, 0.1, -1),
+    TeacherObservation(("d",), 0, 0.5, 0),
 ]
 
 
@@ -184,8 +184,15 @@ def test_why_with_a_run_shows_what_came_of_the_item(store: Path, tmp_path: Path)
 def test_stats_with_a_run_shows_the_ten_best_and_the_ten_worst(tmp_path: Path) -> None:
     names = [f"s{n:02}" for n in range(25)]
     save_bank(Bank((*map(skill, names), skill("idle"), skill("lucky"))), tmp_path / "bank.json")
-    seen = [Sighting((name,), outcome, outcome * n / 100, 0) for n, name in enumerate(names) for outcome in (1, -1)]
-    seen += [Sighting(("lucky",), 1, 9.0, 1), *(Sighting(("gone",), o, 5.0 * o, 1) for o in (1, -1))]
+    seen = [
+        TeacherObservation((name,), outcome, outcome * n / 100, 0)
+        for n, name in enumerate(names)
+        for outcome in (1, -1)
+    ]
+    seen += [
+        TeacherObservation(("lucky",), 1, 9.0, 1),
+        *(TeacherObservation(("gone",), o, 5.0 * o, 1) for o in (1, -1)),
+    ]
     text = printed(cli.stats(tmp_path / "bank.json", run=run_folder(tmp_path, seen)))
     rows = re.findall(r"^ *([+-]\d\.\d{4}) +(\d+) +([\d/]+) +(\S+)", text, re.MULTILINE)
     assert [row[3] for row in rows] == ["gone", *names[:15:-1], *names[9::-1]]
@@ -197,7 +204,7 @@ def test_stats_with_a_run_shows_the_ten_best_and_the_ten_worst(tmp_path: Path) -
 
 def test_stats_shows_each_item_of_a_short_ledger_once(tmp_path: Path) -> None:
     save_bank(Bank(tuple(skill(f"s{n:02}") for n in range(13))), tmp_path / "bank.json")
-    seen = [Sighting((f"s{n:02}",), outcome, outcome * n / 100, 0) for n in range(13) for outcome in (1, -1)]
+    seen = [TeacherObservation((f"s{n:02}",), outcome, outcome * n / 100, 0) for n in range(13) for outcome in (1, -1)]
     text = printed(cli.stats(tmp_path / "bank.json", run=run_folder(tmp_path, seen)))
     assert re.findall(r" (s\d\d) ", text) == [f"s{n:02}" for n in reversed(range(13))]
     assert "…" not in text
@@ -283,7 +290,7 @@ def test_hostile_text_is_spelt_out(tmp_path: Path) -> None:
             "INSERT INTO events SELECT 5, 3, 'retired', item_id, content_hash, ? FROM events LIMIT 1", (ESCAPE,)
         )
     other.close()
-    folder = run_folder(tmp_path, [Sighting((f"x{MARKUP}{ESCAPE}",), o, 0.1, 0) for o in (1, -1)])
+    folder = run_folder(tmp_path, [TeacherObservation((f"x{MARKUP}{ESCAPE}",), o, 0.1, 0) for o in (1, -1)])
     shown = [
         cli.log(path),
         cli.log(path, events=True),

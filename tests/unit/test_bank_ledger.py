@@ -15,14 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgsd.bank import Ledger, Sighting
-from sgsd.bank.accounts import Account, Tally, class_balance
+from sgsd.bank import Ledger, TeacherObservation
+from sgsd.bank.item_stats import Account, Tally, class_balance
 from sgsd.types import UserError
 
 IDS = st.sampled_from(["s1", "s2", "m1", "m2", "m3"])
 GAPS = st.floats(-3.0, 3.0)
 SIGHTINGS = st.builds(
-    lambda items, outcome, support, polarity: Sighting(tuple(items), outcome, support, polarity * abs(outcome)),
+    lambda items, outcome, support, polarity: TeacherObservation(
+        tuple(items), outcome, support, polarity * abs(outcome)
+    ),
     st.lists(IDS, min_size=1, max_size=2, unique=True),
     st.sampled_from([-1, 0, 1]),
     GAPS,
@@ -30,10 +32,10 @@ SIGHTINGS = st.builds(
 )
 
 
-def seen(item: str, outcome: int, support: float, confidence: float = 0.05) -> Sighting:
+def seen(item: str, outcome: int, support: float, confidence: float = 0.05) -> TeacherObservation:
     """A sighting with the polarity that SGSD would give it."""
     stance = 0 if abs(support) <= confidence else math.copysign(1, support)
-    return Sighting((item,), outcome, support, int(outcome * stance))
+    return TeacherObservation((item,), outcome, support, int(outcome * stance))
 
 
 def text(ledger: Ledger) -> str:
@@ -45,11 +47,11 @@ def text(ledger: Ledger) -> str:
 
 def test_one_step_by_hand() -> None:
     step = [
-        Sighting(("s", "m"), 1, 0.2, 1),
-        Sighting(("s",), -1, 0.3, -1),
-        Sighting(("s",), -1, -0.1, 1),
-        Sighting(("t",), -1, 0.0, 0),
-        Sighting(("s",), 0, 2.0, 0),
+        TeacherObservation(("s", "m"), 1, 0.2, 1),
+        TeacherObservation(("s",), -1, 0.3, -1),
+        TeacherObservation(("s",), -1, -0.1, 1),
+        TeacherObservation(("t",), -1, 0.0, 0),
+        TeacherObservation(("s",), 0, 2.0, 0),
     ]
     ledger = Ledger().observe(step)
     balance = {1: 0.5 / (1 / 4), -1: 0.5 / (3 / 4)}
@@ -80,7 +82,7 @@ def test_a_steps_uses_weigh_the_mean_of_what_all_their_orders_would_give() -> No
     step = [seen("a", 1, 0.4), seen("a", -1, 0.1), seen("a", -1, -0.3), seen("a", 1, 0.9)]
     balance = {1: 1.0, -1: 1.0}
 
-    def one_by_one(order: tuple[Sighting, ...]) -> tuple[float, float]:
+    def one_by_one(order: tuple[TeacherObservation, ...]) -> tuple[float, float]:
         total, uses = start.evidence, start.uses
         for s in order:
             total, uses = 0.98 * total + s.outcome * s.support, 0.98 * uses + 1
@@ -116,7 +118,7 @@ def test_a_step_of_one_outcome_is_counted_but_is_no_evidence() -> None:
 
 def test_unknown_outcomes_are_retrievals_only() -> None:
     known = [seen("a", 1, 0.5), seen("a", -1, 0.2)]
-    with_unknown = Ledger().observe([*known, Sighting(("a", "b"), 0, 9.0, 0)])
+    with_unknown = Ledger().observe([*known, TeacherObservation(("a", "b"), 0, 9.0, 0)])
     without = Ledger().observe(known)
     assert with_unknown.evidence("a") == without.evidence("a")
     assert with_unknown.posterior("a") == without.posterior("a")
@@ -150,7 +152,7 @@ def test_observing_changes_no_ledger_that_was_there() -> None:
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(SIGHTINGS, max_size=12), max_size=5), st.randoms(use_true_random=False))
 def test_any_order_and_any_split_over_processes_give_the_same_bits(
-    steps: list[list[Sighting]], rng: random.Random
+    steps: list[list[TeacherObservation]], rng: random.Random
 ) -> None:
     one = other = Ledger()
     for step in steps:
@@ -166,7 +168,7 @@ def test_any_order_and_any_split_over_processes_give_the_same_bits(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(SIGHTINGS, max_size=12), st.lists(SIGHTINGS, max_size=12))
 def test_a_ledger_comes_back_to_the_bit_and_goes_on_as_if_nothing_had_been(
-    first: list[Sighting], second: list[Sighting]
+    first: list[TeacherObservation], second: list[TeacherObservation]
 ) -> None:
     ledger = Ledger(decay=0.97, prior_uses=4.0, trust_scale=0.1).observe(first)
     back = Ledger.from_json(json.loads(text(ledger)))
@@ -176,7 +178,11 @@ def test_a_ledger_comes_back_to_the_bit_and_goes_on_as_if_nothing_had_been(
 
 
 def _broken(change: Callable[[dict[str, Any]], object]) -> Any:
-    record = Ledger().observe([Sighting(("s1", "m1"), 1, 0.5, 1), Sighting(("s1",), -1, 0.5, -1)]).to_json()
+    record = (
+        Ledger()
+        .observe([TeacherObservation(("s1", "m1"), 1, 0.5, 1), TeacherObservation(("s1",), -1, 0.5, -1)])
+        .to_json()
+    )
     record = copy.deepcopy(record)
     change(record)
     return record
@@ -226,7 +232,7 @@ def test_an_impossible_sighting_is_refused() -> None:
         (("a",), 1, math.nan, 1),
     ]:
         with pytest.raises(UserError, match="a sighting of"):
-            Sighting(items, outcome, support, polarity)
+            TeacherObservation(items, outcome, support, polarity)
     for values in [(1.1, 5.0, 0.05), (0.98, 0.0, 0.05), (0.98, 5.0, math.nan)]:
         with pytest.raises(UserError, match="the ledger's decay"):
             Ledger(*values)

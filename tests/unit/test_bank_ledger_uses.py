@@ -8,19 +8,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sgsd.bank import Hit, Ledger, Sighting, grown, pair_weights, quarantined, reranked, worth
-from sgsd.bank.accounts import Account
+from sgsd.bank import Hit, Ledger, TeacherObservation, grown, pair_weights, quarantined, reranked, worth
 from sgsd.bank.beta import beta_distribution, beta_quantile
 from sgsd.bank.evolve import Proposal
+from sgsd.bank.item_stats import Account
 from sgsd.bank.retrieve import softmax
 from sgsd.bank.schema import Bank
 from sgsd.types import Mistake, Skill, SkillPair, UserError
 
 
-def seen(item: str, outcome: int, support: float, confidence: float = 0.05) -> Sighting:
+def seen(item: str, outcome: int, support: float, confidence: float = 0.05) -> TeacherObservation:
     """A sighting with the polarity that SGSD would give it."""
     stance = 0 if abs(support) <= confidence else math.copysign(1, support)
-    return Sighting((item,), outcome, support, int(outcome * stance))
+    return TeacherObservation((item,), outcome, support, int(outcome * stance))
 
 
 def skill(item_id: str) -> Skill:
@@ -212,7 +212,9 @@ def test_an_heir_begins_as_sure_as_its_parents_are_on_average() -> None:
 
 
 def test_the_table_begins_with_the_best() -> None:
-    ledger = _judged().observe([Sighting(("good", "bad"), 1, 0.3, 1), Sighting(("bad",), -1, 0.0, 0)])
+    ledger = _judged().observe(
+        [TeacherObservation(("good", "bad"), 1, 0.3, 1), TeacherObservation(("bad",), -1, 0.0, 0)]
+    )
     rows = ledger.rows()
     assert [row.ids for row in rows] == [("good",), ("idle",), ("bad",)]
     best = rows[0]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lint_cases import INNOCENT, MEMORISED, PROBLEMS, REFUSED
 
 from sgsd.bank import Bank, Finding, Flaw, Severity, lint_bank, lint_item, load_bank, objection, words_of
+from sgsd.bank.dedup import near_duplicates
 from sgsd.bank.leaks import leak, plain, remembered_numbers
-from sgsd.bank.near import near_duplicates
 from sgsd.types import Mistake, Problem, Skill
 
 BANKS = Path(__file__).resolve().parents[2].parent / "shared" / "banks"

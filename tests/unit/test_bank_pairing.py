@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from sgsd.bank import Bm25Retriever, pairs_for
-from sgsd.lab.bank import demo_bank
+from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import TaskSettings, problems
 
 BANK = demo_bank(0)

@@ -19,13 +19,13 @@ from peft import PeftModel
 from rich.console import Console
 
 from runs import small_config
+from sgsd.config.sections import ModelConfig
+from sgsd.hub.export import save_model, tell_vllm_remarks
+from sgsd.hub.model_card import Base, base_model, code_span, render_card, vllm_rank, vllm_remarks
+from sgsd.hub.public import public_config, public_name
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.train.models import load_model, make_scorer
-from sgsd.train.publish.card import Base, base_model, code_span, render_card, vllm_rank, vllm_remarks
-from sgsd.train.publish.model import save_model, tell_vllm_remarks
-from sgsd.train.publish.public import public_config, public_name
-from sgsd.train.sections import ModelConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HASH = "a" * 64

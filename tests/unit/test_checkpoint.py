@@ -13,10 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sgsd.scorer import TEACHER_ADAPTER
-from sgsd.train.records.files import FILES, Records, write_atomic
-from sgsd.train.resume import checkpoint
-from sgsd.train.resume.checkpoint import (
+from sgsd.checkpoint import saving as checkpoint
+from sgsd.checkpoint.saving import (
     MANIFEST,
     Position,
     checkpoints,
@@ -26,6 +24,9 @@ from sgsd.train.resume.checkpoint import (
     save_checkpoint,
     stateful_tensors,
 )
+from sgsd.files import write_atomic
+from sgsd.records.run_files import FILES, Records
+from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
 FILES_OF_ONE = ("weights.safetensors", "optimizer.pt", "position.json", MANIFEST)
@@ -226,13 +227,13 @@ def test_pruning_takes_the_oldest_only(tmp_path: Path) -> None:
 def test_pruning_never_takes_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that does not keep what is written: the older ones stay, and somebody is told."""
     save(tmp_path, 1, keep=1)
-    plain = checkpoint.os.replace
+    plain = os.replace
 
     def loses_a_bit(temporary: Path, final: Path) -> None:
         plain(temporary, final)
         flip(final / "optimizer.pt", 100)
 
-    monkeypatch.setattr(checkpoint.os, "replace", loses_a_bit)
+    monkeypatch.setattr(os, "replace", loses_a_bit)
     with pytest.raises(UserError, match=r"optimizer.pt does not match its hash right after it was written"):
         save(tmp_path, 2, keep=1)
     assert newest_good(tmp_path) == tmp_path / "step-000001"
@@ -295,7 +296,7 @@ from torch import nn
 package = types.ModuleType("sgsd.train")  # its own __init__ loads transformers, which takes seconds
 package.__path__ = [sys.argv[2]]
 sys.modules["sgsd.train"] = package
-from sgsd.train.resume.checkpoint import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
+from sgsd.checkpoint.saving import Position, checkpoints, damage, examine, load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)
 root, delays, torn, reached = Path(sys.argv[1]), random.Random(0), 0, 0
@@ -369,7 +370,7 @@ def test_a_line_is_what_ends_with_a_newline(separator: str, tmp_path: Path) -> N
 def test_a_checkpoint_counts_only_on_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power cut the records must not be shorter than the checkpoint, which is synced, says."""
     records, synced = Records(tmp_path), set()
-    monkeypatch.setattr("sgsd.train.records.files.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr("sgsd.records.run_files.os.fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     for name in ("metrics", "rollouts"):
         records.write(name, {"step": 1})
     records.offsets()

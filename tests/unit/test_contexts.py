@@ -20,14 +20,14 @@ from sgsd.contexts import (
     BlockProvider,
     JoinedBlocks,
     NoContextProvider,
-    PromptMaker,
+    PromptBuilder,
     PromptSet,
     SkillPairBlocks,
     encode_chat,
     load_prompts,
 )
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.method.context import Shown
+from sgsd.methods.context import Shown
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
@@ -38,8 +38,8 @@ SKILL = Skill("s1", "Carry the one", "Add the ten on the left", "Addition of two
 MISTAKE = Mistake("m1", "Forgetting the ten", "It looks quicker", "Write the ten down")
 
 
-def maker(tokenizer: Any, prompts: str | PromptSet = "lab", max_tokens: int = 512) -> PromptMaker:
-    return PromptMaker(prompts if isinstance(prompts, PromptSet) else load_prompts(prompts), tokenizer, max_tokens)
+def maker(tokenizer: Any, prompts: str | PromptSet = "lab", max_tokens: int = 512) -> PromptBuilder:
+    return PromptBuilder(prompts if isinstance(prompts, PromptSet) else load_prompts(prompts), tokenizer, max_tokens)
 
 
 def own_folder(folder: Path, **files: str) -> Path:

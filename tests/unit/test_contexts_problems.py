@@ -19,16 +19,16 @@ from sgsd.contexts import (
     DemonstrationBlocks,
     MixedBlocks,
     OtherProblemBlocks,
-    PromptMaker,
+    PromptBuilder,
     RubricBlocks,
     UnfitPrompt,
     WrongAnswerBlocks,
     load_prompts,
     no_context,
 )
-from sgsd.lab.bank import demo_bank
-from sgsd.method import Method
-from sgsd.method.context import (
+from sgsd.lab.demo_bank import demo_bank
+from sgsd.methods import Method
+from sgsd.methods.context import (
     Answer,
     Context,
     Feedback,
@@ -43,9 +43,16 @@ from sgsd.method.context import (
     Sibling,
     SkillPairs,
 )
-from sgsd.method.joints import MatchSampledToken
+from sgsd.methods.joints import MatchSampledToken
 from sgsd.train.contexts.controls import in_place_of_pairs, null_teacher, pairs_alone
-from sgsd.train.contexts.pools import foreseen, make_asker, make_examiner, make_foreseen, make_provider, sampled_kinds
+from sgsd.train.contexts.pools import (
+    foreseen,
+    make_eval_prompts,
+    make_foreseen,
+    make_provider,
+    make_train_prompts,
+    sampled_kinds,
+)
 from sgsd.types import Problem, UserError
 
 MATH = load_prompts("math")
@@ -62,7 +69,7 @@ def method_of(context: Context, **more: Any) -> Method:
 
 def provider_of(context: Context, tokenizer: Any, folder: Path, *, prompts: str = "lab", **changes: Any) -> Any:
     config = small_config(folder, **changes)
-    maker = PromptMaker(load_prompts(prompts), tokenizer, 512)
+    maker = PromptBuilder(load_prompts(prompts), tokenizer, 512)
     return make_provider(config, method_of(context), maker, demo_bank(), problems=OTHERS)
 
 
@@ -211,7 +218,7 @@ def test_a_control_and_the_null_teacher_reach_into_a_mix(lab_tokenizer: Any, tmp
 )
 def test_what_can_be_foreseen(context: Context, left: Context, lab_tokenizer: Any, tmp_path: Path) -> None:
     assert foreseen(context) == left
-    method, maker = method_of(context), PromptMaker(load_prompts("lab"), lab_tokenizer, 512)
+    method, maker = method_of(context), PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     (pool,) = make_foreseen(small_config(tmp_path), method, maker, demo_bank(), OTHERS).views([PROBLEM])
     assert len(pool) == left.teachers
     assert bool(sampled_kinds(method)) == (context != left)
@@ -222,42 +229,42 @@ def test_what_can_be_foreseen(context: Context, left: Context, lab_tokenizer: An
 
 @pytest.mark.parametrize("prompts", ["lab", "math"])
 def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_tokenizer: Any, tmp_path: Path) -> None:
-    config, maker = small_config(tmp_path), PromptMaker(load_prompts(prompts), lab_tokenizer, 900)
+    config, maker = small_config(tmp_path), PromptBuilder(load_prompts(prompts), lab_tokenizer, 900)
     method = method_of(Answer("answer"), inject=SkillPairs(3))
-    asker = make_asker(config, method, maker, demo_bank())
-    shown = lab_tokenizer.decode(asker.student(PROBLEM, thinking=False))
+    train_prompts = make_train_prompts(config, method, maker, demo_bank())
+    shown = lab_tokenizer.decode(train_prompts.student(PROBLEM, thinking=False))
     assert (shown.count("Skill:"), shown.count("istake:")) == (3, 3)
     assert shown.count(PROBLEM.text) == 1
     assert shown.count("Notes from earlier problems") == (prompts == "math")
     assert "98765" not in shown
     ((teacher,),) = make_provider(config, method, maker, demo_bank()).views([PROBLEM])
     assert "Skill:" not in lab_tokenizer.decode(teacher.prompt_ids)
-    assert make_asker(config, method_of(Answer()), maker, None) is maker
+    assert make_train_prompts(config, method_of(Answer()), maker, None) is maker
     with pytest.raises(UserError, match="the student is shown retrieved pairs or random ones"):
-        make_asker(config, method_of(Answer(), inject=Irrelevant(2)), maker, demo_bank())
+        make_train_prompts(config, method_of(Answer(), inject=Irrelevant(2)), maker, demo_bank())
 
 
 def test_pairs_that_do_not_fit_are_an_error_or_fewer(lab_tokenizer: Any, tmp_path: Path) -> None:
-    maker, method = PromptMaker(load_prompts("lab"), lab_tokenizer, 60), method_of(Answer(), inject=SkillPairs(3))
-    strict = make_asker(small_config(tmp_path), method, maker, demo_bank())
+    maker, method = PromptBuilder(load_prompts("lab"), lab_tokenizer, 60), method_of(Answer(), inject=SkillPairs(3))
+    strict = make_train_prompts(small_config(tmp_path), method, maker, demo_bank())
     with pytest.raises(UnfitPrompt, match="problem p1 with its pairs: its prompt has"):
         strict.student(PROBLEM, thinking=False)
-    lenient = make_asker(small_config(tmp_path, prompts={"unfit": "skip"}), method, maker, demo_bank())
+    lenient = make_train_prompts(small_config(tmp_path, prompts={"unfit": "skip"}), method, maker, demo_bank())
     ids = lenient.student(PROBLEM, thinking=False)
     assert len(ids) <= 60
     assert 0 < lab_tokenizer.decode(ids).count("Skill:") < 3
 
 
 def test_an_evaluation_may_show_pairs(lab_tokenizer: Any, tmp_path: Path) -> None:
-    maker = PromptMaker(load_prompts("lab"), lab_tokenizer, 900)
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 900)
     config = small_config(tmp_path, evaluation={"data": {"path": "lab:held-out"}, "skills": 8})
-    shown = lab_tokenizer.decode(make_examiner(config, maker, demo_bank()).student(PROBLEM, thinking=True))
+    shown = lab_tokenizer.decode(make_eval_prompts(config, maker, demo_bank()).student(PROBLEM, thinking=True))
     assert shown.count("Skill:") == 8
-    assert make_examiner(small_config(tmp_path), maker, demo_bank()) is maker
+    assert make_eval_prompts(small_config(tmp_path), maker, demo_bank()) is maker
 
 
 def test_blocks_of_one_s_own_mix_as_well(lab_tokenizer: Any) -> None:
-    maker = PromptMaker(MATH, lab_tokenizer, 512)
+    maker = PromptBuilder(MATH, lab_tokenizer, 512)
     blocks = MixedBlocks((AnswerBlocks(MATH, "answer"), no_context))
     (pool,) = BlockProvider(maker, blocks, False).views([PROBLEM])
     assert [view.weight for view in pool] == [0.5, 0.5]

@@ -21,7 +21,7 @@ from sgsd.contexts import (
     JoinedBlocks,
     MixedBlocks,
     OfProblems,
-    PromptMaker,
+    PromptBuilder,
     Quote,
     ReasonedBlocks,
     RolloutMaker,
@@ -218,7 +218,7 @@ def test_a_maker_of_problems_is_handed_problems_and_nothing_else() -> None:
 
 def test_half_a_joined_context_is_none_and_the_rest_of_a_mix_shares_the_weight(lab_tokenizer: Any) -> None:
     answer = OfProblems(AnswerBlocks(MATH, "answer"))
-    maker = PromptMaker(MATH, lab_tokenizer, 512)
+    maker = PromptBuilder(MATH, lab_tokenizer, 512)
     batch = group_of(RIGHT, WRONG)
     joined = RolloutProvider(maker, JoinedBlocks(MATH, (answer, siblings())), False).views(batch)
     assert [[bool(view.prompt_ids) for view in pool] for pool in joined] == [[False], [True]]
@@ -237,7 +237,7 @@ def test_half_a_joined_context_is_none_and_the_rest_of_a_mix_shares_the_weight(l
 
 
 def test_what_was_sampled_and_does_not_fit_is_left_out_and_the_data_s_own_is_an_error(lab_tokenizer: Any) -> None:
-    tight = PromptMaker(MATH, lab_tokenizer, 110)
+    tight = PromptBuilder(MATH, lab_tokenizer, 110)
     batch = [graded(0, WRONG), graded(1, RIGHT, text="long " * 200)]
     (pool, _) = RolloutProvider(tight, siblings(), False).views(batch)
     assert [(view.prompt_ids, view.weight) for view in pool] == [((), 0.0)]

@@ -9,13 +9,13 @@ import pytest
 
 from graded import OTHERS, PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
-from sgsd.contexts import PromptMaker, load_prompts, pools_for
+from sgsd.contexts import PromptBuilder, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.lab.bank import demo_bank
-from sgsd.method.context import Answer, Demonstration, Shown, SkillPairs
-from sgsd.method.zoo import ZOO, defaults
+from sgsd.lab.demo_bank import demo_bank
+from sgsd.methods.context import Answer, Demonstration, Shown, SkillPairs
+from sgsd.methods.zoo import ZOO, defaults
 from sgsd.rollout import ScriptedEngine
-from sgsd.train.contexts.pools import make_asker, make_provider
+from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
 SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")
@@ -35,7 +35,7 @@ def test_every_bundled_set_serves_every_method_of_the_zoo(
 ) -> None:
     sizes = {"k": 2} if "k" in defaults(options["name"]) else {}
     config = small_config(tmp_path, method={**sizes, **options}, **needed(options))
-    method, made = config.build_method(), PromptMaker(load_prompts(name), lab_tokenizer, 4096)
+    method, made = config.build_method(), PromptBuilder(load_prompts(name), lab_tokenizer, 4096)
     engine = ScriptedEngine(lambda prompt, index: lab_tokenizer("so it is")["input_ids"], lab_tokenizer.decode)
     critic = lambda rollouts, questions: ["step by step" for _ in questions]  # noqa: E731
     provider = make_provider(config, method, made, demo_bank(), problems=OTHERS, engine=engine, critic=critic)
@@ -50,5 +50,5 @@ def test_every_bundled_set_serves_every_method_of_the_zoo(
             assert len(view.item_ids) == (2 if of_bank else 0)
             of_reference = any(isinstance(leaf, Answer | Demonstration) for leaf in method.context.leaves())
             assert ("98765" in shown) == of_reference
-    asker = make_asker(config, method, made, demo_bank())
-    assert "Addition: 38+35" in lab_tokenizer.decode(asker.student(PROBLEM, thinking=False))
+    train_prompts = make_train_prompts(config, method, made, demo_bank())
+    assert "Addition: 38+35" in lab_tokenizer.decode(train_prompts.student(PROBLEM, thinking=False))

@@ -21,7 +21,7 @@ from sgsd.contexts import (
     JoinedBlocks,
     NullTeacherBlocks,
     OffTopic,
-    PromptMaker,
+    PromptBuilder,
     ShuffledBlocks,
     SkillPairBlocks,
     load_prompts,
@@ -29,7 +29,7 @@ from sgsd.contexts import (
 )
 from sgsd.contexts import controls as module
 from sgsd.contexts.controls import beginnings
-from sgsd.lab.bank import demo_bank, off_topic_bank
+from sgsd.lab.demo_bank import demo_bank, off_topic_bank
 from sgsd.lab.task import TaskSettings, problems
 from sgsd.train.contexts.controls import CONTROLS, in_place_of_pairs, load_off_topic, make_control, null_teacher
 from sgsd.train.contexts.pools import make_provider
@@ -65,7 +65,7 @@ def text(block: Block) -> str:
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_null_is_the_students_own_prompt_in_the_teachers_mode(thinking: bool, lab_tokenizer: Any) -> None:
-    maker = PromptMaker(load_prompts("lab"), lab_tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     ((view,), _) = BlockProvider(maker, no_context, thinking).views(PROBLEMS[:2])
     assert view.prompt_ids == maker.student(PROBLEMS[0], thinking=thinking)
     assert (view.source, view.weight, view.item_ids) == ("null", 1.0, ())
@@ -197,7 +197,7 @@ def test_a_control_takes_the_place_of_the_pairs_and_of_nothing_else(
     also: str | None, lab_tokenizer: Any, tmp_path: Path
 ) -> None:
     config = small_config(tmp_path, method={"name": "sgsd", "k": 2, "also": also}, prompts={"teacher_thinking": True})
-    maker = PromptMaker(load_prompts("lab"), lab_tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     provider = make_provider(config, config.build_method(), maker, demo_bank())
     first = PROBLEMS[0]
     for name in CONTROLS:
@@ -217,7 +217,7 @@ def test_a_control_takes_the_place_of_the_pairs_and_of_nothing_else(
 
 
 def test_what_retrieves_no_pairs_has_nothing_to_replace(lab_tokenizer: Any) -> None:
-    maker = PromptMaker(load_prompts("lab"), lab_tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     provider = BlockProvider(maker, AnswerBlocks(maker.prompts, "answer"), False)
     assert in_place_of_pairs(provider, lambda pairs: no_context) == provider
 

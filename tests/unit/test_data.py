@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgsd.config.sections import DataConfig
+from sgsd.data.problems import LAB_TRAINING_PROBLEMS, load_problems, problem_at
 from sgsd.lab.task import is_held_out
-from sgsd.train.data.problems import LAB_TRAINING_PROBLEMS, load_problems, problem_at
-from sgsd.train.sections import DataConfig
 from sgsd.types import Problem, UserError
 
 ROWS = [

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.method.gates import Absolute, Bounded, Gate, NoGate, Quadratic, Sigmoid, Tanh, named_gate, slope
+from sgsd.methods.gates import Absolute, Bounded, Gate, NoGate, Quadratic, Sigmoid, Tanh, named_gate, slope
 
 GATES: list[Gate] = [
     Bounded(),

@@ -11,8 +11,8 @@ from typing import Self
 import pytest
 
 from sgsd.contexts import PromptSet, load_prompts
-from sgsd.growth import TEMPLATES, AnswerCache, Desk, Failed, Request, ScriptedWriter, WriterError, Written
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills, MergedSkills
+from sgsd.skills import TEMPLATES, AnswerCache, Failed, Request, ScriptedWriter, WriterClient, WriterError, Written
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedSkills
 from sgsd.types import UserError
 
 GOOD = json.dumps({"general_skills": [{"title": "t", "principle": "p", "when_to_apply": "w"}]})
@@ -73,9 +73,9 @@ def titles(found: list) -> list[str | None]:
 @pytest.mark.parametrize("backwards", [False, True])
 def test_readings_come_in_the_order_of_the_requests(prompts: PromptSet, backwards: bool, tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "answers") as cache:
-        desk = Desk(Replies(numbered, backwards), prompts, cache)
-        assert titles(desk.ask(REQUESTS)) == [f"title {n}" for n in range(20)]
-        assert desk.bill.to_dict() == {
+        client = WriterClient(Replies(numbered, backwards), prompts, cache)
+        assert titles(client.ask(REQUESTS)) == [f"title {n}" for n in range(20)]
+        assert client.usage.to_dict() == {
             "calls": 20,
             "cached": 0,
             "repairs": 0,
@@ -86,7 +86,7 @@ def test_readings_come_in_the_order_of_the_requests(prompts: PromptSet, backward
             "failures": {},
             "dropped": {},
         }
-        json.dumps(desk.bill.to_dict())
+        json.dumps(client.usage.to_dict())
 
 
 def test_what_was_answered_is_never_asked_again(prompts: PromptSet, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_what_was_answered_is_never_asked_again(prompts: PromptSet, tmp_path: Pa
         writer = Replies(numbered)
         with AnswerCache(tmp_path / "answers") as cache:
             assert len(cache) == 20 * run
-            desk = Desk(writer, prompts, cache)
-            assert titles(desk.ask(REQUESTS)) == [f"title {n}" for n in range(20)]
-        assert (desk.bill.calls, desk.bill.cached, len(writer.asked)) == ((0, 20, 0) if run else (20, 0, 20))
+            client = WriterClient(writer, prompts, cache)
+            assert titles(client.ask(REQUESTS)) == [f"title {n}" for n in range(20)]
+        assert (client.usage.calls, client.usage.cached, len(writer.asked)) == ((0, 20, 0) if run else (20, 0, 20))
     changes: list[tuple[str, list[Request]]] = [
         ("another model", REQUESTS),
         ("replies", [Request(q.messages, MergedSkills, 100) for q in REQUESTS]),
@@ -105,7 +105,7 @@ def test_what_was_answered_is_never_asked_again(prompts: PromptSet, tmp_path: Pa
     with AnswerCache(tmp_path / "answers") as cache:
         for name, requests in changes:
             writer = Replies(numbered, name=name)
-            Desk(writer, prompts, cache).ask(requests)
+            WriterClient(writer, prompts, cache).ask(requests)
             assert len(writer.asked) == 20
 
 
@@ -117,18 +117,18 @@ def test_a_kill_between_two_answers_repeats_and_loses_nothing(prompts: PromptSet
         broken = question(request) % 4 == 0 and len(request.messages) == 1
         return Written(NONSENSE, 1, 1) if broken else numbered(request)
 
-    straight = Desk(Replies(reply), prompts)
+    straight = WriterClient(Replies(reply), prompts)
     expected = titles(straight.ask(REQUESTS))
-    assert straight.bill.calls == 25
+    assert straight.usage.calls == 25
     dying, rest = Replies(reply, backwards=True, dies_after=min(alive, 24)), Replies(reply)
     with AnswerCache(tmp_path / "answers") as cache, pytest.raises(KeyboardInterrupt):
-        Desk(dying, prompts, cache).ask(REQUESTS)
+        WriterClient(dying, prompts, cache).ask(REQUESTS)
     with AnswerCache(tmp_path / "answers") as cache:
-        desk = Desk(rest, prompts, cache)
-        assert titles(desk.ask(REQUESTS)) == expected == [f"title {n}" for n in range(20)]
+        client = WriterClient(rest, prompts, cache)
+        assert titles(client.ask(REQUESTS)) == expected == [f"title {n}" for n in range(20)]
     asked = [request.identity() for request in dying.asked + rest.asked]
     assert len(asked) == len(set(asked)) == 25
-    assert desk.bill.cached == min(alive, 24)
+    assert client.usage.cached == min(alive, 24)
 
 
 def test_equal_requests_are_one_call(prompts: PromptSet, tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_equal_requests_are_one_call(prompts: PromptSet, tmp_path: Path) -> None
     done: list[int] = []
     with AnswerCache(tmp_path / "answers") as cache:
         for run in range(2):
-            desk = Desk(writer, prompts, cache, on_answer=lambda: done.append(1))
-            assert titles(desk.ask(same)) == ["draw 0", "draw 1", "draw 0"]
-            assert (desk.bill.calls, desk.bill.cached, desk.bill.answers) == ((0, 3, 3) if run else (2, 1, 3))
+            client = WriterClient(writer, prompts, cache, on_answer=lambda: done.append(1))
+            assert titles(client.ask(same)) == ["draw 0", "draw 1", "draw 0"]
+            assert (client.usage.calls, client.usage.cached, client.usage.answers) == ((0, 3, 3) if run else (2, 1, 3))
             assert len(done) == 3 * (run + 1)
 
 
@@ -152,11 +152,11 @@ def test_an_unreadable_answer_is_shown_to_its_writer_once(prompts: PromptSet) ->
         return GOOD if question(request) % 2 else NONSENSE
 
     writer = ScriptedWriter(reply)
-    desk = Desk(writer, prompts, failure_budget=1.0)
-    found = desk.ask(REQUESTS[:6])
+    client = WriterClient(writer, prompts, failure_budget=1.0)
+    found = client.ask(REQUESTS[:6])
     assert titles(found) == [None, "t", None, "t", None, "t"]
-    assert (desk.bill.calls, desk.bill.repairs, desk.bill.answers) == (12, 6, 3)
-    assert desk.bill.failures == {"no JSON in it": 3}
+    assert (client.usage.calls, client.usage.repairs, client.usage.answers) == (12, 6, 3)
+    assert client.usage.failures == {"no JSON in it": 3}
     again = writer.calls[-1]
     assert [role for role, _ in again.messages] == ["user", "assistant", "user"]
     assert again.messages[0] == REQUESTS[5].messages[0]
@@ -167,28 +167,28 @@ def test_an_unreadable_answer_is_shown_to_its_writer_once(prompts: PromptSet) ->
 
 def test_a_repair_that_is_worse_changes_nothing(prompts: PromptSet) -> None:
     one_broken = '{"general_skills": ["a", "b"]}'
-    desk = Desk(ScriptedWriter(lambda request: one_broken if len(request.messages) == 1 else ""), prompts)
-    (found,) = desk.ask(REQUESTS[:1])
+    client = WriterClient(ScriptedWriter(lambda request: one_broken if len(request.messages) == 1 else ""), prompts)
+    (found,) = client.ask(REQUESTS[:1])
     assert found is not None
     assert found.drafts == ()
-    assert desk.bill.dropped == {"an item that is no object": 2}
-    assert (desk.bill.answers, desk.bill.repairs, desk.bill.failures.total()) == (1, 1, 0)
+    assert client.usage.dropped == {"an item that is no object": 2}
+    assert (client.usage.answers, client.usage.repairs, client.usage.failures.total()) == (1, 1, 0)
 
 
 def test_an_empty_list_is_an_answer_and_is_not_repaired(prompts: PromptSet) -> None:
-    desk = Desk(ScriptedWriter(lambda _: EMPTY_LIST), prompts)
-    assert [reading.drafts for reading in desk.ask(REQUESTS) if reading] == [()] * 20
-    assert (desk.bill.calls, desk.bill.repairs, desk.bill.answers) == (20, 0, 20)
+    client = WriterClient(ScriptedWriter(lambda _: EMPTY_LIST), prompts)
+    assert [reading.drafts for reading in client.ask(REQUESTS) if reading] == [()] * 20
+    assert (client.usage.calls, client.usage.repairs, client.usage.answers) == (20, 0, 20)
 
 
 def test_a_mixed_answer_gives_its_good_items_and_counts_the_others(prompts: PromptSet) -> None:
     text = '{"common_mistakes": [17, {"description": "d", "why_it_happens": "w", "how_to_avoid": "h"}, {"description"'
-    desk = Desk(ScriptedWriter(lambda _: text), prompts)
-    (found,) = desk.ask([Request((("user", "q"),), ExtractedMistakes, 10)])
+    client = WriterClient(ScriptedWriter(lambda _: text), prompts)
+    (found,) = client.ask([Request((("user", "q"),), ExtractedMistakes, 10)])
     assert found is not None
     assert len(found.drafts) == 1
-    assert desk.bill.dropped == {"an item that is no object": 1, "an item cut off": 1}
-    assert desk.bill.repairs == 0
+    assert client.usage.dropped == {"an item that is no object": 1, "an item cut off": 1}
+    assert client.usage.repairs == 0
 
 
 def failing(numbers: set[int], *, dead: bool = False) -> Callable[[Request], Written | Failed]:
@@ -196,24 +196,24 @@ def failing(numbers: set[int], *, dead: bool = False) -> Callable[[Request], Wri
 
 
 def test_failures_within_the_budget_are_counted_and_survived(prompts: PromptSet) -> None:
-    desk = Desk(Replies(failing({1, 5, 6, 7})), prompts)
-    assert [n for n, reading in enumerate(desk.ask(REQUESTS)) if reading is None] == [1, 5, 6, 7]
-    assert desk.bill.failures == {"status 503": 4}
-    assert desk.bill.retried == {"status 503": 8}
-    assert desk.bill.answers == 16
+    client = WriterClient(Replies(failing({1, 5, 6, 7})), prompts)
+    assert [n for n, reading in enumerate(client.ask(REQUESTS)) if reading is None] == [1, 5, 6, 7]
+    assert client.usage.failures == {"status 503": 4}
+    assert client.usage.retried == {"status 503": 8}
+    assert client.usage.answers == 16
 
 
 def test_failures_beyond_the_budget_stop_early_and_answers_are_kept(prompts: PromptSet, tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "answers") as cache:
         writer = Replies(failing({2, 3, 5, 7, 8, 9, 10}))
-        desk = Desk(writer, prompts, cache)
+        client = WriterClient(writer, prompts, cache)
         with pytest.raises(WriterError, match=r"replies failed 5 of 20 requests \(the last: status 503\), .* 20%"):
-            desk.ask(REQUESTS)
+            client.ask(REQUESTS)
         assert len(writer.asked) == 9  # the fifth failure is one more than a fifth of 20
-        assert desk.bill.failures == {"status 503": 5}
+        assert client.usage.failures == {"status 503": 5}
         assert len(cache) == 4
         mended = Replies(numbered)
-        assert titles(Desk(mended, prompts, cache).ask(REQUESTS)) == [f"title {n}" for n in range(20)]
+        assert titles(WriterClient(mended, prompts, cache).ask(REQUESTS)) == [f"title {n}" for n in range(20)]
         assert len(mended.asked) == 16
 
 
@@ -221,23 +221,23 @@ def test_a_dead_server_is_not_asked_for_everything(prompts: PromptSet) -> None:
     many = [ask_for(f"question {n}") for n in range(256)]
     writer = Replies(failing(set(range(256)), dead=True))
     with pytest.raises(WriterError):
-        Desk(writer, prompts).ask(many)
+        WriterClient(writer, prompts).ask(many)
     assert len(writer.asked) == 4
     once = Replies(failing({1, 2, 3, 4, 5, 6}, dead=True))  # alive at first: the budget decides, which is 51 of 256
-    assert titles(Desk(once, prompts).ask(many)).count(None) == 6
+    assert titles(WriterClient(once, prompts).ask(many)).count(None) == 6
     refused = Replies(failing({0, 1, 2, 3, 4, 5}))  # the first six are at fault themselves, and the server is fine
-    assert titles(Desk(refused, prompts).ask(many)).count(None) == 6
+    assert titles(WriterClient(refused, prompts).ask(many)).count(None) == 6
 
 
 def test_a_few_failures_stop_nothing_unless_nothing_else_came(prompts: PromptSet) -> None:
-    desk = Desk(Replies(failing({0, 1, 2})), prompts)
-    assert titles(desk.ask(REQUESTS[:4])) == [None, None, None, "title 3"]
-    lucky = Desk(Replies(failing({0})), prompts)
+    client = WriterClient(Replies(failing({0, 1, 2})), prompts)
+    assert titles(client.ask(REQUESTS[:4])) == [None, None, None, "title 3"]
+    lucky = WriterClient(Replies(failing({0})), prompts)
     assert titles(lucky.ask(REQUESTS[:4])).count(None) == 1
     assert lucky.ask(REQUESTS[:1]) == [None]  # a later batch of one, as in the last layer of a merge
     with pytest.raises(WriterError, match="failed 1 of 1 requests"):
-        Desk(Replies(failing({0})), prompts).ask(REQUESTS[:1])
-    assert Desk(Replies(numbered), prompts).ask([]) == []
+        WriterClient(Replies(failing({0})), prompts).ask(REQUESTS[:1])
+    assert WriterClient(Replies(numbered), prompts).ask([]) == []
 
 
 def test_failed_repairs_count_against_all_that_was_asked(prompts: PromptSet) -> None:
@@ -249,21 +249,21 @@ def test_failed_repairs_count_against_all_that_was_asked(prompts: PromptSet) -> 
             return Failed("status 500")
         return Written(NONSENSE) if question(request) < 6 else numbered(request)
 
-    desk = Desk(Replies(reply), prompts)
-    assert titles(desk.ask(many)).count(None) == 6
-    assert desk.bill.failures == {"no JSON in it": 6}
+    client = WriterClient(Replies(reply), prompts)
+    assert titles(client.ask(many)).count(None) == 6
+    assert client.usage.failures == {"no JSON in it": 6}
 
 
 def test_unreadable_answers_that_stopped_a_build_are_asked_for_again(prompts: PromptSet, tmp_path: Path) -> None:
     """Or the same command would stop for ever at what the cache holds."""
     with AnswerCache(tmp_path / "answers") as cache:
         bad = Replies(lambda q: Written(NONSENSE, 1, 1) if question(q) < 10 else numbered(q))
-        desk = Desk(bad, prompts, cache)
+        client = WriterClient(bad, prompts, cache)
         with pytest.raises(WriterError, match=r"10 × no JSON in it"):
-            desk.ask(REQUESTS)
+            client.ask(REQUESTS)
         assert len(cache) == 10
         good = Replies(numbered)
-        assert titles(Desk(good, prompts, cache).ask(REQUESTS)) == [f"title {n}" for n in range(20)]
+        assert titles(WriterClient(good, prompts, cache).ask(REQUESTS)) == [f"title {n}" for n in range(20)]
         assert len(good.asked) == 10
 
 
@@ -272,9 +272,9 @@ def test_a_writer_that_forgets_a_request_is_counted(prompts: PromptSet) -> None:
         def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
             yield from ((n, reply) for n, reply in super().write(requests) if n != 3)
 
-    desk = Desk(Forgetful(numbered), prompts)
-    assert titles(desk.ask(REQUESTS[:5])) == ["title 0", "title 1", "title 2", None, "title 4"]
-    assert desk.bill.failures == {"no answer came back": 1}
+    client = WriterClient(Forgetful(numbered), prompts)
+    assert titles(client.ask(REQUESTS[:5])) == ["title 0", "title 1", "title 2", None, "title 4"]
+    assert client.usage.failures == {"no answer came back": 1}
 
 
 def test_half_characters_reach_no_file_and_no_call(prompts: PromptSet, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_half_characters_reach_no_file_and_no_call(prompts: PromptSet, tmp_path:
     writer = ScriptedWriter(lambda q: "\udfff" if len(q.messages) == 1 else GOOD)
     with AnswerCache(tmp_path / "answers") as cache:
         for _ in range(2):
-            assert titles(Desk(writer, prompts, cache).ask([request])) == ["t"]
+            assert titles(WriterClient(writer, prompts, cache).ask([request])) == ["t"]
     assert len(writer.calls) == 2
     json.dumps(writer.calls[1].chat(), ensure_ascii=False).encode()
 
@@ -298,11 +298,11 @@ def test_a_cache_that_is_none_is_refused(prompts: PromptSet, tmp_path: Path) -> 
     with AnswerCache(tmp_path / "answers") as cache:
         cache._run("DROP TABLE answers")
         with pytest.raises(UserError, match="cannot hold a writer's answers"):
-            Desk(Replies(numbered), prompts, cache).ask(REQUESTS)
+            WriterClient(Replies(numbered), prompts, cache).ask(REQUESTS)
 
 
 def test_no_question_stands_in_the_cache(prompts: PromptSet, tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "answers") as cache:
-        Desk(Replies(numbered), prompts, cache).ask([ask_for("question 1 with a secret in it")])
+        WriterClient(Replies(numbered), prompts, cache).ask([ask_for("question 1 with a secret in it")])
         assert len(cache) == 1
     assert b"secret" not in (tmp_path / "answers").read_bytes()

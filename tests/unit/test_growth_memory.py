@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from sgsd.bank import BankStore
 from sgsd.contexts import PromptSet, load_prompts
-from sgsd.growth import (
+from sgsd.skills import (
     TEMPLATES,
-    Desk,
     ExtractSettings,
     Memory,
     MemoryFile,
     Request,
     ScriptedWriter,
+    WriterClient,
     extract,
     memory_of,
 )
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.growth.extract import TOO_MANY, extraction_request, shortened, visible
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
+from sgsd.skills.extract import TOO_MANY, extraction_request, shortened, visible
 from sgsd.types import BankItem, Completion, Mistake, Problem, Rollout, Skill, Status, UserError, Verdict
 
 GOLD, GOLD_SOLUTION, GOLD_META = "gold-7781", "because of gold-9912", "gold-3345"
@@ -69,7 +69,7 @@ def test_the_reference_answer_reaches_neither_memory_nor_writer_nor_bank(
     answer = ExtractedSkills if correct else ExtractedMistakes
     item = dict.fromkeys(answer.draft.model_fields, "words")
     writer = ScriptedWriter(lambda q: "nothing" if len(q.messages) == 1 else json.dumps({answer.key: [item]}))
-    result = extract([made], Desk(writer, prompts), ExtractSettings())
+    result = extract([made], WriterClient(writer, prompts), ExtractSettings())
     assert len(result.proposals) == 1
     MemoryFile(tmp_path / "memories").append([(5, made)])
     with BankStore(tmp_path / "bank.db") as store:
@@ -177,7 +177,9 @@ def test_thinking_is_left_out_and_a_long_solution_loses_its_middle(prompts: Prom
     text = extraction_request(long, prompts, settings).messages[0][1]
     assert "[… 20 characters left out …]" in text
     assert "ttt" not in text
-    done = extract([long, memory(1)], Desk(ScriptedWriter(lambda _: '{"general_skills": []}'), prompts), settings)
+    done = extract(
+        [long, memory(1)], WriterClient(ScriptedWriter(lambda _: '{"general_skills": []}'), prompts), settings
+    )
     assert done.shortened == 1
 
 
@@ -193,16 +195,16 @@ def test_items_are_taken_up_to_the_number_asked_for_and_objections_are_counted(p
         return f"no {item.title}" if isinstance(item, Skill) and item.title == "s1" and about.correct else None
 
     memories = [memory(0), memory(1, correct=False)]
-    result = extract(memories, Desk(ScriptedWriter(reply), prompts), ExtractSettings(items=3), objection)
+    result = extract(memories, WriterClient(ScriptedWriter(reply), prompts), ExtractSettings(items=3), objection)
     assert [p.memories for p in result.proposals] == [(memories[0].id,)] * 2 + [(memories[1].id,)] * 3
     assert [type(p.item) for p in result.proposals] == [Skill] * 2 + [Mistake] * 3
     assert result.refused == {"no s1": 1, TOO_MANY: 4}
-    assert extract([], Desk(ScriptedWriter(reply), prompts), ExtractSettings()).refused == {}
+    assert extract([], WriterClient(ScriptedWriter(reply), prompts), ExtractSettings()).refused == {}
 
 
 def test_the_same_memory_twice_is_asked_about_once(prompts: PromptSet) -> None:
     item = dict.fromkeys(ExtractedSkills.draft.model_fields, "words")
     writer = ScriptedWriter(lambda _: json.dumps({"general_skills": [item]}))
-    result = extract([memory(0), memory(9)], Desk(writer, prompts), ExtractSettings())
+    result = extract([memory(0), memory(9)], WriterClient(writer, prompts), ExtractSettings())
     assert len(writer.calls) == 1
     assert len(result.proposals) == 2

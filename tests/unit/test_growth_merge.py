@@ -26,8 +26,8 @@ from sgsd.bank import (
 )
 from sgsd.bank.lineage import life_of
 from sgsd.contexts import PromptSet, load_prompts
-from sgsd.growth import TEMPLATES, AnswerCache, Desk, MergeSettings, Request, ScriptedWriter, merge
-from sgsd.growth.merge import Layer
+from sgsd.skills import TEMPLATES, AnswerCache, MergeSettings, Request, ScriptedWriter, WriterClient, merge
+from sgsd.skills.merge import Layer
 from sgsd.types import BankItem, Mistake, Skill, UserError
 
 RAW = BANKS / "raw_candidates_qwen3_1b.json"
@@ -59,16 +59,16 @@ def item_from(row: dict[str, Any], sources: list[int]) -> dict[str, Any]:
 Merger = Callable[[list[dict[str, Any]]], list[Any]]
 
 
-def desk_for(merger: Merger, prompts: PromptSet, cache: AnswerCache | None = None) -> Desk:
+def desk_for(merger: Merger, prompts: PromptSet, cache: AnswerCache | None = None) -> WriterClient:
     def script(request: Request) -> str:
         return json.dumps({request.answer.key: merger(rows_of(request))})
 
-    return Desk(ScriptedWriter(script), prompts, cache)
+    return WriterClient(ScriptedWriter(script), prompts, cache)
 
 
-def asked(desk: Desk) -> list[Request]:
-    assert isinstance(desk.writer, ScriptedWriter)
-    return desk.writer.calls
+def asked(client: WriterClient) -> list[Request]:
+    assert isinstance(client.writer, ScriptedWriter)
+    return client.writer.calls
 
 
 def echo(rows: list[dict[str, Any]]) -> list[Any]:
@@ -85,25 +85,25 @@ def halve(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def test_it_ends_with_one_group(prompts: PromptSet) -> None:
-    desk = desk_for(halve, prompts)
+    client = desk_for(halve, prompts)
     told: list[Layer] = []
-    done = merge(proposals(13), desk, FOUR, told.append)
+    done = merge(proposals(13), client, FOUR, told.append)
     assert [(layer.before, layer.groups, layer.after) for layer in done.layers] == [(13, 4, 8), (8, 2, 4), (4, 1, 2)]
     assert told == done.layers
     assert [len(step) for step in done.steps] == [8, 4, 2]
     assert done.items == done.steps[-1]
-    assert desk.bill.calls == 7
+    assert client.usage.calls == 7
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_it_ends_when_layers_do_not_shrink_and_others_meet_in_each(prompts: PromptSet, patience: int) -> None:
-    desk = desk_for(echo, prompts)
+    client = desk_for(echo, prompts)
     start = proposals(12)
-    done = merge(start, desk, MergeSettings(group=4, patience=patience))
+    done = merge(start, client, MergeSettings(group=4, patience=patience))
     assert done.items == start  # the same objects' words, ids, origins and order
     assert len(done.layers) == patience
     assert {(layer.before, layer.after, layer.groups) for layer in done.layers} == {(12, 12, 3)}
-    together = [frozenset(row["title"] for row in rows_of(request)) for request in asked(desk)]
+    together = [frozenset(row["title"] for row in rows_of(request)) for request in asked(client)]
     layers = [frozenset(together[n : n + 3]) for n in range(0, len(together), 3)]
     assert len(set(layers)) == len(layers) == patience
 
@@ -125,17 +125,17 @@ def test_shrinking_gives_new_patience(prompts: PromptSet) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_merge_costs_nothing(prompts: PromptSet, count: int) -> None:
-    desk = desk_for(echo, prompts)
-    assert merge(proposals(count), desk, FOUR).items == proposals(count)
-    assert asked(desk) == []
+    client = desk_for(echo, prompts)
+    assert merge(proposals(count), client, FOUR).items == proposals(count)
+    assert asked(client) == []
 
 
 @given(count=st.integers(2, 200), group=st.integers(2, 40))
 @settings(max_examples=60, deadline=None)
 def test_groups_are_even_and_none_is_too_large(count: int, group: int) -> None:
-    desk = desk_for(lambda rows: echo(rows)[:1], load_prompts("growth", required=TEMPLATES))
-    merge(proposals(count), desk, MergeSettings(group=group))
-    first = [len(rows_of(request)) for request in asked(desk)][: -(-count // group)]
+    client = desk_for(lambda rows: echo(rows)[:1], load_prompts("growth", required=TEMPLATES))
+    merge(proposals(count), client, MergeSettings(group=group))
+    first = [len(rows_of(request)) for request in asked(client)][: -(-count // group)]
     assert sum(first) == count
     assert max(first) <= group
     assert max(first) - min(first) <= 1
@@ -143,12 +143,12 @@ def test_groups_are_even_and_none_is_too_large(count: int, group: int) -> None:
 
 
 def test_exact_duplicates_are_joined_before_anything_is_asked(prompts: PromptSet) -> None:
-    desk = desk_for(echo, prompts)
+    client = desk_for(echo, prompts)
     first, again = Proposal(skill(1), ("m1",)), Proposal(skill(1, " "), ("m2", "m1"), ("x",))
     shouted = Proposal(Skill("foreign id", "TITLE  1", "Principle 1", "ALWAYS"), ("m3",))
-    done = merge([first, again, shouted], desk, FOUR)
+    done = merge([first, again, shouted], client, FOUR)
     assert done.items == [Proposal(skill(1), ("m1", "m2", "m3"), ("x",))]
-    assert asked(desk) == []
+    assert asked(client) == []
 
 
 def test_an_heir_has_the_memories_and_the_ids_of_all_it_stands_for(prompts: PromptSet) -> None:
@@ -202,7 +202,7 @@ def test_a_cut_answer_loses_no_item(prompts: PromptSet) -> None:
         return whole[: whole.index('"principle"', whole.index("title 2"))]
 
     start = proposals(6)
-    done = merge(start, Desk(ScriptedWriter(script), prompts), MergeSettings(group=6, patience=1))
+    done = merge(start, WriterClient(ScriptedWriter(script), prompts), MergeSettings(group=6, patience=1))
     assert [words_of(p.item)[0] for p in done.items] == [
         "title 0 and title 1",
         "title 2",
@@ -215,26 +215,26 @@ def test_a_cut_answer_loses_no_item(prompts: PromptSet) -> None:
 
 
 def test_failed_calls_leave_their_group_alone(prompts: PromptSet) -> None:
-    desk = desk_for(lambda rows: ["no"] if any(row["title"] == "title 1" for row in rows) else halve(rows), prompts)
-    done = merge(proposals(8), desk, MergeSettings(group=4, patience=1))
+    client = desk_for(lambda rows: ["no"] if any(row["title"] == "title 1" for row in rows) else halve(rows), prompts)
+    done = merge(proposals(8), client, MergeSettings(group=4, patience=1))
     assert done.layers[0] == Layer(8, 2, 6, 1, 0)
 
 
 def test_a_second_merge_asks_nothing_and_comes_to_the_same(prompts: PromptSet, tmp_path: Path) -> None:
     with AnswerCache(tmp_path / "answers") as cache:
         first = merge(proposals(40), desk_for(halve, prompts, cache), MergeSettings(group=8))
-        desk = desk_for(halve, prompts, cache)
-        assert merge(proposals(40), desk, MergeSettings(group=8)) == first
-        assert asked(desk) == []
+        client = desk_for(halve, prompts, cache)
+        assert merge(proposals(40), client, MergeSettings(group=8)) == first
+        assert asked(client) == []
 
 
 def test_mistakes_are_merged_like_skills(prompts: PromptSet) -> None:
     start = [Proposal(named_by_content(Mistake("", f"d{n}", f"w{n}", f"h{n}")), (f"m{n}",)) for n in range(4)]
-    desk = desk_for(lambda rows: [item_from(rows[0], [1, 2, 3, 4])], prompts)
-    (item,) = merge(start, desk, FOUR).items
+    client = desk_for(lambda rows: [item_from(rows[0], [1, 2, 3, 4])], prompts)
+    (item,) = merge(start, client, FOUR).items
     assert item == Proposal(start[0].item, ("m0", "m1", "m2", "m3"), tuple(p.item.id for p in start[1:]))
-    assert "common mistakes" in asked(desk)[0].messages[0][1]
-    assert rows_of(asked(desk)[0])[2] == {
+    assert "common mistakes" in asked(client)[0].messages[0][1]
+    assert rows_of(asked(client)[0])[2] == {
         "number": 3,
         "description": "d2",
         "why_it_happens": "w2",
@@ -294,8 +294,8 @@ def test_the_raw_candidates_merge_and_their_ids_are_stable(prompts: PromptSet, t
         runs = []
         with AnswerCache(tmp_path / f"answers {len(start)}") as cache:
             for _ in range(2):
-                desk = desk_for(by_first_word, prompts, cache)
-                runs.append(merge([*kind, *kind], desk, MergeSettings()))
+                client = desk_for(by_first_word, prompts, cache)
+                runs.append(merge([*kind, *kind], client, MergeSettings()))
         done = runs[0]
         assert runs[1] == done
         assert done.layers[0].before == len(unique)
@@ -317,9 +317,9 @@ def test_every_published_bank_comes_back_from_proposals(name: str, prompts: Prom
     if not path.exists():
         pytest.skip(f"{path} is not on this machine: the real banks are not part of this project")
     bank = load_bank(path)
-    desk = desk_for(echo, prompts)
+    client = desk_for(echo, prompts)
     merged = [
-        merge([Proposal(item) for item in section], desk, MergeSettings()).items
+        merge([Proposal(item) for item in section], client, MergeSettings()).items
         for section in (bank.skills, bank.mistakes)
     ]
     back = bank_of_proposals([p for part in merged for p in part], bank.metadata)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from sgsd.growth import reading as r
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills, MergedMistakes, MergedSkills, schema_of
-from sgsd.growth.reading import read_answer
+from sgsd.skills import answers as r
+from sgsd.skills.answers import read_answer
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedMistakes, MergedSkills, schema_of
 
 ANSWERS = [ExtractedSkills, ExtractedMistakes, MergedSkills, MergedMistakes]
 FIELDS = ("title", "principle", "when_to_apply")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from sgsd.contexts import load_prompts
-from sgsd.growth import TEMPLATES, Desk, EngineWriter, Failed, Request, Written
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills, schema_of
-from sgsd.growth.vllm_writer import STRICT_FORM, VllmWriter
 from sgsd.rollout import Sampling
+from sgsd.skills import TEMPLATES, EngineWriter, Failed, Request, WriterClient, Written
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, schema_of
+from sgsd.skills.vllm_writer import STRICT_FORM, VllmWriter
 from sgsd.types import Completion, UserError
 
 ANSWER = json.dumps({"general_skills": [{"title": "t", "principle": "p", "when_to_apply": "w"}]})
@@ -110,7 +110,7 @@ def test_a_desk_on_an_engine() -> None:
             return [Completion(c.index, c.token_ids, ANSWER, "stop") for c in super().sample(*args, **options)]
 
     with writer_on(Answering()) as writer:
-        (found,) = Desk(writer, load_prompts("growth", required=TEMPLATES)).ask([ask_for("q")])
+        (found,) = WriterClient(writer, load_prompts("growth", required=TEMPLATES)).ask([ask_for("q")])
     assert found is not None
     assert len(found.drafts) == 1
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import small_config
-from sgsd.train.config import parse_config, parse_yaml
-from sgsd.train.records.guards import GUARDS, GuardConfig, GuardsConfig
-from sgsd.train.records.watch import Finding, Watch
+from sgsd.config.run_config import parse_config, parse_yaml
+from sgsd.records.guards import GUARDS, GuardConfig, GuardsConfig
+from sgsd.records.monitor import Finding, Monitor
 from sgsd.types import UserError
 
 Change = Callable[[int], dict[str, Any]]
@@ -64,7 +64,7 @@ def records(steps: int, change: Change | None = None, after: int = 30) -> list[d
 
 
 def watched(past: list[dict[str, Any]], config: GuardsConfig | None = None) -> list[Finding]:
-    watch = Watch(config or GuardsConfig())
+    watch = Monitor(config or GuardsConfig())
     return [finding for record in past for finding in watch(record)]
 
 
@@ -159,7 +159,7 @@ def test_a_resumed_watch_says_what_the_uninterrupted_one_says(troubles: list[boo
     config = GuardsConfig.model_validate({"truncation": {"window": 3}, "length": {"window": 4}})
     past = [healthy(n) | ({"truncated": 1.0, "length": 90.0} if bad else {}) for n, bad in enumerate(troubles, 1)]
     stop = data.draw(st.integers(0, len(past)))
-    resumed = Watch(config, past[:stop])
+    resumed = Monitor(config, past[:stop])
     assert resumed.ended_by is None
     after = [finding for record in past[stop:] for finding in resumed(record)]
     assert after == [finding for finding in watched(past, config) if finding.step > stop]
@@ -172,7 +172,7 @@ def test_a_guard_that_is_off_looks_at_nothing() -> None:
 
 
 def test_the_trend_of_the_gaps_is_the_newer_half_by_the_older() -> None:
-    watch = Watch(GuardsConfig())
+    watch = Monitor(GuardsConfig())
     for n in range(1, 10):
         record = {"step": n, "rollouts": 8, "accuracy": 0.5, "delta_abs": 0.1 if n <= 5 else 0.2}
         assert "delta_trend" not in watch.with_trend(record)

@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from sgsd.train.data.gym import GymAnswer, GymVerifier, gym_answer, gym_problem, is_held_out
-from sgsd.train.data.gym_tasks import ALLOWED, REFUSED
-from sgsd.train.data.problems import load_problems
-from sgsd.train.sections import DataConfig
+from sgsd.config.sections import DataConfig
+from sgsd.data.gym import GymAnswer, GymVerifier, gym_answer, gym_problem, is_held_out
+from sgsd.data.gym_tasks import ALLOWED, REFUSED
+from sgsd.data.problems import load_problems
 from sgsd.types import Problem, Status, UserError
 
 QUICK_PROBLEMS, ALL_PROBLEMS = 1, 24
@@ -121,7 +121,7 @@ def test_the_sides_never_meet_and_problems_differ() -> None:
 def test_a_task_with_few_puzzles_gives_those_it_has(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgsd.train.data.gym.DRAWS_A_PROBLEM", 1)
+    monkeypatch.setattr("sgsd.data.gym.DRAWS_A_PROBLEM", 1)
     with caplog.at_level("INFO", "sgsd"):
         problems = load_problems(DataConfig(path="gym:syllogism", limit=80))
     assert 40 < len(problems) < 80

@@ -10,24 +10,32 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
+GROUND = {"types", "secrets", "files"}
+CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
+RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
-    "method": {"types"},
-    "bank": {"types", "method"},
-    "verify": {"types", "method"},
-    "contexts": {"types", "method"},
-    "rollout": {"types", "method"},
-    "scorer": {"types", "method"},
-    "evaluate": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer"},
-    "lab": {"types", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate"},
-    "growth": {"types", "bank", "verify", "contexts", "rollout"},
-    "train": {
-        *("types", "secrets", "method", "bank", "verify", "contexts", "rollout", "scorer", "evaluate", "lab", "growth")
-    },
-    "plan": {"types", "method", "rollout", "scorer", "train"},
-    "integrations": {"types", "method", "contexts", "rollout", "scorer", "train"},
-    "report": {"types", "secrets"},
+    "files": set(),
+    "methods": {"types"},
+    "bank": {"types", "files", "methods"},
+    "verify": {"types", "methods"},
+    "contexts": {"types", "methods"},
+    "rollout": {"types", "files", "methods"},
+    "scorer": {"types", "methods"},
+    "evaluate": {*CORE, "train"},
+    "lab": {*CORE, "evaluate"},
+    "skills": {"types", "files", "bank", "verify", "contexts", "rollout"},
+    "config": RUN,
+    "records": {*RUN, "train"},
+    "checkpoint": {*RUN, "train"},
+    "distributed": RUN,
+    "data": RUN,
+    "hub": RUN,
+    "train": RUN,
+    "plan": {*RUN, "train"},
+    "integrations": {*RUN, "train"},
+    "report": GROUND,
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
 

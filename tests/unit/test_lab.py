@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from sgsd.bank import Bm25Retriever, dump_bank, parse_bank, retrieve_pairs
 from sgsd.contexts import encode_chat, load_prompts
-from sgsd.lab import skills as S
-from sgsd.lab.bank import DEMO_MIX, demo_bank
+from sgsd.lab import task_skills as S
+from sgsd.lab.demo_bank import DEMO_MIX, demo_bank
 from sgsd.lab.policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY
 from sgsd.lab.pretrain import Recipe, completion_loss, encode_example, examples, procedure_logits, rate, style_for
 from sgsd.lab.task import (

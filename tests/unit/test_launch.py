@@ -12,14 +12,14 @@ from accelerate import Accelerator, DistributedType
 
 from resumable import METHODS, lines, numbers
 from runs import run_small, small_config
-from sgsd.train import passes
+from sgsd.distributed import replicated as whole
+from sgsd.distributed.launcher import make_strategy
+from sgsd.distributed.replicated import average
+from sgsd.records.metrics import StepMetrics
+from sgsd.train import microbatch as passes
 from sgsd.train.batch import sample, verify, with_contexts
-from sgsd.train.launch import whole
-from sgsd.train.launch.make import make_launch
-from sgsd.train.launch.whole import average
-from sgsd.train.passes import is_out_of_memory
-from sgsd.train.records.metrics import StepMetrics
-from sgsd.train.setup import build_parts, check_launch
+from sgsd.train.microbatch import is_out_of_memory
+from sgsd.train.setup import build_parts, check_strategy
 from sgsd.train.step import StudentPasses, score_teachers, update
 from sgsd.types import UserError
 
@@ -30,19 +30,19 @@ def accelerator(kind: DistributedType, **more: Any) -> Any:
 
 def test_launches_that_cannot_be_done_right_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"MULTI_XPU is not supported; see configs/accelerate"):
-        make_launch(accelerator(DistributedType.MULTI_XPU))
+        make_strategy(accelerator(DistributedType.MULTI_XPU))
     with pytest.raises(UserError, match="mixed_precision fp16"):
-        make_launch(SimpleNamespace(distributed_type=DistributedType.NO, mixed_precision="fp16"))  # type: ignore[arg-type]
+        make_strategy(SimpleNamespace(distributed_type=DistributedType.NO, mixed_precision="fp16"))  # type: ignore[arg-type]
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=1))
     with pytest.raises(UserError, match="zero_stage is 1"):
-        make_launch(accelerator(DistributedType.DEEPSPEED, state=state))
+        make_strategy(accelerator(DistributedType.DEEPSPEED, state=state))
     config = small_config(tmp_path, rollouts=4, **METHODS["grpo-lora"])
     with pytest.raises(UserError, match="1 groups cannot be shared by 2 processes"):
-        check_launch(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
+        check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
     config = small_config(tmp_path, growth={"every": 1}, writer={"kind": "policy"})
-    check_launch(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
+    check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
     with pytest.raises(UserError, match=r"writer.kind: policy .* under fsdp2"):
-        check_launch(config, config.build_method(), accelerator(DistributedType.FSDP))
+        check_strategy(config, config.build_method(), accelerator(DistributedType.FSDP))
 
 
 def test_gradients_are_averaged_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_an_error_that_is_none_of_memory_is_raised(tmp_path: Path, monkeypatch: 
 
 def test_a_launch_that_cannot_make_a_pass_again_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = build_parts(small_config(tmp_path / "run"), Accelerator())
-    monkeypatch.setattr(parts.launch, "can_do_again", lambda kind: False)
+    monkeypatch.setattr(parts.strategy, "can_do_again", lambda kind: False)
     with parts.verifier:
         rollouts = sample(parts, 1)
         batch = with_contexts(parts, rollouts, verify(parts, rollouts))

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle import jsd_oracle, sgsd_oracle
-from sgsd.method import build
-from sgsd.method import losses as L
-from sgsd.method.evidence import Evidence
-from sgsd.method.joints import MatchDistribution
+from sgsd.methods import build
+from sgsd.methods import losses as L
+from sgsd.methods.inputs import LossInputs
+from sgsd.methods.joints import MatchDistribution
 
 
 def case(seed: int, B: int = 4, K: int = 3, T: int = 9) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_what_a_run_makes_of_sgsd_is_the_equation_to_the_last_bit(
     student, mask = arrays["student_logps_BT"].detach().requires_grad_(), arrays["mask_BT"]
     arrays["student_logps_BT"] = student
     alone = L.sgsd_loss(**arrays, tau=tau, clip=clip, confidence=confidence)
-    evidence = Evidence(**arrays, old_logps_BT=student.detach(), advantages_B=torch.zeros(B))
+    evidence = LossInputs(**arrays, old_logps_BT=student.detach(), advantages_B=torch.zeros(B))
     judged = build("sgsd", k=K, tau=tau, clip=clip, confidence=confidence).judge(evidence)
     declared = L.masked_mean(judged.losses_BT, mask).mean()
     assert torch.equal(declared, alone.loss)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgsd.method import ZOO, build, losses, sgsd_loss, zoo
-from sgsd.method import context as C
-from sgsd.method import spec as S
+from sgsd.methods import ZOO, build, losses, sgsd_loss, zoo
+from sgsd.methods import context as C
+from sgsd.methods import method as S
 from sgsd.types import UserError
 
 
-def evidence(seed: int = 0, B: int = 5, K: int = 3, T: int = 8) -> S.Evidence:
+def evidence(seed: int = 0, B: int = 5, K: int = 3, T: int = 8) -> S.LossInputs:
     g = torch.Generator().manual_seed(seed)
     student = -torch.rand(B, T, generator=g) * 2
-    return S.Evidence(
+    return S.LossInputs(
         mask_BT=torch.arange(T)[None] < torch.randint(1, T + 1, (B, 1), generator=g),
         student_logps_BT=student.clone().requires_grad_(),
         old_logps_BT=student,
@@ -28,7 +28,7 @@ def evidence(seed: int = 0, B: int = 5, K: int = 3, T: int = 8) -> S.Evidence:
     )
 
 
-def weighted(method: S.Method, e: S.Evidence) -> torch.Tensor:
+def weighted(method: S.Method, e: S.LossInputs) -> torch.Tensor:
     tokens = int(e.mask_BT.sum())
     shares = S.token_weights(e.mask_BT, method.reduce, rollouts=5, tokens=tokens, max_tokens=8)
     return (shares * method.judge(e).losses_BT).sum()
@@ -49,7 +49,7 @@ def test_micro_batches_add_up_to_the_step() -> None:
     whole = weighted(method, e)
     parts = 0.0
     for rows in (slice(0, 2), slice(2, 5)):
-        piece = S.Evidence(**{k: None if v is None else v[rows] for k, v in vars(e).items()})
+        piece = S.LossInputs(**{k: None if v is None else v[rows] for k, v in vars(e).items()})
         parts += weighted(method, piece).item()
     assert parts == pytest.approx(whole.item(), rel=1e-6)
 
@@ -64,7 +64,7 @@ def test_grpo_follows_the_outcome_advantage() -> None:
 def test_opsd_averages_the_divergence_over_tokens() -> None:
     e, method = evidence(), build("opsd")
     divergence = torch.rand(5, 1, 8)
-    e = S.Evidence(**{**vars(e), "weights_BK": torch.ones(5, 1), "divergence_BKT": divergence})
+    e = S.LossInputs(**{**vars(e), "weights_BK": torch.ones(5, 1), "divergence_BKT": divergence})
     expected = divergence[:, 0][e.mask_BT].mean().item()
     assert weighted(method, e).item() == pytest.approx(expected, rel=1e-6)
 
@@ -111,7 +111,7 @@ def test_a_solution_that_is_to_be_shown_needs_its_column() -> None:
 
 def test_a_method_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom sgsd.method.zoo import sgsd\nfrom sgsd.method.joints import Uniform\n"
+        "from dataclasses import replace\nfrom sgsd.methods.zoo import sgsd\nfrom sgsd.methods.joints import Uniform\n"
         "def flat(k: int = 2):\n    return replace(sgsd(k=k), name='flat', weights=Uniform())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

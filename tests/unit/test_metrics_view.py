@@ -14,13 +14,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from sgsd.method import build
-from sgsd.method.spec import Evidence, Judgement
+from sgsd.config.sections import OptimizerConfig
+from sgsd.methods import build
+from sgsd.methods.method import LossInputs, LossOutputs
+from sgsd.records.live_view import LiveView
+from sgsd.records.metrics import StepMetrics
+from sgsd.records.timing import Clock, listen_for_stop, throughput
 from sgsd.train.loop import seed_dropout
-from sgsd.train.records.clock import Clock, listen_for_stop, throughput
-from sgsd.train.records.metrics import StepMetrics
-from sgsd.train.records.view import LiveView
-from sgsd.train.sections import OptimizerConfig
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
 # ── Numbers of a step ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -30,13 +30,13 @@ OUTCOMES = torch.tensor([1.0, -1.0, 0.0, 0.0])
 STATUSES = [Status.CORRECT, Status.INCORRECT, Status.UNPARSED, Status.TIMEOUT]
 
 
-def evidence(rows: slice = slice(None)) -> Evidence:
+def evidence(rows: slice = slice(None)) -> LossInputs:
     """Four rollouts; teacher 0 is half a nat above the student, teacher 1 as much below, and silent on the second."""
     mask_BT = torch.arange(T)[None, :] < torch.tensor([5, 2, 3, 4])[:, None]
     student_BT = -torch.ones(B, T)
     second_B = torch.tensor([-NATS, 0.0, -NATS, -NATS])
     teacher_BKT = torch.stack([student_BT + NATS, student_BT + second_B[:, None]], dim=1)
-    return Evidence(
+    return LossInputs(
         mask_BT=mask_BT[rows],
         student_logps_BT=student_BT[rows],
         old_logps_BT=student_BT[rows],
@@ -125,7 +125,7 @@ def test_sums_keep_no_gradient() -> None:
 def test_a_share_is_never_negative() -> None:
     stance_BK = torch.tensor([[1.0] * 9 + [-1.0]])
     seen = evidence(slice(0, 1))
-    judgement = Judgement(torch.zeros(1, T), stance_BK=stance_BK, polarity_BK=stance_BK)
+    judgement = LossOutputs(torch.zeros(1, T), stance_BK=stance_BK, polarity_BK=stance_BK)
     metrics = StepMetrics()
     metrics.add(judgement, seen, torch.tensor(0.0))
     metrics.add_rollouts([rollout(0, 5, "stop")], [Verdict(Status.CORRECT)])
@@ -304,7 +304,7 @@ def test_the_handlers_before_come_back_after_an_error() -> None:
 def test_the_clock_adds_up_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, now = Clock(), iter([0.0, 1.0, 5.0, 7.5, 8.0, 8.5])
     tick: Callable[[], float] = lambda: next(now)  # noqa: E731
-    monkeypatch.setattr("sgsd.train.records.clock.time.perf_counter", tick)
+    monkeypatch.setattr("sgsd.records.timing.time.perf_counter", tick)
     for name in ("sample", "score", "sample"):
         with clock.phase(name):
             pass

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sgsd.method import ZOO, build
-from sgsd.method import context as C
-from sgsd.method import joints as J
-from sgsd.method.gates import Absolute, Bounded, NoGate
+from sgsd.methods import ZOO, build
+from sgsd.methods import context as C
+from sgsd.methods import joints as J
+from sgsd.methods.gates import Absolute, Bounded, NoGate
 from sgsd.train import make_config
 from sgsd.types import UserError
 

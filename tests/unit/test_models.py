@@ -15,12 +15,12 @@ from template_cases import FAMILIES, model, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
 from runs import LORA, run_small
-from sgsd.method import build
+from sgsd.config.sections import LoraConfig, ModelConfig
+from sgsd.methods import build
+from sgsd.records.run_files import Records
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train import models
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
-from sgsd.train.records.files import Records
-from sgsd.train.sections import LoraConfig, ModelConfig
 from sgsd.types import UserError
 
 TARGETS = ["q_proj", "v_proj"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sgsd.cli.formatting import clock_words, count_words
 from sgsd.cli.main import COMMANDS
 from sgsd.cli.options import as_share, as_whole, config_first, take_switch, take_word
-from sgsd.cli.words import clock_words, count_words
 from sgsd.types import UserError
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, LlamaConfig, Qwen2Config, Qwen3Config
 
 import sgsd
-from sgsd.scorer import Row, Scorer, collate, plan_layout, plan_passes, teacher_layout
+from sgsd.scorer import Row, Scorer, collate, plan_layout, plan_microbatches, teacher_layout
 
 ROOT = Path(sgsd.__file__).parent
 
@@ -151,7 +151,7 @@ def test_plans_hold_every_text_once_within_the_budget(sizes: Any, budget: int, l
             held = pack.prefixes.mask_RL.numel()
         assert held <= budget
     if layout == "rows":
-        assert plan == plan_passes([len(text) for text in texts], budget)
+        assert plan == plan_microbatches([len(text) for text in texts], budget)
 
 
 def test_a_shared_plan_keeps_completions_of_a_prompt_together() -> None:
@@ -223,7 +223,7 @@ def test_rows_keep_their_gradient() -> None:
 # Functions that run once a pass: what they ask of a tensor's value, the device has to be waited for.
 HOT = {
     "train/step.py": {"__call__", "gather_evidence", "choose", "pad_rows"},
-    "train/records/metrics.py": {"add", "_add"},
+    "records/metrics.py": {"add", "_add"},
     "scorer/module.py": {"forward", "_hidden", "_score", "_layout_of"},
     "scorer/prefix.py": {"update", "prefix_cache"},
 }

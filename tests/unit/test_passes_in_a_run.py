@@ -9,8 +9,8 @@ import pytest
 
 import sgsd.train.step as step
 from runs import run_small
+from sgsd.records.run_files import Records
 from sgsd.scorer import Scorer
-from sgsd.train.records.files import Records
 
 
 def losses(folder: Path, **changes: Any) -> list[float]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sgsd.train.launch import processes
-from sgsd.train.launch.processes import check_processes, from_first
-from sgsd.train.records.metrics import StepMetrics
-from sgsd.train.resume.start import differences
+from sgsd.distributed import processes
+from sgsd.distributed.processes import check_processes, from_first
+from sgsd.records.metrics import StepMetrics
+from sgsd.train.resume_run import differences
 from sgsd.types import UserError
 
 

@@ -17,8 +17,8 @@ from huggingface_hub import ModelCard
 from runs import run_small
 from sgsd.bank import load_bank, parse_bank, save_bank
 from sgsd.cli.main import run as sgsd
-from sgsd.lab.bank import demo_bank
-from sgsd.train.publish.model import gather
+from sgsd.hub.export import gather
+from sgsd.lab.demo_bank import demo_bank
 from sgsd.types import UserError
 
 WEIGHTS = {

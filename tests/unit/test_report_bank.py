@@ -13,7 +13,7 @@ from test_report_fixture import Page, make_run, page_of, write_lines
 from test_report_hardening import HOSTILE, skeleton
 
 from sgsd.report import write_report
-from sgsd.report.bank import MOST_ITEMS, MOST_UPDATES
+from sgsd.report.bank_section import MOST_ITEMS, MOST_UPDATES
 from sgsd.types import UserError
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sgsd.report import rollouts
+from sgsd.report import rollout_section as rollouts
 from sgsd.report.values import RolloutTrace, TeacherTrace
 
 TEACHER = TeacherTrace("skill_pair", ("gen_001",), 0.25, 0.1, 1, 1, (0.5, -1.0, 2.0), (0.4, 0.3, 0.1))

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from sgsd.report import curves, svg, words
+from sgsd.report import curves, labels, svg
 from sgsd.report.headline import Comparison
 from sgsd.report.values import Estimate
 
@@ -128,7 +128,7 @@ def test_spreading_takes_the_first_and_the_last() -> None:
      (3600, "1 h"), (7500, "2 h 5 min"), (math.nan, "–"), (-1, "–"), (0, "0 s")],
 )  # fmt: skip
 def test_durations_are_said_as_a_person_says_them(seconds: float, said: str) -> None:
-    assert words.duration(seconds).replace("\u00a0", " ") == said
+    assert labels.duration(seconds).replace("\u00a0", " ") == said
 
 
 @pytest.mark.parametrize(
@@ -137,27 +137,27 @@ def test_durations_are_said_as_a_person_says_them(seconds: float, said: str) -> 
      (2.4e6, "2.4e6"), (999999, "999,999"), (math.inf, "not a number")],
 )  # fmt: skip
 def test_numbers_are_short(value: float, said: str) -> None:
-    assert words.number(value) == said
+    assert labels.number(value) == said
 
 
 def test_intervals_show_a_decimal_only_where_whole_numbers_would_hide_them() -> None:
-    assert words.with_interval(Estimate(0.4214, 0.401, 0.442)).replace("\u00a0", " ") == "42.1 % (40–44)"
-    assert words.with_interval(Estimate(0.4214, 0.418, 0.4251)).replace("\u00a0", " ") == "42.1 % (41.8–42.5)"
-    assert words.with_interval(Estimate(0.4214)).replace("\u00a0", " ") == "42.1 %"
+    assert labels.with_interval(Estimate(0.4214, 0.401, 0.442)).replace("\u00a0", " ") == "42.1 % (40–44)"
+    assert labels.with_interval(Estimate(0.4214, 0.418, 0.4251)).replace("\u00a0", " ") == "42.1 % (41.8–42.5)"
+    assert labels.with_interval(Estimate(0.4214)).replace("\u00a0", " ") == "42.1 %"
 
 
 def test_a_sign_is_written_only_for_what_does_not_round_to_zero() -> None:
-    assert [words.signed(v) for v in (0.125, -0.3, -0.0004, math.nan)] == ["+0.12", "−0.30", "0.00", "–"]
+    assert [labels.signed(v) for v in (0.125, -0.3, -0.0004, math.nan)] == ["+0.12", "−0.30", "0.00", "–"]
 
 
 def test_visible_text_marks_breaks_and_cuts_and_says_so() -> None:
-    assert words.visible("a\tb\n") == 'a<span class="ctl">⇥</span>\tb<span class="ctl">↵</span>\n'
-    assert words.visible("<>" * 50, limit=2) == '&lt;&gt;<span class="ctl"> … 98 more characters</span>'
+    assert labels.visible("a\tb\n") == 'a<span class="ctl">⇥</span>\tb<span class="ctl">↵</span>\n'
+    assert labels.visible("<>" * 50, limit=2) == '&lt;&gt;<span class="ctl"> … 98 more characters</span>'
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_no_hidden_character_survives(text: str) -> None:
-    for shown in (words.plain(text), str(words.visible(text))):
+    for shown in (labels.plain(text), str(labels.visible(text))):
         assert all(character.isprintable() or character in "\n\t" or character.isspace() for character in shown)
         shown.encode("utf-8")
 

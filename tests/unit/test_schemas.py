@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import standins
-from sgsd.train.data.problems import load_problems, read_problems
-from sgsd.train.data.schemas import (
+from sgsd.config.sections import DataConfig
+from sgsd.data.problems import load_problems, read_problems
+from sgsd.data.row_layouts import (
     ANSWER_OF_THE_MODEL,
     DAPO_FRAME,
     FRAME_TAKEN_OFF,
@@ -25,7 +26,6 @@ from sgsd.train.data.schemas import (
     fitting_layouts,
     openthoughts,
 )
-from sgsd.train.sections import DataConfig
 from sgsd.types import UserError
 
 CONFIG = DataConfig()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from sgsd.scorer import TEACHER_ADAPTER, Row, Scorer, collate, plan_passes
+from sgsd.scorer import TEACHER_ADAPTER, Row, Scorer, collate, plan_microbatches
 from sgsd.types import UserError
 
 SIZES = {
@@ -135,7 +135,7 @@ def test_a_second_adapter_answers_for_the_teacher_and_only_for_it() -> None:
 
 
 def test_hidden_states_and_divergences_of_whole_distributions() -> None:
-    from sgsd.method.losses import token_jsd
+    from sgsd.methods.losses import token_jsd
 
     base = tiny().eval()
     teacher_logits = base(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:-1].detach()
@@ -156,7 +156,7 @@ def test_models_that_change_their_logits_are_refused() -> None:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_passes_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    plan = plan_passes(lengths, budget)
+    plan = plan_microbatches(lengths, budget)
     assert sorted(i for rows in plan for i in rows) == list(range(len(lengths)))
     for indices in plan:
         assert len(indices) == 1 or len(indices) * max(lengths[i] for i in indices) <= budget

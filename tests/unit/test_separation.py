@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from sgsd.bank import Ledger
-from sgsd.evaluate.stats import Interval, Scored, auc
-from sgsd.method.joints import StanceKind
-from sgsd.train.growing import separation as module
-from sgsd.train.growing.separation import (
+from sgsd.evaluate import separation as module
+from sgsd.evaluate.separation import (
     FEWEST,
     MARGIN,
     SOURCES,
@@ -29,6 +27,8 @@ from sgsd.train.growing.separation import (
     separations,
     sightings,
 )
+from sgsd.evaluate.stats import Interval, Scored, auc
+from sgsd.methods.joints import StanceKind
 
 ITEMS = 12
 RAW: tuple[StanceKind, ...] = ("raw",)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from oracle import polarity, sgsd_oracle
 from runs import small_config
-from sgsd.method import build
-from sgsd.method import context as C
-from sgsd.method import joints as J
-from sgsd.method import losses as L
-from sgsd.method import spec as S
-from sgsd.method.evidence import Evidence
-from sgsd.method.gates import NoGate
+from sgsd.methods import build
+from sgsd.methods import context as C
+from sgsd.methods import joints as J
+from sgsd.methods import losses as L
+from sgsd.methods import method as S
+from sgsd.methods.gates import NoGate
+from sgsd.methods.inputs import LossInputs
 from sgsd.types import UserError
 
 KINDS: tuple[J.StanceKind, ...] = ("raw", "contrast", "ratio")
@@ -35,10 +35,10 @@ def support_oracle(kind: str, gap: np.ndarray, null_gap: np.ndarray, clip: float
     return float(np.mean([min(max(g, -clip), clip) for g in moved]))
 
 
-def evidence(seed: int, B: int = 4, K: int = 3, T: int = 9) -> Evidence:
+def evidence(seed: int, B: int = 4, K: int = 3, T: int = 9) -> LossInputs:
     g = torch.Generator().manual_seed(seed)
     student = -torch.rand(B, T, generator=g, dtype=torch.float64) * 3
-    return Evidence(
+    return LossInputs(
         mask_BT=torch.rand(B, T, generator=g) > 0.3,
         student_logps_BT=student.clone().requires_grad_(),
         old_logps_BT=student,

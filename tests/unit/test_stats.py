@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.contexts import PromptMaker, load_prompts
+from sgsd.contexts import PromptBuilder, load_prompts
 from sgsd.evaluate import Evaluation, Evaluator, avg_at_k, wilson
 from sgsd.rollout import Sampling, ScriptedEngine
 from sgsd.types import Completion, Problem, Status, Verdict
@@ -163,7 +163,7 @@ GREEDY = [(RIGHT, END), (TIMEOUT, 7, 7, 7), (RIGHT, END), (RIGHT, END)]
 
 def evaluation(tokenizer: Any, thinking: bool = False) -> tuple[Evaluation, Recorder, Trivial]:
     engine, verifier = Recorder(GREEDY, SAMPLED), Trivial()
-    maker = PromptMaker(load_prompts("lab"), tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), tokenizer, 512)
     evaluator = Evaluator(engine, verifier, maker, PROBLEMS, Sampling(1.3, max_tokens=4), 2, thinking, seed=5)
     return evaluator.run(), engine, verifier
 
@@ -191,7 +191,7 @@ def test_an_evaluation_asks_for_plain_prompts_greedily_once_and_sampled_k_times(
     thinking: bool, lab_tokenizer: Any
 ) -> None:
     _, engine, verifier = evaluation(lab_tokenizer, thinking)
-    maker = PromptMaker(load_prompts("lab"), lab_tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     plain = [maker.student(problem, thinking=thinking) for problem in PROBLEMS]
     (greedy, greedy_sampling, greedy_seed), (sampled, sampling, seed) = engine.calls
     assert greedy == plain

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sgsd.train.records.style import WORDS, StyleTokens
+from sgsd.records.style import WORDS, StyleTokens
 
 
 class Pieces:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_scorer import tiny
 
-from sgsd.method import build
+from sgsd.config.sections import LoraConfig, TeacherConfig
+from sgsd.methods import build
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.train.models import make_scorer
-from sgsd.train.sections import LoraConfig, TeacherConfig
-from sgsd.train.teachers import TeacherKeeper, lora_layers, low_rank_sum
+from sgsd.train.teachers import TeacherUpdater, lora_layers, low_rank_sum
 
 LORA = LoraConfig(rank=4, alpha=8, targets=["q_proj", "down_proj"])
 
@@ -37,11 +37,11 @@ def wander(scorer: Any, seed: int) -> None:
 
 def test_ema_of_an_adapter_averages_products() -> None:
     scorer = make_scorer(tiny(), build("sgsd", teacher="ema"), LORA, seed=0)
-    keeper = TeacherKeeper("ema", TeacherConfig(ema_decay=0.7), scorer.model, None)
+    teacher_updater = TeacherUpdater("ema", TeacherConfig(ema_decay=0.7), scorer.model, None)
     dense = [torch.zeros_like(student) for student, _ in adapters(scorer)]
     for step in range(1, 3):  # two students of rank 4 fit into the teacher's rank 8 exactly
         wander(scorer, step)
-        keeper.after_step(step)
+        teacher_updater.after_step(step)
         dense = [0.7 * d + 0.3 * student for d, (student, _) in zip(dense, adapters(scorer))]
     for d, (student, teacher) in zip(dense, adapters(scorer)):
         torch.testing.assert_close(teacher, d, rtol=1e-4, atol=1e-5)
@@ -59,11 +59,11 @@ def test_beyond_its_rank_the_average_is_the_best_approximation() -> None:
 
 def test_periodic_copies_every_period_steps() -> None:
     scorer = make_scorer(tiny(), build("sgsd", teacher="periodic"), LORA, seed=0)
-    keeper = TeacherKeeper("periodic", TeacherConfig(period=3), scorer.model, None)
+    teacher_updater = TeacherUpdater("periodic", TeacherConfig(period=3), scorer.model, None)
     for step in range(1, 4):
         wander(scorer, step)
         before = [teacher for _, teacher in adapters(scorer)]
-        keeper.after_step(step)
+        teacher_updater.after_step(step)
         for old, (student, teacher) in zip(before, adapters(scorer)):
             assert torch.equal(teacher, student if step == 3 else old)
 
@@ -73,10 +73,10 @@ def test_without_an_adapter_the_teacher_is_a_frozen_copy(kind: Any) -> None:
     model = tiny()
     scorer = make_scorer(model, build("sgsd", teacher=kind), None, seed=0)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    keeper = TeacherKeeper(kind, TeacherConfig(ema_decay=0.9, period=1), scorer.model, scorer.teacher_copy)
+    teacher_updater = TeacherUpdater(kind, TeacherConfig(ema_decay=0.9, period=1), scorer.model, scorer.teacher_copy)
     for p in model.parameters():
         p.data += 1
-    keeper.after_step(1)
+    teacher_updater.after_step(1)
     moved = {"frozen": 0.0, "ema": 0.1, "periodic": 1.0}[kind]
     for name, p in scorer.teacher_copy.named_parameters():
         assert not p.requires_grad

@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from template_cases import FAMILIES, TEMPLATES, model, save, tokenizer
 
 from runs import LORA, small_config
-from sgsd.contexts import PromptMaker, encode_chat, load_prompts, thinking_mode
+from sgsd.contexts import PromptBuilder, encode_chat, load_prompts, thinking_mode
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.scorer import Scorer, collate
 from sgsd.train.batch import Batch
 from sgsd.train.batch import sample as sample_step
-from sgsd.train.setup import build_parts, silent_token_ids, warn_of_template
+from sgsd.train.setup import build_parts, find_ignored_token_ids, warn_of_template
 from sgsd.types import Problem, Status, UserError, Verdict
 
 USER = [{"role": "user", "content": "1+1"}]
@@ -123,7 +123,7 @@ def test_only_the_first_process_warns(
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_every_special_token_is_silent_and_no_other(kind: str) -> None:
     words = tokenizer(kind)
-    silent = silent_token_ids(words)
+    silent = find_ignored_token_ids(words)
     marked = {i for i in range(len(words)) if words.decode([i]).startswith(("<|", "<think", "</think"))}
     assert silent == marked
     assert words.eos_token_id in silent
@@ -181,7 +181,7 @@ def test_what_is_scored_is_what_was_sampled_to_the_last_id(kind: str, tmp_path: 
     taught = [row.completion_ids for row in batch.teacher_rows()]
     assert taught == [c.token_ids for c in seen["done"] for _ in range(2)]
     assert isinstance(parts.engine, TransformersEngine)
-    assert parts.silent_ids >= parts.engine.end_ids
+    assert parts.ignored_token_ids >= parts.engine.end_ids
     words = parts.tokenizer
     assert any(tuple(words(c.text, add_special_tokens=False)["input_ids"]) != c.token_ids for c in seen["done"])
     pack = collate(rows, pad_id=parts.pad_id)
@@ -196,7 +196,7 @@ def test_prompts_of_the_bundled_sets_fit_every_family() -> None:
     for kind in (*FAMILIES, "always"):
         words = tokenizer(kind)
         for name in ("lab", "math"):
-            made = PromptMaker(load_prompts(name), words, 4096)
+            made = PromptBuilder(load_prompts(name), words, 4096)
             problem = Problem("p", "Is 2 < 3?", gold="yes")
             assert "Is 2 < 3?" in words.decode(made.student(problem, thinking=True))
             assert "a hint\n" in words.decode(made.teacher(problem, "a hint", thinking=True))

@@ -19,12 +19,12 @@ import yaml
 from rich.console import Console
 
 from runs import run_small, small_config
+from sgsd.config.sections import TrackConfig
+from sgsd.records import tracking
+from sgsd.records.run_files import Records
+from sgsd.records.trackers import TRACKERS, Start
+from sgsd.records.tracking import check_tracker, export, numbers, tracked
 from sgsd.train import make_config
-from sgsd.train.records import tracking
-from sgsd.train.records.files import Records
-from sgsd.train.records.trackers import TRACKERS, Start
-from sgsd.train.records.tracking import check_tracker, export, numbers, tracked
-from sgsd.train.sections import TrackConfig
 from sgsd.types import UserError
 
 METRIC = {"loss": -0.25, "accuracy": 0.5, "rollouts": 8}

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from runs import SMALL, small_config
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
-from sgsd.method import Method, build
-from sgsd.method.context import Answer
-from sgsd.method.spec import token_weights
+from sgsd.methods import Method, build
+from sgsd.methods.context import Answer
+from sgsd.methods.method import token_weights
+from sgsd.records.metrics import StepMetrics
 from sgsd.train.batch import sample, verify, with_contexts
-from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Status, UserError, Verdict
@@ -187,7 +187,7 @@ def test_a_judge_says_what_a_step_of_ours_does(
         torch.testing.assert_close(advantages_T, ours_T, atol=1e-6, rtol=1e-5)
         assert not advantages_T.requires_grad
     assert all(p.grad is None for p in lab_model.parameters())
-    assert bool(judge.parts.books.ledger.items) == (method["name"] != "grpo")
+    assert bool(judge.parts.evidence_log.ledger.items) == (method["name"] != "grpo")
     documented = set(re.findall(r"`(?:sgsd/)?(\w+)`", TRL_NUMBERS)) - {"sgsd", "train"}
     assert {"unknown"} <= judged.metrics.keys() <= documented
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from runs import run_small
-from sgsd.method import build
-from sgsd.method.evidence import Evidence
-from sgsd.train.books import read_ledger
-from sgsd.train.records.files import Records
+from sgsd.methods import build
+from sgsd.methods.inputs import LossInputs
+from sgsd.records.run_files import Records
+from sgsd.train.evidence_log import read_ledger
 from sgsd.types import UserError
 
 
-def evidence(seed: int) -> Evidence:
+def evidence(seed: int) -> LossInputs:
     draw = torch.Generator().manual_seed(seed)
     student = -torch.rand(4, 6, generator=draw) * 3
     outcome = torch.tensor([1.0, -1.0, 0.0, 1.0])
     method = build("trusted", k=3, outcome=0.7)
-    return Evidence(
+    return LossInputs(
         mask_BT=torch.rand(4, 6, generator=draw) > 0.2,
         student_logps_BT=student.requires_grad_(),
         old_logps_BT=student.detach(),
@@ -33,7 +33,7 @@ def evidence(seed: int) -> Evidence:
     )
 
 
-def oracle(e: Evidence, clip: float, share: float, floor: float) -> np.ndarray:
+def oracle(e: LossInputs, clip: float, share: float, floor: float) -> np.ndarray:
     student, teacher = e.student_logps_BT.detach().double().numpy(), e.teacher_logps_BKT.double().numpy()  # type: ignore[union-attr]
     outcome, mask = e.outcome_B.double().numpy(), e.mask_BT.numpy()
     known = outcome != 0

@@ -17,19 +17,19 @@ from sgsd.contexts import (
     BlockMaker,
     BlockProvider,
     JoinedBlocks,
-    PromptMaker,
+    PromptBuilder,
     UnfitPrompt,
     fitting,
     load_prompts,
 )
-from sgsd.method import Method
-from sgsd.method.context import SkillPairs
-from sgsd.method.gates import NoGate
-from sgsd.method.joints import Always, MatchDistribution
-from sgsd.scorer import plan_passes
+from sgsd.methods import Method
+from sgsd.methods.context import SkillPairs
+from sgsd.methods.gates import NoGate
+from sgsd.methods.joints import Always, MatchDistribution
+from sgsd.records.metrics import StepMetrics
+from sgsd.records.run_files import Records
+from sgsd.scorer import plan_microbatches
 from sgsd.train.batch import Batch, sample
-from sgsd.train.records.files import Records
-from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
@@ -37,8 +37,8 @@ from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
 PROBLEM = Problem("p1", "Addition: 38+35", gold="73")
 
 
-def maker(tokenizer: Any, max_tokens: int = 512) -> PromptMaker:
-    return PromptMaker(load_prompts("lab"), tokenizer, max_tokens)
+def maker(tokenizer: Any, max_tokens: int = 512) -> PromptBuilder:
+    return PromptBuilder(load_prompts("lab"), tokenizer, max_tokens)
 
 
 def sized(*texts: str) -> BlockMaker:
@@ -211,7 +211,7 @@ def test_pools_may_differ_in_size(tmp_path: Path) -> None:
     lengths = [len(rollout.completion.token_ids) for rollout in batch.rollouts]
     assert scored == sum(n * length for n, length in zip((1, 3, 2, 3), lengths))
     assert torch.isfinite(torch.tensor(found["loss"]))
-    assert plan_passes([], 1) == []
+    assert plan_microbatches([], 1) == []
 
 
 # ── A run ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,14 +13,14 @@ import torch
 from accelerate import Accelerator
 
 from runs import LORA, small_config
-from sgsd.method.importance import importance_weights
+from sgsd.methods.importance import importance_weights
+from sgsd.records.metrics import StepMetrics
+from sgsd.records.timing import Clock
 from sgsd.rollout import ServerEngine, TransformersEngine, VllmEngine
 from sgsd.rollout.engine import request_seed
-from sgsd.train import gap
-from sgsd.train.gap import StaleSamplerError, check_gap, draws_dropout, sampler_rounding
+from sgsd.train import sampler_mismatch as gap
 from sgsd.train.loop import collect
-from sgsd.train.records.clock import Clock
-from sgsd.train.records.metrics import StepMetrics
+from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap, draws_dropout, sampler_rounding
 from sgsd.train.setup import Parts, build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import UserError
@@ -201,7 +201,7 @@ def gradient(
     def keep(*_: Any) -> float:
         trained = [p for p in parts.scorer.parameters() if p.grad is not None]
         grads.append(torch.cat([p.grad.flatten().clone() for p in trained]))
-        parts.launch.forget_gradient()
+        parts.strategy.forget_gradient()
         return 0.0
 
     monkeypatch.setattr("sgsd.train.step.apply_gradient", keep)

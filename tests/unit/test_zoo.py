@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sgsd.method import ZOO, build
-from sgsd.method.evidence import Evidence
-from sgsd.method.joints import MatchDistribution
-from sgsd.method.spec import Method, token_weights
+from sgsd.methods import ZOO, build
+from sgsd.methods.inputs import LossInputs
+from sgsd.methods.joints import MatchDistribution
+from sgsd.methods.method import Method, token_weights
 from zoo_oracle import ORACLES, Case, total
 
 SMALL = {"sdpo": {"top_k": 4}, "rcsd": {"top_k": 4}}  # of eleven words
@@ -46,7 +46,7 @@ def make_case(seed: int, teachers: int, B: int = 6, T: int = 7, V: int = 11) -> 
     )
 
 
-def evidence(case: Case, method: Method) -> Evidence:
+def evidence(case: Case, method: Method) -> LossInputs:
     student = torch.tensor(case.student, requires_grad=True)
     teachers, tokens = torch.tensor(case.teachers), torch.tensor(case.tokens)
     log_s = F.log_softmax(student, -1)
@@ -55,7 +55,7 @@ def evidence(case: Case, method: Method) -> Evidence:
     divergence = None
     if isinstance(method.direction, MatchDistribution):
         divergence = torch.stack([method.direction(student, teacher) for teacher in teachers.unbind(1)], 1)
-    return Evidence(
+    return LossInputs(
         mask_BT=torch.tensor(case.mask),
         student_logps_BT=log_s.gather(-1, tokens[..., None])[..., 0],
         old_logps_BT=torch.tensor(case.old),
@@ -102,7 +102,7 @@ def test_advantages_are_the_gradient_where_the_policy_is_the_sampler(name: str) 
     case = make_case(5, method.context.teachers)
     e = evidence(case, method)
     logps = e.student_logps_BT.detach().requires_grad_()
-    e = Evidence(**{**vars(e), "student_logps_BT": logps, "old_logps_BT": logps.detach()})
+    e = LossInputs(**{**vars(e), "student_logps_BT": logps, "old_logps_BT": logps.detach()})
     judged = method.judge(e)
     if judged.advantages_BT is None:
         assert isinstance(method.direction, MatchDistribution)

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from runs import SMALL, small_config
-from sgsd.bank import Ledger, Sighting
-from sgsd.lab.bank import demo_bank
-from sgsd.method import Method
-from sgsd.method.zoo import grpo, sgsd
+from sgsd.bank import Ledger, TeacherObservation
+from sgsd.lab.demo_bank import demo_bank
+from sgsd.methods import Method
+from sgsd.methods.zoo import grpo, sgsd
+from sgsd.records.metrics import StepMetrics
 from sgsd.train.batch import with_contexts
-from sgsd.train.records.metrics import StepMetrics
 from sgsd.train.setup import build_parts
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Rollout, Verdict
@@ -74,7 +74,7 @@ def lived_ledger() -> Ledger:
     bank = demo_bank()
     pairs = [(s.id, m.id) for s, m in zip(bank.skills, bank.mistakes)]
     seen = [
-        Sighting(ids, outcome, outcome * (0.2 if i % 2 else -0.2), 1 if i % 2 else -1)
+        TeacherObservation(ids, outcome, outcome * (0.2 if i % 2 else -0.2), 1 if i % 2 else -1)
         for i, ids in enumerate(pairs)
         for outcome in (1, -1) * 4
     ]
@@ -94,7 +94,7 @@ def trl_gradient(trainer: Any) -> tuple[Gradients, list[Rollout], list[Verdict]]
 
     class Taking(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            trainer.judge.parts.books.ledger = lived_ledger()
+            trainer.judge.parts.evidence_log.ledger = lived_ledger()
 
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
             gradients.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
@@ -123,9 +123,9 @@ def our_gradient(
         optimizer={"grad_clip": 1e9},
     )
     parts = build_parts(config, Accelerator(cpu=True))
-    parts.books.ledger = lived_ledger()
+    parts.evidence_log.ledger = lived_ledger()
     taking = TakingOptimizer(parts.bare_scorer.model)
-    parts.launch.optimizer = taking
+    parts.strategy.optimizer = taking
     batch = with_contexts(parts, list(rollouts), list(verdicts))
     update(parts, batch, score_teachers(parts, batch), StepMetrics(), lr=0.0)
     return taking.gradients

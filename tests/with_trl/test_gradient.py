@@ -12,8 +12,8 @@ pytest.importorskip("trl", reason="TRL is not installed: pip install -e .[trl], 
 from adapters import distance, our_gradient, trainer_of, trl_gradient
 
 from sgsd.integrations.trl_terms import REDUCE_OF
-from sgsd.method import ZOO, build
-from sgsd.method.zoo import defaults
+from sgsd.methods import ZOO, build
+from sgsd.methods.zoo import defaults
 
 SAME = 1e-5  # of the largest entry; in float32 at most 5e-6 was measured, in float64 3e-7 for sgsd
 SMALL_OPTIONS = {"k": 2, "confidence": 0.01, "iterations": 1}

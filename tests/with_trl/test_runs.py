@@ -35,7 +35,7 @@ def test_a_run_trains_and_says_so(tmp_path: Path, lab_model: Any, lab_tokenizer:
     assert 0 < sum(entry["reward"] for entry in steps) / 10 < 1
     assert any(not torch.equal(before[name], p) for name, p in lab_model.named_parameters())
     assert len((tmp_path / "sightings.jsonl").read_text().splitlines()) == 10
-    assert trainer.judge.parts.books.ledger.items
+    assert trainer.judge.parts.evidence_log.ledger.items
 
 
 def test_the_student_is_asked_as_in_a_run_of_ours(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:

@@ -10,13 +10,13 @@ import torch
 from on_cpu import ENGINE, in_this_process
 
 from runs import run_small
-from sgsd.contexts import PromptMaker, load_prompts
+from sgsd.config.sections import LoraConfig
+from sgsd.contexts import PromptBuilder, load_prompts
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.lab.task import TaskSettings, problems
-from sgsd.method import ZOO
+from sgsd.methods import ZOO
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train.models import make_scorer
-from sgsd.train.sections import LoraConfig
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4  # float32 on both sides: 1e-6 was measured, and another proces
 
 
 def prompts_of(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
-    maker = PromptMaker(load_prompts("lab"), tokenizer, 512)
+    maker = PromptBuilder(load_prompts("lab"), tokenizer, 512)
     stream = problems(TaskSettings(), held_out=True, seed=0)
     return [maker.student(problem.to_problem(), thinking=False) for problem, _ in zip(stream, range(count))]
 

@@ -14,15 +14,15 @@ import torch
 from accelerate import Accelerator
 
 from runs import small_config
+from sgsd.records.timing import Clock
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
+from sgsd.train.bank_building import _engine
+from sgsd.train.consistency import check_sampler, score_rows
 from sgsd.train.engines import close_engine
-from sgsd.train.gap import StaleSamplerError
-from sgsd.train.growing.build import _engine
 from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
-from sgsd.train.records.clock import Clock
-from sgsd.train.resume.proof import prove_sampler, score_rows
+from sgsd.train.sampler_mismatch import StaleSamplerError
 from sgsd.train.setup import Parts, build_parts
 from sgsd.types import Completion
 
@@ -86,8 +86,8 @@ def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Parts) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "sync", lambda: None)
         with pytest.raises(StaleSamplerError):
-            prove_sampler(parts, collect(parts, 1, None, Clock()))
-    prove_sampler(parts, collect(parts, 1, None, Clock()))
+            check_sampler(parts, collect(parts, 1, None, Clock()))
+    check_sampler(parts, collect(parts, 1, None, Clock()))
     assert engine.restarts == 0
 
 

@@ -10,8 +10,8 @@ from test_engine_server import RANK
 
 from resumable import lines, steps_done, stop_in
 from runs import run_small
-from sgsd.train.resume.checkpoint import checkpoints
-from sgsd.train.resume.pending import read_shards
+from sgsd.checkpoint.pending import read_shards
+from sgsd.checkpoint.saving import checkpoints
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

@@ -13,9 +13,9 @@ from on_cpu import PolicyServer
 
 from resumable import lines, steps_done
 from runs import run_small
+from sgsd.checkpoint.saving import checkpoints
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.rollout import EngineError, ServerEngine
-from sgsd.train.resume.checkpoint import checkpoints
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

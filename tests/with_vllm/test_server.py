@@ -17,9 +17,9 @@ from on_cpu import SERVED_AS
 
 from runs import SMALL, merged
 from sgsd.bank import BankStore, open_bank
-from sgsd.growth import ServerSettings, ServerWriter
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.growth.writer import Request, Written
+from sgsd.skills import ServerSettings, ServerWriter
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
+from sgsd.skills.writer import Request, Written
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
@@ -86,12 +86,12 @@ def test_greedy_answers_do_not_depend_on_the_company(server: str) -> None:
 
 def test_every_answer_of_a_cold_start_parses(whole: Path) -> None:
     told = json.loads((whole / "bank.sqlite.build" / "build.json").read_text())
-    bill = told["writer"]
-    assert bill["answers"] == bill["calls"] + bill["cached"] >= told["memories"] > ROLLOUTS // 2
-    assert bill["repairs"] == 0
-    assert not bill["failures"]
-    assert not bill["dropped"]
-    assert not bill["retried"]
+    usage = told["writer"]
+    assert usage["answers"] == usage["calls"] + usage["cached"] >= told["memories"] > ROLLOUTS // 2
+    assert usage["repairs"] == 0
+    assert not usage["failures"]
+    assert not usage["dropped"]
+    assert not usage["retried"]
     for text in answers_in(whole).values():
         form = ExtractedSkills if "general_skills" in text else ExtractedMistakes
         (items,) = json.loads(text).values()

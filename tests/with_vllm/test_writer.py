@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from on_cpu import CONTEXT, ENGINE, in_this_process
 
-from sgsd.growth.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.growth.reading import read_answer
-from sgsd.growth.vllm_writer import VllmWriter
-from sgsd.growth.writer import Failed, Request, Written
 from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.skills.answers import read_answer
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
+from sgsd.skills.vllm_writer import VllmWriter
+from sgsd.skills.writer import Failed, Request, Written
 from sgsd.types import UserError
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

@@ -4,9 +4,9 @@
 `render_pair` turns a pair into prompt text, and nothing else does.
 """
 
-from sgsd.bank.accounts import Account, Sighting, Tally
+from sgsd.bank.bank_files import dump_bank, load_bank, parse_bank, save_bank
 from sgsd.bank.beta import Posterior
-from sgsd.bank.choose import Retrieval, check_retrieval, make_retriever
+from sgsd.bank.branch import branch_store, fork_store
 from sgsd.bank.embed import Embedder, EmbeddingRetriever
 from sgsd.bank.encoder import EmbeddingSettings, Encoder, SentenceEncoder
 from sgsd.bank.evolve import (
@@ -21,15 +21,16 @@ from sgsd.bank.evolve import (
     without,
     words_of,
 )
-from sgsd.bank.files import dump_bank, load_bank, parse_bank, save_bank
-from sgsd.bank.fork import branch_store, fork_store
-from sgsd.bank.fuse import DiverseRetriever, HybridRetriever
+from sgsd.bank.factory import Retrieval, check_retrieval, make_retriever
 from sgsd.bank.history import Change, Content, Event, Kind, Origin
+from sgsd.bank.hybrid import DiverseRetriever, HybridRetriever
+from sgsd.bank.item_stats import Account, Tally, TeacherObservation
 from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
 from sgsd.bank.lexical import Bm25Retriever
 from sgsd.bank.lineage import Difference, Life, at_event, difference, life_of, rolled_back
 from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, objection
 from sgsd.bank.render import render_pair
+from sgsd.bank.rerank import LedgerNow, TrustingRetriever, weighed
 from sgsd.bank.retrieve import (
     ComparingRetriever,
     Hit,
@@ -45,7 +46,6 @@ from sgsd.bank.schema import Bank, bank_record, content_hash, item_record
 from sgsd.bank.sqlite import is_store
 from sgsd.bank.store import BankStore, Version, open_bank
 from sgsd.bank.text import terminal_safe
-from sgsd.bank.trusting import LedgerNow, TrustingRetriever, weighed
 
 __all__ = [
     "DYNAMIC",
@@ -82,8 +82,8 @@ __all__ = [
     "Row",
     "SentenceEncoder",
     "Severity",
-    "Sighting",
     "Tally",
+    "TeacherObservation",
     "TrustingRetriever",
     "Version",
     "at_event",

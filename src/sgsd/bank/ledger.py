@@ -24,8 +24,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from sgsd.bank.accounts import MEND, Account, Sighting, account_of, account_record, class_balance, members, real_of
 from sgsd.bank.beta import Posterior
+from sgsd.bank.item_stats import (
+    MEND,
+    Account,
+    TeacherObservation,
+    account_of,
+    account_record,
+    class_balance,
+    members,
+    real_of,
+)
 from sgsd.bank.retrieve import Hit, ItemT, softmax
 from sgsd.bank.text import quoted
 from sgsd.types import SkillPair, UserError
@@ -77,7 +86,7 @@ class Ledger:
                 f" {self.trust_scale}; give a decay in (0, 1] and the others positive"
             )
 
-    def observe(self, sightings: Iterable[Sighting]) -> Ledger:
+    def observe(self, sightings: Iterable[TeacherObservation]) -> Ledger:
         """The ledger after one step: all its sightings, of all processes, together and in any order."""
         step = list(sightings)
         by_item = _grouped((item, s) for s in step for item in s.items)
@@ -255,15 +264,18 @@ def worth(ledger: Ledger) -> Callable[[str], float]:
     return lambda item_id: ledger.standing(item_id)
 
 
-def _grouped(entries: Iterable[tuple[KeyT, Sighting]]) -> dict[KeyT, list[Sighting]]:
-    groups: dict[KeyT, list[Sighting]] = {}
+def _grouped(entries: Iterable[tuple[KeyT, TeacherObservation]]) -> dict[KeyT, list[TeacherObservation]]:
+    groups: dict[KeyT, list[TeacherObservation]] = {}
     for key, sighting in entries:
         groups.setdefault(key, []).append(sighting)
     return groups
 
 
 def _entered(
-    accounts: Mapping[KeyT, Account], groups: Mapping[KeyT, list[Sighting]], balance: Mapping[int, float], decay: float
+    accounts: Mapping[KeyT, Account],
+    groups: Mapping[KeyT, list[TeacherObservation]],
+    balance: Mapping[int, float],
+    decay: float,
 ) -> dict[KeyT, Account]:
     new = {key: accounts.get(key, Account()).plus(seen, balance, decay) for key, seen in groups.items()}
     return {**accounts, **new}

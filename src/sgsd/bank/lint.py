@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sgsd.bank.dedup import near_duplicates
 from sgsd.bank.evolve import words_of
 from sgsd.bank.leaks import leak, remembered_numbers
-from sgsd.bank.near import near_duplicates
 from sgsd.bank.retrieve import item_text
 from sgsd.bank.schema import Bank
 from sgsd.bank.text import check_prose, quoted

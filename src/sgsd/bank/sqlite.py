@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from sgsd.bank.files import SQLITE_HEADER
+from sgsd.bank.bank_files import SQLITE_HEADER
 from sgsd.types import UserError
 
 LOCK_SECONDS = 30.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sgsd.bank.files import load_bank, save_bank
+from sgsd.bank.bank_files import load_bank, save_bank
 from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, Origin, State, changes_between, state_of
 from sgsd.bank.schema import Bank, bank_of, canonical_json, hash_of, item_record
 from sgsd.bank.sqlite import connect, is_store, reported, transaction

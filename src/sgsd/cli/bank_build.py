@@ -24,6 +24,6 @@ def build(args: list[str], console: Console) -> None:
         return
     dry_run = take_switch(rest, "--dry-run")
     from sgsd.cli.training import read_config  # slow: with torch
-    from sgsd.train.growing.build import build_from_config
+    from sgsd.train.bank_building import build_from_config
 
     build_from_config(read_config(path, rest, "sgsd bank build CONFIG"), console, dry_run=dry_run)

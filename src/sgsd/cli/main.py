@@ -35,8 +35,8 @@ USER_ERROR, RUN_FAILED = 2, 1
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sgsd`."""
     code = run(sys.argv[1:] if argv is None else list(argv))
-    if code == 0 and "sgsd.train.launch.make" in sys.modules:  # only what has loaded it can have joined others
-        from sgsd.train.launch.make import leave
+    if code == 0 and "sgsd.distributed.launcher" in sys.modules:  # only what has loaded it can have joined others
+        from sgsd.distributed.launcher import leave
 
         leave()
     sys.exit(code)
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
 def _command(name: str) -> Callable[[list[str], Console], None]:
     """Only the command that is asked for is imported: `sgsd bank` does not wait for torch."""
     if name not in COMMANDS:
-        from sgsd.method.zoo import nearest
+        from sgsd.methods.zoo import nearest
 
         raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
     if name in ("train", "preview", "demo"):
@@ -77,25 +77,25 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
 
         return {"train": training.train, "preview": training.preview, "demo": training.demo}[name]
     if name == "probe":
-        from sgsd.cli import probe
+        from sgsd.cli import probe_command
 
-        return probe.probe
+        return probe_command.probe
     if name == "plan":
-        from sgsd.cli import plan
+        from sgsd.cli import plan_command
 
-        return plan.plan
+        return plan_command.plan
     if name == "report":
         return _report
     if name in ("push", "track"):
-        from sgsd.cli import push
+        from sgsd.cli import push_command
 
-        return {"push": push.push, "track": push.track}[name]
+        return {"push": push_command.push, "track": push_command.track}[name]
     if name == "bank":
         return _bank
     if name == "lab":
-        from sgsd.cli import lab
+        from sgsd.cli import lab_command
 
-        return lab.lab
+        return lab_command.lab
     from sgsd.cli import doctor
 
     return doctor.doctor
@@ -104,7 +104,7 @@ def _command(name: str) -> Callable[[list[str], Console], None]:
 def _bank(args: list[str], console: Console) -> None:
     import tyro
 
-    from sgsd.cli import bank, bank_history
+    from sgsd.cli import bank_command, bank_history
 
     if args[:1] == ["build"]:
         from sgsd.cli.bank_build import build
@@ -112,11 +112,11 @@ def _bank(args: list[str], console: Console) -> None:
         build(args[1:], console)
         return
     commands: dict[str, Callable[..., Any]] = {
-        "import": bank.import_,
-        "validate": bank.validate,
-        "show": bank.show,
-        "search": bank.search,
-        "export": bank.export,
+        "import": bank_command.import_,
+        "validate": bank_command.validate,
+        "show": bank_command.show,
+        "search": bank_command.search,
+        "export": bank_command.export,
         "log": bank_history.log,
         "diff": bank_history.diff,
         "rollback": bank_history.rollback,
@@ -171,9 +171,9 @@ def _run_failures() -> tuple[type[Exception], ...]:
     """What stops a run without being the user's mistake; a room that nobody has entered has not failed."""
     named = (
         ("sgsd.train.step", "NonFiniteError"),
-        ("sgsd.train.resume.proof", "StaleSamplerError"),
-        ("sgsd.train.records.watch", "GuardStopError"),
-        ("sgsd.growth", "WriterError"),
+        ("sgsd.train.consistency", "StaleSamplerError"),
+        ("sgsd.records.monitor", "GuardStopError"),
+        ("sgsd.skills", "WriterError"),
     )
     return tuple(getattr(sys.modules[room], name) for room, name in named if room in sys.modules)
 

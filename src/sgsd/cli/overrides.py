@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from sgsd.config.run_config import parse_yaml
 from sgsd.train import RunConfig
-from sgsd.train.config import parse_yaml
 
 SECTIONS = ("lora", "evaluation.data", "bank.embedding")  # may be absent; `none` takes them out
 #: Keys that a parser made from the config's types cannot know: sections that may be absent, and the options of whatever

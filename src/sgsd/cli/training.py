@@ -21,11 +21,11 @@ from rich.text import Text
 
 from sgsd.cli.options import config_first, take_switch
 from sgsd.cli.overrides import taken_out
+from sgsd.config.run_config import parse_yaml
+from sgsd.config.run_config import read_config as read_file
+from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
 from sgsd.train import RunConfig, load_config, make_config, run_training
-from sgsd.train.config import parse_yaml
-from sgsd.train.config import read_config as read_file
-from sgsd.train.records.watch import GuardStopError
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
@@ -109,10 +109,10 @@ def preview(args: list[str], console: Console) -> None:
     path, rest = config_first(args, "preview", USAGE, console)
     if path is None:
         return
-    from sgsd.contexts import PromptMaker, load_prompts
+    from sgsd.contexts import PromptBuilder, load_prompts
+    from sgsd.data.problems import load_problems
     from sgsd.train.contexts.controls import make_nulls
-    from sgsd.train.contexts.pools import make_asker, make_examiner, make_foreseen, sampled_kinds
-    from sgsd.train.data.problems import load_problems
+    from sgsd.train.contexts.pools import make_eval_prompts, make_foreseen, make_train_prompts, sampled_kinds
     from sgsd.train.models import load_tokenizer
     from sgsd.train.setup import load_bank_for
 
@@ -121,13 +121,13 @@ def preview(args: list[str], console: Console) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = load_problems(config.data)
     problem, bank = problems[0], load_bank_for(config, method)
-    maker = PromptMaker(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     thinking = config.prompts.student_thinking
-    student = make_asker(config, method, maker, bank).student(problem, thinking=thinking)
+    student = make_train_prompts(config, method, maker, bank).student(problem, thinking=thinking)
     _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
     if config.evaluation.skills:
         thinking = config.prompts.evaluation_thinking
-        examined = make_examiner(config, maker, bank).student(problem, thinking=thinking)
+        examined = make_eval_prompts(config, maker, bank).student(problem, thinking=thinking)
         _show(console, tokenizer, f"evaluation, thinking {_on(thinking)}", examined)
     provider = make_foreseen(config, method, maker, bank, problems)
     (views,) = provider.views([problem])

@@ -16,7 +16,7 @@ from itertools import product
 from typing import Generic, TypeVar
 
 from sgsd.contexts.prompts import PromptSet
-from sgsd.method.context import Shown
+from sgsd.methods.context import Shown
 from sgsd.types import Problem, SkillPair, UserError
 
 PairRetrieval = Callable[[Sequence[str]], Sequence[Sequence[SkillPair]]]

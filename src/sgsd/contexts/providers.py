@@ -29,7 +29,7 @@ class ContextProvider(Protocol):
 
 
 @dataclass(frozen=True)
-class PromptMaker:
+class PromptBuilder:
     """Turns words into prompt ids and refuses to cut them short."""
 
     prompts: PromptSet
@@ -76,7 +76,7 @@ class NoContextProvider:
 
 
 @dataclass(frozen=True)
-class InjectingMaker(PromptMaker):
+class SkillPromptBuilder(PromptBuilder):
     """Shows the student itself the pairs retrieved for its problem, all in one block; teachers are as they were.
 
     Where `unfit` is "skip", a prompt that would be too long shows fewer pairs, the last ones left out.
@@ -111,7 +111,7 @@ class InjectingMaker(PromptMaker):
 class _Teachers:
     """One teacher for each block; those that are there share the weight of those that are left out."""
 
-    maker: PromptMaker
+    maker: PromptBuilder
     thinking: bool
     unfit: Unfit = "error"
 
@@ -140,7 +140,7 @@ class _Teachers:
 class BlockProvider:
     """One teacher for each block; where `unfit` is "skip", those that fit share the weight of those that do not."""
 
-    maker: PromptMaker
+    maker: PromptBuilder
     blocks: BlockMaker
     thinking: bool
     unfit: Unfit = "error"
@@ -155,7 +155,7 @@ class BlockProvider:
 class RolloutProvider:
     """As `BlockProvider`, for blocks that are made of the step's rollouts."""
 
-    maker: PromptMaker
+    maker: PromptBuilder
     blocks: RolloutMaker
     thinking: bool
     unfit: Unfit = "error"
@@ -177,7 +177,7 @@ def pools_for(provider: AnyProvider, rollouts: Sequence[Graded]) -> list[tuple[T
 
 
 def fitting(
-    problems: Sequence[Problem], maker: PromptMaker, *, thinking: bool, unfit: Unfit
+    problems: Sequence[Problem], maker: PromptBuilder, *, thinking: bool, unfit: Unfit
 ) -> tuple[list[Problem], list[str]]:
     """The problems whose student's prompt fits, and why each of the others does not.
 

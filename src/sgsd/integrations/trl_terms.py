@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgsd.method import Method
-from sgsd.method.spec import Reduce, token_weights
+from sgsd.methods import Method
+from sgsd.methods.method import Reduce, token_weights
 from sgsd.types import UserError
 
 TESTED = "1.16.0"

@@ -8,7 +8,7 @@ from typing import Any
 
 from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.evaluate.stats import Estimate, wilson
-from sgsd.lab import skills as S
+from sgsd.lab import task_skills as S
 from sgsd.lab.task import ALL_RIGHT, LabProblem, held_out_problems
 from sgsd.rollout import Sampling, TransformersEngine
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts
-from sgsd.lab import skills as S
+from sgsd.lab import task_skills as S
 from sgsd.lab.policy import new_policy, train_tokenizer
 from sgsd.lab.task import BRANCHES, STYLES, LabProblem, Solution, TaskSettings, problems
 from sgsd.types import BankItem

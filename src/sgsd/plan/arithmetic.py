@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sgsd.method import Method
+from sgsd.methods import Method
 from sgsd.plan.meta_pass import Ghost, head_size, kv_heads
 from sgsd.scorer import TEACHER_ADAPTER, teacher_layout
 from sgsd.scorer.module import causal_lm

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from sgsd.method.zoo import nearest
+from sgsd.methods.zoo import nearest
 from sgsd.plan.meta_pass import Cost, counting
 from sgsd.types import UserError
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sgsd.config.run_config import RunConfig
 from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
 from sgsd.plan.devices import Device, device_named
 from sgsd.plan.memory import Batch, Memory, size_words
 from sgsd.plan.meta_pass import Cost, Ghost
 from sgsd.rollout import Sampling
-from sgsd.train.config import RunConfig
 from sgsd.types import UserError
 
 STUDENT_PROMPT, TEACHER_PROMPT = 200, 600  # tokens, where nobody says

@@ -15,8 +15,8 @@ import torch
 
 from sgsd.plan.arithmetic import Lengths
 from sgsd.rollout import Engine, Sampling
-from sgsd.scorer import Pack, Role
-from sgsd.train.setup import Parts
+from sgsd.scorer import PackedBatch, Role
+from sgsd.train.setup import Run
 from sgsd.types import Completion
 
 PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
@@ -104,7 +104,7 @@ class PassWatch:
     tokens: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
     completion: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
 
-    def __call__(self, module: Any, args: tuple[Pack, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: Any, args: tuple[PackedBatch, ...], kwargs: dict[str, Any]) -> None:
         pack, role = args[0], kwargs.get("role", "student")
         rows = pack.completion_BT.shape[0]
         self.rows[role] += rows
@@ -124,10 +124,10 @@ class PassWatch:
 
 
 @contextmanager
-def watched(parts: Parts) -> Iterator[PassWatch]:
+def watched(run: Run) -> Iterator[PassWatch]:
     """Look at every pass that the scorer makes."""
     watch = PassWatch()
-    handle = parts.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
+    handle = run.policy.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         yield watch
     finally:

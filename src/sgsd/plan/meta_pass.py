@@ -22,12 +22,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicCache
 
-from sgsd.method import Method
+from sgsd.config.run_config import RunConfig
+from sgsd.methods import Method
 from sgsd.rollout import Sampling
 from sgsd.rollout.transformers_engine import SeededSampler
 from sgsd.scorer import Scorer
 from sgsd.scorer.module import causal_lm
-from sgsd.train.config import RunConfig
 from sgsd.train.models import announce, make_scorer, resolve_path
 from sgsd.types import UserError
 

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from sgsd.report import curves, svg
 from sgsd.report.figures import THIRD, Figure, Legend, lost_note, readout, steps_axis, steps_domain, story
 from sgsd.report.headline import Comparison, main_split, speaks_first
+from sgsd.report.labels import NO_BREAK, count, interval, number, percent
 from sgsd.report.svg import Frame, Points
 from sgsd.report.values import Estimate, Evaluation, Run
-from sgsd.report.words import NO_BREAK, count, interval, number, percent
 
 WIDE = Frame(1080, 340, left=48)
 NARROW = Frame(380, 300)

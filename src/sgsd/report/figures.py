@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from sgsd.report import curves, svg
+from sgsd.report.labels import duration, number, percent, some_of
 from sgsd.report.svg import Domain, Frame, Points
 from sgsd.report.values import Measurements, Run
-from sgsd.report.words import duration, number, percent, some_of
 
 THIRD = Frame(360, 190)  # three in a row on a wide screen
 HALF = Frame(440, 190)  # two in a row

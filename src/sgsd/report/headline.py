@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sgsd.report.curves import finite_mean
-from sgsd.report.guards import stopper
+from sgsd.report.guard_section import stopper
+from sgsd.report.labels import count, duration, percent, with_interval
 from sgsd.report.values import Estimate, Evaluation, Run
-from sgsd.report.words import count, duration, percent, with_interval
 
 HELD_OUT = "held-out"
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sgsd.report.bank import parse_update, read_items
-from sgsd.report.guards import guard_settings, read_fired
+from sgsd.report.bank_section import parse_update, read_items
+from sgsd.report.guard_section import guard_settings, read_fired
 from sgsd.report.jsonl import Row, as_float, parse_object, read_lines
 from sgsd.report.values import Estimate, Evaluation, Measurements, RolloutTrace, Run, Summary, TeacherTrace
 from sgsd.secrets import hide_secrets, without_secrets

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from sgsd.report.words import number, plain
+from sgsd.report.labels import number, plain
 
 Points = Sequence[tuple[float, float]]
 Domain = tuple[float, float]

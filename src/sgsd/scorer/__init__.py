@@ -1,12 +1,12 @@
 """The scorer: log-probs of given tokens under given contexts, without [tokens × vocabulary] logits."""
 
+from sgsd.scorer.layouts import Layout, PackedBatch, Row, collate, plan_layout, plan_microbatches, teacher_layout
 from sgsd.scorer.module import TEACHER_ADAPTER, Role, Scorer, Scores, TeacherWeights
-from sgsd.scorer.passes import Layout, Pack, Row, collate, plan_layout, plan_passes, teacher_layout
 
 __all__ = [
     "TEACHER_ADAPTER",
     "Layout",
-    "Pack",
+    "PackedBatch",
     "Role",
     "Row",
     "Scorer",
@@ -14,6 +14,6 @@ __all__ = [
     "TeacherWeights",
     "collate",
     "plan_layout",
-    "plan_passes",
+    "plan_microbatches",
     "teacher_layout",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sgsd.scorer.divergence import tiled_divergence
 from sgsd.scorer.head import token_logps
-from sgsd.scorer.passes import Pack
+from sgsd.scorer.layouts import PackedBatch
 from sgsd.types import UserError
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -60,7 +60,7 @@ class Scorer(nn.Module):
 
     def forward(
         self,
-        pack: Pack,
+        pack: PackedBatch,
         *,
         role: Role = "student",
         entropy: bool = False,
@@ -111,12 +111,12 @@ class Scorer(nn.Module):
         return can_share(causal_lm(self.teacher_copy or self.model))
 
     @staticmethod
-    def _hidden(lm: Any, pack: Pack) -> Tensor:
+    def _hidden(lm: Any, pack: PackedBatch) -> Tensor:
         states_RLD = lm.base_model(input_ids=pack.input_ids_RL, **_layout_of(lm, pack)).last_hidden_state
         return states_RLD.flatten(0, 1)[pack.predict_N]
 
     @staticmethod
-    def _score(lm: Any, hidden_ND: Tensor, pack: Pack, entropy: bool) -> Scores:
+    def _score(lm: Any, hidden_ND: Tensor, pack: PackedBatch, entropy: bool) -> Scores:
         head = lm.get_output_embeddings()
         out = token_logps(hidden_ND, head.weight, pack.targets_N, bias_V=head.bias, entropy=entropy)
         return Scores(out.logps_N, out.entropy_N)
@@ -139,7 +139,7 @@ class Scorer(nn.Module):
             module.train(was_training)
 
 
-def _layout_of(lm: Any, pack: Pack) -> dict[str, Any]:
+def _layout_of(lm: Any, pack: PackedBatch) -> dict[str, Any]:
     """What the model must be told of a pass besides its tokens."""
     if pack.prefixes is not None:
         from sgsd.scorer.prefix import prefix_cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from sgsd.scorer.passes import Prefixes
+from sgsd.scorer.layouts import Prefixes
 
 
 class PrefixLayer(DynamicLayer):

@@ -1,6 +1,6 @@
 """Training: configuration, the loop, checkpoints."""
 
-from sgsd.train.config import RunConfig, load_config, make_config
+from sgsd.config.run_config import RunConfig, load_config, make_config
 from sgsd.train.run import run_training
 
 __all__ = ["RunConfig", "load_config", "make_config", "run_training"]

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from sgsd.config.run_config import RunConfig
+from sgsd.distributed.processes import from_first
+from sgsd.distributed.replicated import Strategy, WholeEngine
+from sgsd.hub.model_card import VLLM_RANKS, vllm_rank
 from sgsd.rollout import (
     BackgroundEngine,
     Engine,
@@ -23,18 +27,14 @@ from sgsd.rollout import (
     VllmSettings,
 )
 from sgsd.rollout.server_engine import key_from
-from sgsd.train.config import RunConfig
-from sgsd.train.launch.processes import from_first
-from sgsd.train.launch.whole import Launch, WholeEngine
 from sgsd.train.models import resolve_path
-from sgsd.train.publish.card import VLLM_RANKS, vllm_rank
 from sgsd.types import UserError
 
 BATCHED_TOKENS = 4096  # of prompts that vLLM reads in one go, on CPUs
 
 
 def make_engine(
-    config: RunConfig, accelerator: Accelerator, launch: Launch, policy: Any, own: TransformersEngine
+    config: RunConfig, accelerator: Accelerator, strategy: Strategy, policy: Any, own: TransformersEngine
 ) -> Engine:
     """The configured engine; vLLM is started, and a server first spoken to, by the first sync.
 
@@ -45,19 +45,19 @@ def make_engine(
     Raises:
         UserError: vLLM cannot hold what is trained, or is not told what it must be told.
     """
-    engine = _make_engine(config, accelerator, launch, policy, own)
+    engine = _make_engine(config, accelerator, strategy, policy, own)
     return BackgroundEngine(engine, accelerator.wait_for_everyone) if config.rollout.overlap else engine
 
 
 def _make_engine(
-    config: RunConfig, accelerator: Accelerator, launch: Launch, policy: Any, own: TransformersEngine
+    config: RunConfig, accelerator: Accelerator, strategy: Strategy, policy: Any, own: TransformersEngine
 ) -> Engine:
     if config.rollout.engine == "transformers":
-        return WholeEngine(own, launch) if launch.in_parts else own
-    if launch.in_parts:
+        return WholeEngine(own, strategy) if strategy.in_parts else own
+    if strategy.in_parts:
         raise UserError(
             f"rollout.engine: {config.rollout.engine} is given whole weights, of which a process has only a part under"
-            f" {launch.kind}; use transformers, or a launch that keeps them whole"
+            f" {strategy.kind}; use transformers, or a launch that keeps them whole"
         )
     return outside_engine(config, accelerator, own, make_snapshots(config, accelerator.process_index, policy))
 

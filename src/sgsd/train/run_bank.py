@@ -25,7 +25,7 @@ from sgsd.bank import (
     is_store,
     words_of,
 )
-from sgsd.train.launch.processes import from_first
+from sgsd.distributed.processes import from_first
 from sgsd.types import BankItem, Skill, UserError
 
 STORE = "bank.sqlite"  # the run's own bank, in its folder

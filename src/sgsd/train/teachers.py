@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgsd.method.spec import TeacherKind
+from sgsd.config.sections import LoraConfig, TeacherConfig
+from sgsd.distributed.replicated import Strategy
+from sgsd.methods.method import TeacherKind
 from sgsd.scorer import TEACHER_ADAPTER, TeacherWeights
-from sgsd.train.launch.whole import Launch
-from sgsd.train.sections import LoraConfig, TeacherConfig
 
 
 def teacher_weights(kind: TeacherKind, *, lora: bool) -> TeacherWeights:
@@ -33,17 +33,17 @@ def frozen_copy(model: Any) -> Any:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-class TeacherKeeper:
+class TeacherUpdater:
     """Brings a teacher up to date after each step.
 
     ema:       W_T ← d W_T + (1 − d) W_S        periodic:  W_T ← W_S every `period` steps
     """
 
     def __init__(
-        self, kind: TeacherKind, config: TeacherConfig, model: Any, teacher_copy: Any, launch: Launch | None = None
+        self, kind: TeacherKind, config: TeacherConfig, model: Any, teacher_copy: Any, strategy: Strategy | None = None
     ) -> None:
         self.kind, self.config, self.model, self.teacher_copy = kind, config, model, teacher_copy
-        self.launch = launch or Launch()
+        self.strategy = strategy or Strategy()
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -53,16 +53,16 @@ class TeacherKeeper:
             decay = 0.0
         else:
             return
-        self.launch.settle()
+        self.strategy.settle()
         if self.teacher_copy is not None:
             # Number by number, so parts of a weight do as well as the whole.
             for teacher, student in zip(self.teacher_copy.parameters(), self.model.parameters()):
-                with self.launch.writing([teacher, student]):
+                with self.strategy.writing([teacher, student]):
                     teacher.lerp_(student.to(teacher.dtype), 1 - decay)
         else:
             for layer in lora_layers(self.model):
-                with self.launch.writing(factors(layer)):
-                    blend_lora(layer, decay, self.launch)
+                with self.strategy.writing(factors(layer)):
+                    blend_lora(layer, decay, self.strategy)
 
 
 def lora_layers(model: Any) -> Iterator[Any]:
@@ -76,22 +76,22 @@ def factors(layer: Any) -> list[Tensor]:
     return [factor[name].weight for name in names for factor in (layer.lora_B, layer.lora_A)]
 
 
-def blend_lora(layer: Any, decay: float, launch: Launch | None = None) -> None:
+def blend_lora(layer: Any, decay: float, strategy: Strategy | None = None) -> None:
     """B_T A_T ← d·B_T A_T + (1 − d)·B_S A_S, cut back to the teacher's rank.
 
     Averaging the factors would not average the products. The sum of the two products is [d·B_T, (1−d)·B_S][A_T; A_S];
     QR of both stacks leaves a small core whose singular values say what to keep.
     """
-    launch = launch or Launch()
+    strategy = strategy or Strategy()
     into_b, into_a, *_ = factors(layer)
-    b_teacher, a_teacher, b_student, a_student = map(launch.read, factors(layer))
+    b_teacher, a_teacher, b_student, a_student = map(strategy.read, factors(layer))
     ratio = layer.scaling["default"] / layer.scaling[TEACHER_ADAPTER]
     if decay == 0 and b_student.shape == b_teacher.shape:
         b, a = ratio * b_student, a_student
     else:
         b, a = low_rank_sum(decay * b_teacher, a_teacher, (1 - decay) * ratio * b_student, a_student)
-    launch.write(into_b, b)
-    launch.write(into_a, a)
+    strategy.write(into_b, b)
+    strategy.write(into_a, a)
 
 
 def low_rank_sum(b_left: Tensor, a_left: Tensor, b_right: Tensor, a_right: Tensor) -> tuple[Tensor, Tensor]:

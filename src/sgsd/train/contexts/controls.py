@@ -22,14 +22,14 @@ from sgsd.contexts import (
     NullTeacherBlocks,
     OffTopic,
     OfProblems,
-    PromptMaker,
+    PromptBuilder,
     RolloutProvider,
     ShuffledBlocks,
     SkillPairBlocks,
     no_context,
 )
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.method import Method
+from sgsd.methods import Method
 from sgsd.types import Problem
 
 Control = Literal["irrelevant", "shuffled", "null"]
@@ -105,12 +105,12 @@ def _with_blocks(provider: ProviderT, change: Callable[[Any], Any]) -> ProviderT
     return replace(provider, blocks=change(provider.blocks))
 
 
-def maker_of(provider: AnyProvider) -> PromptMaker:
+def maker_of(provider: AnyProvider) -> PromptBuilder:
     assert isinstance(provider, BlockProvider | RolloutProvider), "a method that retrieves pairs shows blocks"
     return provider.maker
 
 
-def off_topic(maker: PromptMaker, prompts: str, pairs: SkillPairBlocks) -> OffTopic:
+def off_topic(maker: PromptBuilder, prompts: str, pairs: SkillPairBlocks) -> OffTopic:
     """The off-topic items of a prompt set, measured by the model's own tokens."""
     tokenizer, items = maker.tokenizer, load_off_topic(prompts)
 
@@ -127,7 +127,7 @@ def load_off_topic(prompts: str) -> Bank:
         UserError: the folder's file is not a bank.
     """
     if prompts == "lab":
-        from sgsd.lab.bank import off_topic_bank
+        from sgsd.lab.demo_bank import off_topic_bank
 
         return off_topic_bank()
     own = Path(prompts) / FILE

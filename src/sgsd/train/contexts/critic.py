@@ -12,14 +12,14 @@ from typing import Any, Self
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts import Graded
-from sgsd.growth import AnswerCache, Failed, Request, Writer
-from sgsd.method import Method
+from sgsd.distributed.processes import from_first
+from sgsd.methods import Method
+from sgsd.notices import warn
 from sgsd.rollout import Engine
-from sgsd.train.config import RunConfig
+from sgsd.skills import AnswerCache, Failed, Request, Writer
 from sgsd.train.contexts.writers import make_writer
-from sgsd.train.launch.processes import from_first
-from sgsd.train.models import warn
 from sgsd.types import UserError
 
 CACHE = "critiques.sqlite"  # in the run's folder

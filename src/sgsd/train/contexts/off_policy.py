@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsd.method import Method
+from sgsd.methods import Method
 from sgsd.types import Completion, Problem, UserError
 
 DRAW = 1  # tells this draw from those of the tokens, which go by (seed, index) alone

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.bank import Hit, Ranker, Retriever
-from sgsd.method.context import PairSide
+from sgsd.methods.context import PairSide
 from sgsd.types import Mistake, Skill
 
 

@@ -16,6 +16,7 @@ from sgsd.bank import (
     render_pair,
     weighed,
 )
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts import (
     AnswerBlocks,
     AnyProvider,
@@ -27,14 +28,13 @@ from sgsd.contexts import (
     DemonstrationBlocks,
     FeedbackBlocks,
     HintBlocks,
-    InjectingMaker,
     IrrelevantBlocks,
     JoinedBlocks,
     MixedBlocks,
     NoContextProvider,
     OfProblems,
     OtherProblemBlocks,
-    PromptMaker,
+    PromptBuilder,
     Quote,
     RandomPairBlocks,
     ReasonedBlocks,
@@ -44,12 +44,13 @@ from sgsd.contexts import (
     ShuffledBlocks,
     SiblingBlocks,
     SkillPairBlocks,
+    SkillPromptBuilder,
     WrongAnswerBlocks,
     no_context,
 )
 from sgsd.contexts.blocks import PairRetrieval
-from sgsd.method import Method
-from sgsd.method.context import (
+from sgsd.methods import Method
+from sgsd.methods.context import (
     Answer,
     Context,
     Critique,
@@ -69,9 +70,8 @@ from sgsd.method.context import (
     SkillPairs,
     WrongAnswer,
 )
-from sgsd.method.joints import RetrievalSoftmax, Uniform
+from sgsd.methods.joints import RetrievalSoftmax, Uniform
 from sgsd.rollout import Engine
-from sgsd.train.config import RunConfig
 from sgsd.train.contexts.controls import off_topic
 from sgsd.train.contexts.one_sided import one_sided
 from sgsd.train.contexts.reasons import EngineReasoner
@@ -81,7 +81,7 @@ from sgsd.types import Problem, SkillPair, UserError
 def make_provider(
     config: RunConfig,
     method: Method,
-    maker: PromptMaker,
+    maker: PromptBuilder,
     bank: Bank | None,
     ledger: LedgerNow = Ledger,
     *,
@@ -106,7 +106,7 @@ def make_provider(
 
 
 def make_foreseen(
-    config: RunConfig, method: Method, maker: PromptMaker, bank: Bank | None, problems: Sequence[Problem]
+    config: RunConfig, method: Method, maker: PromptBuilder, bank: Bank | None, problems: Sequence[Problem]
 ) -> ContextProvider:
     """The provider of those teachers that can be shown before there is a rollout."""
     context = foreseen(method.context)
@@ -148,9 +148,9 @@ def foreseen(context: Context) -> Context:
 # ── The students ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_asker(
-    config: RunConfig, method: Method, maker: PromptMaker, bank: Bank | None, ledger: LedgerNow = Ledger
-) -> PromptMaker:
+def make_train_prompts(
+    config: RunConfig, method: Method, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow = Ledger
+) -> PromptBuilder:
     """Who words the student's prompts while it trains: `maker` itself, or one that shows the pairs of `inject`."""
     if method.inject is None:
         return maker
@@ -159,17 +159,19 @@ def make_asker(
     return _injecting(config, maker, bank, ledger, method.inject)
 
 
-def make_examiner(config: RunConfig, maker: PromptMaker, bank: Bank | None, ledger: LedgerNow = Ledger) -> PromptMaker:
+def make_eval_prompts(
+    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow = Ledger
+) -> PromptBuilder:
     """Who words the prompts of an evaluation: `maker` itself, or one that shows `evaluation.skills` pairs."""
     skills = config.evaluation.skills
     return _injecting(config, maker, bank, ledger, SkillPairs(skills)) if skills else maker
 
 
 def _injecting(
-    config: RunConfig, maker: PromptMaker, bank: Bank | None, ledger: LedgerNow, pairs: SkillPairs
-) -> PromptMaker:
+    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow, pairs: SkillPairs
+) -> PromptBuilder:
     retrieve = retrieval(config, bank, ledger, pairs, Uniform())
-    return InjectingMaker(
+    return SkillPromptBuilder(
         maker.prompts, maker.tokenizer, maker.max_tokens, retrieve, render_pair, unfit=config.prompts.unfit
     )
 
@@ -211,7 +213,7 @@ class Pools:
     """Makers of blocks for declared contexts."""
 
     config: RunConfig
-    maker: PromptMaker
+    maker: PromptBuilder
     weights: RetrievalSoftmax | Uniform
     bank: Bank | None
     ledger: LedgerNow

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sgsd.contexts import Block, Graded, PromptMaker, UnfitPrompt
+from sgsd.config.run_config import RunConfig
+from sgsd.contexts import Block, Graded, PromptBuilder, UnfitPrompt
 from sgsd.rollout import Engine
-from sgsd.train.config import RunConfig
 
 SEED = 2_000_003  # away from the rollouts' seeds and from the evaluation's
 
@@ -20,7 +20,7 @@ class EngineReasoner:
     """
 
     engine: Engine
-    maker: PromptMaker
+    maker: PromptBuilder
     config: RunConfig
 
     def __call__(self, rollouts: Sequence[Graded], blocks: Sequence[Block]) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from sgsd.growth import EngineWriter, ServerSettings, ServerWriter, Writer
+from sgsd.config.run_config import RunConfig
+from sgsd.config.sections import ModelConfig, WriterConfig
 from sgsd.rollout import Engine, Sampling, TransformersEngine
-from sgsd.train.config import RunConfig
+from sgsd.skills import EngineWriter, ServerSettings, ServerWriter, Writer
 from sgsd.train.models import load_model, load_tokenizer, weights_hash
-from sgsd.train.sections import ModelConfig, WriterConfig
 
 
 def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str = "") -> Writer:
@@ -25,7 +25,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
     if chosen.kind == "server":
         return ServerWriter(_server(chosen))
     if chosen.kind == "vllm":
-        from sgsd.growth.vllm_writer import VllmWriter
+        from sgsd.skills.vllm_writer import VllmWriter
 
         return VllmWriter(
             str(chosen.model),

@@ -1,0 +1,79 @@
+"""`sgsd push` and `sgsd track`: a run's results, where others can see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from sgsd.bank import terminal_safe
+from sgsd.config.sections import TrackConfig
+from sgsd.hub.export import Bundle, gather, upload
+from sgsd.records.tracking import export
+
+BANK_WARNING = "bank.json may hold text made from the training data; --no-bank leaves it out."
+
+
+def push(args: list[str], console: Console) -> None:
+    """Upload a finished run's adapter or model, card, bank and configuration to the hub."""
+
+    def options(
+        run: Path,
+        repo_id: str,
+        private: bool = False,
+        revision: str | None = None,
+        dry_run: bool = False,
+        bank: bool = True,
+    ) -> None:
+        """Upload a finished run to the hub, as whoever is logged in there (hf auth login).
+
+        Args:
+            run: The run's folder.
+            repo_id: The model repository, owner/name; made if it is not there.
+            private: Make the repository private, and refuse a public one.
+            revision: Branch to upload to, made if it is not there.
+            dry_run: Upload nothing; show the files and the card.
+            bank: Upload the skill bank as well.
+        """
+        bundle = gather(run, repo_id, with_bank=bank)
+        _show(console, bundle)
+        if dry_run:
+            console.print(Text(terminal_safe(bundle.text("README.md"))), soft_wrap=True)
+            return
+        address = upload(bundle.files, repo_id, private=private, revision=revision)
+        console.print(f"Uploaded: {address}", markup=False, soft_wrap=True)
+
+    tyro.cli(options, prog="sgsd push", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+
+
+def track(args: list[str], console: Console) -> None:
+    """Send a run's numbers to a tracker after the fact."""
+
+    def options(
+        run: tyro.conf.Positional[Path],
+        to: Literal["trackio", "wandb", "tensorboard", "mlflow"],
+        project: str = "sgsd",
+    ) -> None:
+        """Send every number of a run's files to a new run of a tracker.
+
+        Args:
+            run: The run's folder.
+            to: The tracker.
+            project: The project there.
+        """
+        name = export(run, TrackConfig(to=to, project=project))
+        console.print(f"{to}: {name} in project {project}", markup=False, soft_wrap=True)
+
+    tyro.cli(options, prog="sgsd track", args=args)
+
+
+def _show(console: Console, bundle: Bundle) -> None:
+    for file in bundle.files:
+        console.print(f"{file.sha256}  {file.size:>13,} bytes  {file.name}", markup=False, soft_wrap=True)
+    if bundle.left_out:
+        console.print(Text(terminal_safe(f"Stays here: {', '.join(bundle.left_out)}")), soft_wrap=True)
+    if any(file.name == "bank.json" for file in bundle.files):
+        console.print(f"Warning: {BANK_WARNING}", soft_wrap=True)

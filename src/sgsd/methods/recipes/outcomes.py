@@ -1,0 +1,154 @@
+"""Methods that follow the outcome, most of them with teachers who say which tokens it is owed to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sgsd.methods.context import Answer, Hints, NoContext, Shown, Sibling
+from sgsd.methods.joints import (
+    ContrastHints,
+    FollowOutcome,
+    MatchDistribution,
+    OnSuccess,
+    RouteByEntropy,
+    WeighByTeacher,
+)
+from sgsd.methods.method import Method, Reduce, TeacherKind
+
+Scale = Literal["group", "batch", "none"]
+
+
+def grpo(
+    group: int = 8,
+    iterations: int = 2,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    scale_rewards: Scale = "group",
+    reduce: Reduce = "rollout",
+) -> Method:
+    """Group-relative policy optimisation of the outcome alone, arXiv 2402.03300."""
+    return Method(
+        name="grpo",
+        context=NoContext(),
+        outcome=FollowOutcome(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
+        reduce=reduce,
+        tokens="all",  # the outcome says when to stop, too: the end token is learned
+        group=group,
+        iterations=iterations,
+        paper="arXiv 2402.03300",
+    )
+
+
+def reinforce() -> Method:
+    """The policy gradient of the outcome with the step's mean as its baseline: the least that a teacher has to beat."""
+    return Method(
+        name="reinforce",
+        context=NoContext(),
+        outcome=FollowOutcome(scale="none", baseline="batch"),
+        tokens="all",
+        paper="Williams 1992",
+    )
+
+
+def dasd(
+    show: Shown = "solution_or_answer",
+    beta: float = 0.02,
+    quantile: float = 0.8,
+    group: int = 8,
+    epsilon: float = 0.2,
+    teacher: TeacherKind = "live",
+) -> Method:
+    """Direction-adaptive self-distillation: entropy decides which way a teacher pulls, arXiv 2605.22263."""
+    return Method(
+        name="dasd",
+        context=Answer(show),
+        direction=RouteByEntropy(beta, quantile),
+        outcome=FollowOutcome(epsilon=epsilon),
+        teacher=teacher,
+        group=group,
+        paper="arXiv 2605.22263",
+    )
+
+
+def rlcsd(
+    wrong: int = 4,
+    strength: float = 0.5,
+    tau: float = 0.02,
+    least: float = 0.02,
+    group: int = 8,
+    epsilon: float = 0.2,
+    teacher: TeacherKind = "periodic",
+) -> Method:
+    """Right and wrong hints contrasted, the verifier's sign kept, arXiv 2606.11709."""
+    return Method(
+        name="rlcsd",
+        context=Hints(wrong),
+        direction=ContrastHints(strength, tau, least),
+        outcome=FollowOutcome(epsilon=epsilon),
+        reduce="token",
+        teacher=teacher,
+        group=group,
+        paper="arXiv 2606.11709",
+    )
+
+
+def rlsd(
+    show: Shown = "answer",
+    strength: float = 0.5,
+    bound: float = 0.2,
+    group: int = 8,
+    epsilon: float = 0.2,
+    teacher: TeacherKind = "periodic",
+) -> Method:
+    """The advantage weighed by what the teacher confirms, arXiv 2604.03128."""
+    return Method(
+        name="rlsd",
+        context=Answer(show),
+        direction=WeighByTeacher("+", strength, bound),
+        outcome=FollowOutcome(epsilon=epsilon),
+        reduce="token",
+        teacher=teacher,
+        group=group,
+        paper="arXiv 2604.03128",
+    )
+
+
+def rlrt(
+    strength: float = 0.5,
+    bound: float = 1.0,
+    group: int = 8,
+    epsilon: float = 0.2,
+    teacher: TeacherKind = "live",
+) -> Method:
+    """On successes, more weight on what the student found and its teacher would not have said, arXiv 2605.10781."""
+    return Method(
+        name="rlrt",
+        context=Sibling(),
+        direction=WeighByTeacher("-", strength, bound, successes_only=True),
+        outcome=FollowOutcome(epsilon=epsilon),
+        reduce="token",
+        teacher=teacher,
+        group=group,
+        paper="arXiv 2605.10781",
+    )
+
+
+def sdpg(
+    show: Shown = "answer",
+    share: float = 1e-3,
+    group: int = 8,
+    epsilon: float = 0.2,
+    teacher: TeacherKind = "live",
+) -> Method:
+    """The policy gradient and, on rollouts better than their group, a reverse divergence, arXiv 2606.04036."""
+    return Method(
+        name="sdpg",
+        context=Answer(show),
+        stance=OnSuccess(by="advantage"),
+        direction=MatchDistribution(beta=1.0, clip=None, share=share),
+        outcome=FollowOutcome(epsilon=epsilon),
+        reduce="token",
+        teacher=teacher,
+        group=group,
+        paper="arXiv 2606.04036",
+    )

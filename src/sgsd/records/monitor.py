@@ -1,0 +1,97 @@
+"""The watch over a run: asks the guards after every step, writes down what they find and ends the run where it should.
+
+All it knows are the records of metrics.jsonl, so a resumed run says what the uninterrupted one would have said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sgsd.notices import warn
+from sgsd.records.guards import GUARDS, TREND, GuardsConfig, Record, trend
+from sgsd.records.run_files import Records
+
+
+class GuardStopError(RuntimeError):
+    """A guard ended the run as it was told to; a checkpoint is saved, and the run can go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A guard that fired: at which step, its figure, the setting it was held against, and a line for people."""
+
+    guard: str
+    step: int
+    value: float
+    bound: float
+    window: int
+    action: str
+    message: str
+
+    @property
+    def line(self) -> str:
+        return f"guard {self.guard}, step {self.step}: {self.message}"
+
+
+class Monitor:
+    """A guard fires once: at its first step beyond the bound, and again only after a whole window within it."""
+
+    def __init__(self, config: GuardsConfig, past: Sequence[Record] = ()) -> None:
+        settings = {name: getattr(config, name) for name in GUARDS}
+        self.settings = {name: setting for name, setting in settings.items() if setting.action != "off"}
+        self.history: list[Record] = []
+        self.beyond: dict[str, int] = {}  # the last step at which a guard was beyond its bound
+        # What was said before an interruption is not said again; a window back is as far as it matters.
+        longest = max((setting.window for setting in self.settings.values()), default=0)
+        self.history = list(past[: max(0, len(past) - longest - 1)])
+        for record in past[len(self.history) :]:
+            self(record)
+        self.ended_by: Finding | None = None
+
+    def __call__(self, record: Record) -> list[Finding]:
+        """The guards that begin to fire with this record."""
+        self.history.append(record)
+        step, found = len(self.history), []
+        for name, setting in self.settings.items():
+            guard = GUARDS[name]
+            value = guard.figure(self.history, setting.window) if step >= setting.window else None
+            if value is None or not guard.beyond(value, setting.bound):
+                continue
+            quiet = step - self.beyond.get(name, -setting.window)
+            self.beyond[name] = step
+            if quiet > setting.window:
+                message = guard.says(value, setting)
+                found.append(
+                    Finding(name, record["step"], value, setting.bound, setting.window, setting.action, message)
+                )
+        self.ended_by = next((finding for finding in found if finding.action == "stop"), None)
+        return found
+
+    def with_trend(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record of the step that ends, with how |Δ| has moved in the last ones."""
+        moved = trend([*self.history[-TREND + 1 :], record], "delta_abs")
+        return record if moved is None else {**record, "delta_trend": moved}
+
+    def check_end(self, folder: Path, step: int, steps: int) -> None:
+        """Raises GuardStopError where a guard has ended the run before its last step."""
+        if self.ended_by is not None and step < steps:
+            go_on = f"saved after step {step}; go on with: sgsd train {folder / 'config.yaml'} --resume"
+            raise GuardStopError(f"{self.ended_by.line}; stopped as configured, {go_on}")
+
+
+def tell(records: Records, findings: Sequence[Finding]) -> None:
+    """Write down the guards that fire, and say so."""
+    for finding in findings:
+        records.write("guards", asdict(finding))
+        warn(finding.line)
+
+
+def fired(records: Records) -> dict[str, list[int]]:
+    """The guards that fired in a run, each with its steps."""
+    found: dict[str, list[int]] = {}
+    for line in records.read("guards"):
+        found.setdefault(line["guard"], []).append(line["step"])
+    return found

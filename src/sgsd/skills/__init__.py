@@ -1,0 +1,43 @@
+"""Growth: from verified rollouts to skills. Memories, writers, extraction, merging, cold start, upkeep during a run."""
+
+from sgsd.skills.build import BuildSettings, Built, Forecast, Progress, build_bank, forecast, merge_kinds
+from sgsd.skills.cache import AnswerCache
+from sgsd.skills.engine_writer import EngineWriter
+from sgsd.skills.extract import ExtractSettings, extract
+from sgsd.skills.memories import Memory, MemoryFile, memory_of
+from sgsd.skills.merge import MergeSettings, merge
+from sgsd.skills.openai_writer import ServerSettings, ServerWriter
+from sgsd.skills.writer import Failed, Request, ScriptedWriter, Writer, Written
+from sgsd.skills.writer_client import Usage, WriterClient, WriterError
+
+TEMPLATES = ("extract_success", "extract_failure", "merge_skills", "merge_mistakes", "repair")
+
+__all__ = [
+    "TEMPLATES",
+    "AnswerCache",
+    "BuildSettings",
+    "Built",
+    "EngineWriter",
+    "ExtractSettings",
+    "Failed",
+    "Forecast",
+    "Memory",
+    "MemoryFile",
+    "MergeSettings",
+    "Progress",
+    "Request",
+    "ScriptedWriter",
+    "ServerSettings",
+    "ServerWriter",
+    "Usage",
+    "Writer",
+    "WriterClient",
+    "WriterError",
+    "Written",
+    "build_bank",
+    "extract",
+    "forecast",
+    "memory_of",
+    "merge",
+    "merge_kinds",
+]

@@ -1,0 +1,80 @@
+"""From memories to proposals: one call a memory, skills after a success, mistakes after a failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sgsd.bank import Proposal
+from sgsd.contexts import PromptSet
+from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
+from sgsd.skills.memories import Memory
+from sgsd.skills.writer import Request
+from sgsd.skills.writer_client import WriterClient
+from sgsd.types import BankItem
+
+LEFT_OUT = "\n[… {} characters left out …]\n"
+TOO_MANY = "more items than asked for"
+
+Objection = Callable[[BankItem, Memory], str | None]  # why an item may not be proposed, or None
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How a memory is read."""
+
+    items: int = 3  # at most, from one memory
+    max_tokens: int = 1024  # of an answer
+    max_chars: int = 12_000  # of a solution; a longer one loses its middle, which the prompt says and the count tells
+
+
+@dataclass
+class Extraction:
+    """What came of the memories."""
+
+    proposals: list[Proposal] = field(default_factory=list)
+    shortened: int = 0  # solutions that lost their middle
+    refused: Counter[str] = field(default_factory=Counter)  # items that were read but not taken, by reason
+
+
+def extraction_request(memory: Memory, prompts: PromptSet, settings: ExtractSettings) -> Request:
+    """The call for one memory. The reference answer is not in it, for it is not in the memory."""
+    name = "extract_success" if memory.correct else "extract_failure"
+    answer = ExtractedSkills if memory.correct else ExtractedMistakes
+    solution = shortened(visible(memory.solution), settings.max_chars)
+    text = prompts.render(name, problem=memory.problem, solution=solution, items=settings.items)
+    return Request((("user", text),), answer, settings.max_tokens)
+
+
+def extract(
+    memories: Sequence[Memory], client: WriterClient, settings: ExtractSettings, objection: Objection | None = None
+) -> Extraction:
+    """Ask about every memory and gather the items, each with the memory it came from."""
+    requests = [extraction_request(memory, client.prompts, settings) for memory in memories]
+    result = Extraction(shortened=sum(len(visible(m.solution)) > settings.max_chars for m in memories))
+    for memory, reading in zip(memories, client.ask(requests), strict=True):
+        drafts = reading.drafts if reading else ()
+        result.refused[TOO_MANY] += max(0, len(drafts) - settings.items)
+        for draft in drafts[: settings.items]:
+            item = draft.to_item()
+            why_not = objection(item, memory) if objection else None
+            if why_not is None:
+                result.proposals.append(Proposal(item, memories=(memory.id,)))
+            else:
+                result.refused[why_not] += 1
+    result.refused = +result.refused
+    return result
+
+
+def visible(text: str) -> str:
+    """What is left of a completion without its think block; all of it where the block never closes."""
+    return text.rpartition("</think>")[2].strip() or text.strip()
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its beginning and its end with a note of what is missing between them."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return text[:half] + LEFT_OUT.format(len(text) - 2 * half) + text[-half:]

@@ -1,0 +1,247 @@
+"""A cold start as configured: by the config of the run that will train with the bank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import sgsd
+from sgsd.bank import BankStore, objection, save_bank
+from sgsd.config.run_config import RunConfig
+from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
+from sgsd.data.problems import load_problems, problem_at
+from sgsd.distributed.launcher import make_accelerator
+from sgsd.files import write_atomic
+from sgsd.rollout import Engine, TransformersEngine, Untrained
+from sgsd.skills import (
+    TEMPLATES,
+    AnswerCache,
+    BuildSettings,
+    ExtractSettings,
+    Memory,
+    MergeSettings,
+    WriterClient,
+    build_bank,
+    forecast,
+    memory_of,
+)
+from sgsd.skills import Progress as BuildProgress
+from sgsd.skills.merge import Layer
+from sgsd.train.contexts.writers import make_writer
+from sgsd.train.engines import close_engine, outside_engine
+from sgsd.train.models import load_model, load_tokenizer
+from sgsd.train.resume_run import differences
+from sgsd.train.setup import make_verifier
+from sgsd.types import BankItem, Problem, Rollout, UserError
+from sgsd.verify import Verifier
+
+#: The sections that decide a cold start; the rest of a run's config may change without a new one.
+DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "growth")
+
+
+def build_settings(config: RunConfig) -> BuildSettings:
+    g = config.growth
+    return BuildSettings(
+        rollouts=g.rollouts,
+        extract=ExtractSettings(items=g.items, max_tokens=g.extract_tokens, max_chars=g.solution_chars),
+        merge=MergeSettings(group=g.merge_group, patience=g.merge_patience, max_tokens=g.merge_tokens),
+    )
+
+
+def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = False) -> Path | None:
+    """Build the bank at `bank.path`, or say what that would cost; returns the bank's path.
+
+    The work is kept in `BANK.build/`, so that the same command goes on after a kill.
+
+    Raises:
+        UserError: `bank.path` is taken or missing, the settings differ from those the work was begun with, or
+            something they name is not there.
+        WriterError: too many calls failed.
+    """
+    target = _target(config)
+    folder = target.with_name(target.name + ".build")
+    refuse_other_settings(folder, config)
+    problems = load_problems(config.data)
+    tokenizer = load_tokenizer(config.model)
+    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts, settings = load_prompts(config.writer.prompts, required=TEMPLATES), build_settings(config)
+    if dry_run:
+        _tell_forecast(config, settings, prompts, problems, tokenizer, console)
+        return None
+    engine = _engine(config, tokenizer, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.json", json.dumps(deciding(config), indent=1))
+    with ExitStack() as stack:
+        stack.callback(close_engine, engine)
+        verifier = stack.enter_context(make_verifier(config))
+        cache = stack.enter_context(AnswerCache(folder / "answers.sqlite"))
+        writer = stack.enter_context(make_writer(config, engine, tokenizer))
+        client = WriterClient(writer, prompts, cache, config.writer.failure_budget)
+        bar = stack.enter_context(_progress(console))
+        built = build_bank(
+            folder,
+            settings,
+            Sampler(config, engine, verifier, maker, problems).sample,
+            client,
+            objection=Objector(problems),
+            metadata=_metadata(config),
+            progress=BuildProgress(_Stages(bar, client).show, _layer_line(console)),
+        )
+    write_atomic(folder / "build.json", json.dumps(built.to_dict(), indent=1))
+    _deliver(folder / "bank.sqlite", target)
+    _tell_result(built.to_dict(), target, console)
+    return target
+
+
+class Objector:
+    """Keeps out what would carry a reference answer, or orders to the reader, into the bank."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.golds = {problem.id: problem.gold for problem in problems}
+
+    def __call__(self, item: BankItem, memory: Memory) -> str | None:
+        return objection(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
+
+
+class Sampler:
+    """Rollout i belongs to the i-th problem of the seed's order, as in training."""
+
+    def __init__(
+        self, config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptBuilder, problems: Sequence[Problem]
+    ) -> None:
+        self.config, self.engine, self.verifier, self.maker, self.problems = config, engine, verifier, maker, problems
+
+    def sample(self, indices: Sequence[int]) -> list[tuple[int, Memory | None]]:
+        seed, thinking = self.config.seed, self.config.prompts.student_thinking
+        chosen = [problem_at(self.problems, index, seed) for index in indices]
+        prompts = [self.maker.student(problem, thinking=thinking) for problem in chosen]
+        done = self.engine.sample(prompts, indices, self.config.sampling.to_sampling(), seed=seed)
+        verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
+        rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
+        return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    whole = config.model_dump(mode="json")
+    return {name: whole[name] for name in DECIDING}
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """A build that was begun goes on with the settings it was begun with. Raises UserError."""
+    saved = folder / "config.json"
+    if not saved.is_file():
+        return
+    changed = differences(json.loads(saved.read_text(encoding="utf-8")), deciding(config))
+    if changed:
+        shown = "; ".join(f"{key}: was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:8])
+        raise UserError(
+            f"{folder}: this cold start was begun with other settings ({shown}); put them back or remove it"
+        )
+
+
+def _target(config: RunConfig) -> Path:
+    if config.bank.path in (None, "lab"):
+        raise UserError("bank.path: say where the bank is to be written, for instance my_bank.sqlite or my_bank.json")
+    target = Path(str(config.bank.path))
+    if target.exists():
+        raise UserError(f"bank.path: {target} is there already; name another, or move it away")
+    return target
+
+
+def _engine(config: RunConfig, tokenizer: Any, folder: Path) -> Engine:
+    """The engine that the run will sample from, with the model as it is before the run."""
+    own = TransformersEngine(load_model(config.model).eval(), tokenizer, token_budget=config.compute.rollout_tokens)
+    if config.rollout.engine == "transformers":
+        own.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return own
+    # Nothing of it belongs into the run's folder, no adapter is there yet, and the policy may be the one that writes.
+    growth = config.growth.model_copy(update={"every": 1})
+    alone = config.model_copy(update={"output": str(folder), "lora": None, "growth": growth})
+    return outside_engine(alone, make_accelerator(), own, Untrained())
+
+
+def _metadata(config: RunConfig) -> dict[str, Any]:
+    source = f"sgsd {sgsd.__version__}, cold start"
+    return {"source": source, "model": config.model.path, "growth": config.growth.model_dump(mode="json")}
+
+
+def _deliver(store: Path, target: Path) -> None:
+    """A JSON file or a store, as the name asks for; written whole or not at all."""
+    with BankStore(store, read_only=True) as source:
+        bank = source.snapshot()
+    if target.suffix == ".json":
+        save_bank(bank, target)
+        return
+    write_atomic(target, store.read_bytes())
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[cost]}"), console=console, transient=True)
+
+
+class _Stages:
+    """One bar a stage, with what the writer has cost so far."""
+
+    def __init__(self, bar: Progress, client: WriterClient) -> None:
+        self.bar, self.client = bar, client
+        self.tasks: dict[str, Any] = {}
+
+    def show(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bar.add_task(name, total=total or None, cost="")
+        usage = self.client.usage
+        cost = f"{usage.prompt_tokens + usage.completion_tokens:,} tokens, {usage.cached} cached" if usage.calls else ""
+        self.bar.update(self.tasks[name], completed=done, cost=cost)
+
+
+def _layer_line(console: Console) -> Any:
+    def tell(kind: str, layer: Layer) -> None:
+        groups = "one group" if layer.groups == 1 else f"{layer.groups} groups"
+        console.print(f"merged {kind}: {layer.before} → {layer.after} in {groups}", highlight=False)
+
+    return tell
+
+
+def _tell_forecast(
+    config: RunConfig,
+    settings: BuildSettings,
+    prompts: PromptSet,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    console: Console,
+) -> None:
+    """The policy's tokenizer counts for any writer: theirs differ by less than the estimate does."""
+    problem = problem_at(problems, 0, config.seed)
+    example = Memory(0, problem.id, problem.text, "", correct=True)
+    cost = forecast(
+        settings, example, prompts, lambda text: len(tokenizer(text)["input_ids"]), config.sampling.max_tokens
+    )
+    console.print(
+        f"{cost.rollouts} rollouts of at most {config.sampling.max_tokens} tokens; then at most"
+        f" {cost.extract_calls} calls to extract and about {cost.merge_calls} to merge:"
+        f" about {cost.prompt_tokens:,} tokens in, {cost.completion_tokens:,} out. Nothing was written.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _tell_result(built: dict[str, Any], target: Path, console: Console) -> None:
+    usage = built["writer"]
+    lost = sum(usage["failures"].values())
+    console.print(
+        f"{target}: {built['skills']} skills and {built['mistakes']} mistakes from {built['memories']} rollouts"
+        f" ({built['successes']} right, {built['failures']} wrong, {built['unknown']} undecided);"
+        f" {usage['calls']} calls, {usage['cached']} answers from the cache, {lost} without an answer,"
+        f" {usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} out.",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

@@ -1,1 +1,0 @@
-"""Banks that are made, grown and judged by experience."""

@@ -1,1 +1,0 @@
-"""Checkpoints, and the proof that a run goes on as the one it was."""

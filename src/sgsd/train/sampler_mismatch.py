@@ -1,0 +1,67 @@
+"""How far the sampler's log-probs may be from the trainer's: as far as rounding explains, and no further."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sgsd.distributed.collectives import largest
+from sgsd.notices import warn
+from sgsd.rollout import Engine
+from sgsd.train.policy import Policy
+
+#: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.
+#: Measured on the lab, where sampling goes through a cache and scoring does not: 1.5e-7 and 8e-4. Another engine with
+#: kernels of its own is ten times further off in bfloat16; weights one epoch of training away are off by more.
+ROUNDING = {"float32": 1e-3, "bfloat16": 3e-2}
+
+
+class StaleSamplerError(RuntimeError):
+    """The engine samples from other weights than those that are trained; nothing has been changed by it."""
+
+
+def trainer_rounding(policy: Policy) -> float:
+    """The mean difference that the trainer's own precision explains, nats a token."""
+    return ROUNDING["float32" if policy.exact else "bfloat16"]
+
+
+def sampler_rounding(policy: Policy, engine: Engine) -> float:
+    """The mean difference that the coarser precision of trainer and engine explains, nats a token."""
+    dtype = getattr(engine, "dtype", None)  # an engine that does not say samples as the trainer computes
+    exact = dtype in (None, "float32")
+    return max(trainer_rounding(policy), ROUNDING["float32" if exact else "bfloat16"])
+
+
+def mean_gap(sampler_logps: Sequence[Tensor], trainer_logps: Sequence[Tensor]) -> float:
+    """Mean |difference| over all tokens of this process's rollouts, [T] each; nats a token."""
+    return float((torch.cat(list(sampler_logps)) - torch.cat([logps.cpu() for logps in trainer_logps])).abs().mean())
+
+
+def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None = None, staleness: int = 0) -> None:
+    """Hold a gap of this process against the bounds, together with all others.
+
+    A gap beyond `alarm` (`rollout.gap_alarm`; None: half of the bound) is worth a warning. Weights that are known to
+    be stale have no bound.
+
+    Raises:
+        StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
+    """
+    worst = largest(policy.accelerator, gap if gap == gap else math.inf)
+    bound = math.inf if staleness else sampler_rounding(policy, engine)
+    alarm = bound / 2 if alarm is None else alarm
+    if worst > bound or worst == math.inf:
+        raise StaleSamplerError(
+            f"the engine samples from other weights than the trainer's: its log-probabilities are off by {worst:.2g}"
+            f" nats a token, {bound:g} is what rounding explains; no weight has been touched by these rollouts"
+        )
+    if worst > alarm:
+        warn(f"sampler_gap: the engine's log-probabilities are off by {worst:.2g} nats a token (gap_alarm {alarm:g})")
+
+
+def draws_dropout(model: nn.Module) -> bool:
+    """True where passes with a gradient differ from those without by more than rounding."""
+    attention = getattr(getattr(model, "config", None), "attention_dropout", 0.0) or 0.0
+    return attention > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())

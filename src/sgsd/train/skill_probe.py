@@ -1,0 +1,196 @@
+"""Before any training: rollouts of the current policy, scored under the bank's teachers and under the controls.
+
+The rollouts are those that training would draw first. Nothing is trained and nothing is written.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sgsd
+from sgsd.bank import Ledger
+from sgsd.contexts import AnyProvider, Graded, pools_for
+from sgsd.evaluate.separation import (
+    RULE,
+    SOURCES,
+    STANCES,
+    Findings,
+    Observation,
+    Reading,
+    Source,
+    Verdict,
+    find,
+    judge,
+    sightings,
+)
+from sgsd.methods import Method
+from sgsd.methods import losses as L
+from sgsd.methods.context import SkillPairs
+from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
+from sgsd.scorer import Role, Row, Scores
+from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
+from sgsd.train.microbatch import passes
+from sgsd.train.models import weights_hash
+from sgsd.train.setup import Run
+from sgsd.types import RolloutRequest, TeacherView, UserError
+
+PACKAGES = ("torch", "transformers", "numpy", "bm25s")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found, the ledger of the bank's items by the method's own stance, and all that decided it."""
+
+    findings: Findings
+    verdict: Verdict
+    stance: StanceKind
+    ledger: Ledger
+    made_by: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        balanced = {row.ids[0]: self.ledger.balanced_posterior(row.ids[0]) for row in self.ledger.rows()}
+        shown = {name: {"mean": p.mean, "low": p.low, "high": p.high} for name, p in balanced.items()}
+        return {
+            "verdict": asdict(self.verdict),
+            "rule": RULE,
+            "stance": self.stance,
+            "findings": self.findings.to_dict(),
+            "items": [{**asdict(row), "balanced_posterior": shown[row.ids[0]]} for row in self.ledger.rows()],
+            "ledger": self.ledger.to_json(),
+            "made_by": self.made_by,
+        }
+
+
+def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> Probe:
+    """Sample, verify, score and judge. `tell` hears how many rollouts are done.
+
+    Raises:
+        UserError: the method retrieves no pairs, or several processes were started.
+    """
+    check_method(run.method)
+    if run.accelerator.num_processes > 1:
+        raise UserError("a probe runs in one process; start it without a launcher")
+    stance = stance_of(run.method)
+    observations = observe(run, rollouts, tell)
+    findings = find(observations, run.config.seed)
+    ledger = Ledger().observe(sightings(observations, "bank", stance.kind, stance.confidence))
+    return Probe(findings, judge(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
+
+
+def check_method(method: Method) -> None:
+    """Raises UserError for a method without skill pairs."""
+    if method.part(SkillPairs) is None:
+        raise UserError(f"method.name: {method.name} retrieves no skill pairs, so there is no bank to probe; take sgsd")
+
+
+def stance_of(method: Method) -> VerifiedSupport:
+    """The method's own; of a method that has none, the published one."""
+    return method.stance if isinstance(method.stance, VerifiedSupport) else VerifiedSupport()
+
+
+def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[Observation]:
+    """The first rollouts that training would draw, each read by all pools."""
+    run.engine.sync()
+    run.policy.scorer.eval()
+    prompts, bank = run.config.prompts.folder, pairs_alone(run.provider)
+    providers: dict[Source, AnyProvider] = {"bank": bank}
+    providers |= {name: make_control(name, bank, prompts, run.problems) for name in CONTROLS}
+    readers = Readers(providers, null_teacher(bank, prompts))
+    asked = islice(chain.from_iterable(run.sampler.requests(step) for step in count(1)), rollouts)
+    seen: list[Observation] = []
+    while chunk := list(islice(asked, run.config.rollouts)):
+        seen += readers.observe(run, chunk)
+        tell(len(seen))
+    return seen
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The pools of teachers that read every rollout, and the null teacher that a contrast compares them with."""
+
+    providers: Mapping[Source, AnyProvider]
+    nulls: AnyProvider
+
+    def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[Observation]:
+        """As many rollouts as one step of training would draw."""
+        rollouts = run.sampler.answer(asked)
+        verdicts = run.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
+        shown = self._shown([Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)])
+        rows = [Row(v.prompt_ids, r.completion.token_ids) for r, views in zip(rollouts, shown) for _, v in views]
+        taught = iter(score_rows(run, rows, role="teacher"))
+        found = []
+        for rollout, verdict, student_T, views in zip(rollouts, verdicts, plain, shown):
+            mask_T = run.learner.token_mask(rollout.completion.token_ids)
+            pools = read(stance_of(run.method), views, [next(taught) for _ in views], student_T, mask_T)
+            found.append(Observation(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
+        return found
+
+    def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
+        """Of each rollout its null teacher, then all teachers that fit; nothing where the null teacher does not."""
+        pools = {source: pools_for(provider, rollouts) for source, provider in self.providers.items()}
+        nulls = [null for (null,) in pools_for(self.nulls, rollouts)]
+        return [
+            [(None, null), *((s, view) for s in SOURCES for view in pools[s][b] if view.prompt_ids)]
+            if null.prompt_ids
+            else []
+            for b, null in enumerate(nulls)
+        ]
+
+
+Shown = tuple[Source | None, TeacherView]  # of no source: the null teacher
+
+
+def read(
+    stance: VerifiedSupport, shown: Sequence[Shown], logps_KT: Sequence[Tensor], student_T: Tensor, mask_T: Tensor
+) -> dict[Source, tuple[Reading, ...]]:
+    """What every teacher says of one rollout, by each stance; the first of them is the null teacher."""
+    pools: dict[Source, list[Reading]] = {source: [] for source in SOURCES}
+    if shown:
+        mask_1T = mask_T[None]
+        delta_1KT = L.gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
+        supports = {
+            kind: replace(stance, kind=kind, clip=min(stance.clip, MAX_RATIO_CLIP) if kind == "ratio" else stance.clip)
+            .support(delta_1KT, mask_1T, delta_1KT[:, 0])[0]
+            .tolist()
+            for kind in STANCES
+        }
+        for k, (source, view) in enumerate(shown):
+            if source is not None:
+                support = {kind: values[k] for kind, values in supports.items()}
+                pools[source].append(Reading(view.item_ids, view.weight, support))
+    return {source: tuple(readings) for source, readings in pools.items()}
+
+
+@torch.no_grad()
+def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
+    """The log-probs of every row's completion, each [T]."""
+    found: dict[int, Tensor] = {}
+    if rows:
+        for indices, pack in passes(run.policy, rows, run.config.compute.teacher_tokens, idle=rows[0]):
+            scores: Scores = run.policy.scorer(pack, role=role)
+            assert scores.logps_N is not None
+            found.update(zip(indices, scores.logps_N.split([len(rows[i].completion_ids) for i in indices])))
+    return [found[i] for i in range(len(rows))]
+
+
+def made_by(run: Run, rollouts: int) -> dict[str, Any]:
+    """All one needs to get the same figures again."""
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "seed": run.config.seed,
+        "rollouts": rollouts,
+        "model": run.config.model.path,
+        "model_sha256": weights_hash(run.config.model),
+        "bank_version": run.bank.current.version if run.bank else None,
+        "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
+        "machine": {"system": platform.platform(), "device": str(run.accelerator.device)},
+    }
