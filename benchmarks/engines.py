@@ -34,8 +34,8 @@ VLLM = {"rollout.engine": "vllm", "rollout.options": {"enforce_eager": True, "ma
 WAYS: dict[str, dict[str, Any]] = {
     "transformers": {},
     "vllm": VLLM,
-    "overlap": {**VLLM, "rollout.overlap": True},
-    "weighed": {**VLLM, "rollout.overlap": True, "rollout.importance_cap": 2.0},
+    "overlap": {**VLLM, "rollout.prefetch": True},
+    "weighed": {**VLLM, "rollout.prefetch": True, "rollout.importance_cap": 2.0},
 }
 
 

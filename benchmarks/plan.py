@@ -57,7 +57,7 @@ LAB: dict[str, Any] = {
     },
     "sampling": {"max_tokens": 96},
     "bank": {"path": "lab"},
-    "optimizer": {"lr": 3e-4, "grad_clip": 1.0},
+    "optimizer": {"lr": 3e-4, "max_grad_norm": 1.0},
 }
 CASES: dict[str, dict[str, Any]] = {
     "lab": {

@@ -1,4 +1,4 @@
-"""`rollout.overlap`: the next step's rollouts are sampled while this one trains, from weights one update old.
+"""`rollout.prefetch`: the next step's rollouts are sampled while this one trains, from weights one update old.
 
 The engine here has weights of its own, as vLLM has: a copy of the policy, brought up to date by each sync.
 """
@@ -29,7 +29,7 @@ from sgsd.train import loop, setup
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap
 from sgsd.types import Completion, UserError
 
-LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "grad_clip": 1.0}}
+LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "max_grad_norm": 1.0}}
 GATE_SECONDS = 60.0
 
 
@@ -268,10 +268,10 @@ def test_teachers_that_ask_the_policy_get_the_same_answers_after_a_resume(
 @pytest.mark.parametrize(
     ("rollout", "refusal"),
     [
-        ({"overlap": True}, "rollout.overlap: means something to vllm and server, not to engine transformers"),
+        ({"prefetch": True}, "rollout.prefetch: means something to vllm and server, not to engine transformers"),
         (
-            {"overlap": True, "engine": "vllm", "sleep": 1},
-            "rollout.sleep: with rollout.overlap the engine is never idle",
+            {"prefetch": True, "engine": "vllm", "sleep": 1},
+            "rollout.sleep: with rollout.prefetch the engine is never idle",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_two_steps_say_what_forty_will_take(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("the user's own, of another run")
     evaluation = {"data": {"path": "lab:held-out"}, "problems": 4, "samples": 2, "sampling": {"max_tokens": 96}}
-    path = write_config(tmp_path, evaluation=evaluation, checkpoint={"every": 10}, growth={"every": 1})
+    path = write_config(tmp_path, evaluation=evaluation, checkpoint={"every": 10}, skills={"every": 1})
     before = files(tmp_path)
     assert run(["plan", path, "--steps", "2", "--seed", "3"]) == 0
     assert files(tmp_path) == before

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import small_config
-from sgsd.config.guard_settings import GuardConfig, GuardsConfig
-from sgsd.config.run_config import parse_config, parse_yaml
+from sgsd.config.guards_config import GuardConfig, GuardsConfig
+from sgsd.config.loading import parse_config
+from sgsd.config.yaml_text import parse_yaml
 from sgsd.records.guards import GUARDS
 from sgsd.records.monitor import Finding, Monitor
 from sgsd.types import UserError
@@ -216,7 +217,7 @@ def test_a_setting_that_means_nothing_is_refused_by_name(text: str, said: str, t
 
 
 def test_settings_survive_the_command_line_and_the_run_s_own_config(tmp_path: Path) -> None:
-    from sgsd.cli.training import read_config
+    from sgsd.cli.overrides import read_config
 
     config = small_config(tmp_path, guards={"length": {"action": "off"}})
     saved = tmp_path / "config.yaml"

@@ -10,13 +10,14 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "files"}
+GROUND = {"types", "secrets", "files", "notices"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
     "files": set(),
+    "notices": set(),
     "methods": {"types"},
     "bank": {"types", "files", "methods"},
     "verify": {"types", "methods"},
@@ -26,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "evaluate": {*CORE, "train"},
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "files", "bank", "verify", "contexts", "rollout"},
-    "config": RUN,
+    "config": {"types", "notices", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
     "distributed": RUN,
@@ -38,6 +39,7 @@ BELOW: dict[str, set[str]] = {
     "report": {*GROUND, "records"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
+BELOW["__main__"] = {"cli"}
 
 
 def room(path: Path) -> str:

@@ -39,7 +39,7 @@ def test_launches_that_cannot_be_done_right_are_refused(tmp_path: Path) -> None:
     config = small_config(tmp_path, rollouts=4, **METHODS["grpo-lora"])
     with pytest.raises(UserError, match="1 groups cannot be shared by 2 processes"):
         check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
-    config = small_config(tmp_path, growth={"every": 1}, writer={"kind": "policy"})
+    config = small_config(tmp_path, skills={"every": 1}, writer={"kind": "policy"})
     check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
     with pytest.raises(UserError, match=r"writer.kind: policy .* under fsdp2"):
         check_strategy(config, config.build_method(), accelerator(DistributedType.FSDP))

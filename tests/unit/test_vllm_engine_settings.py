@@ -41,16 +41,24 @@ def test_the_default_is_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rollout", "changes", "said"),
     [
-        ({"memory": 0.5}, {}, "rollout.memory: means something to vllm, not to engine transformers"),
+        (
+            {"gpu_memory_utilization": 0.5},
+            {},
+            "rollout.gpu_memory_utilization: means something to vllm, not to engine transformers",
+        ),
         ({"timeout": 5.0}, {}, "rollout.timeout: means something to vllm and server, not to engine transformers"),
         ({**VLLM, "base_url": "http://x"}, {}, "rollout.base_url: means something to server, not to engine vllm"),
         ({**SERVER, "sleep": 1}, {}, "rollout.sleep: means something to vllm, not to engine server"),
         ({**SERVER, "options": {"a": 1}}, {}, "rollout.options: means something to vllm"),
         ({"engine": "server"}, {}, "rollout.base_url: where is the server?"),
         ({**VLLM, "sleep": 2}, {"lora": LORA}, "rollout.sleep: 2 forgets the weights under the adapter; use 1"),
-        ({**VLLM, "context": 600}, {}, "prompts.max_tokens and sampling.max_tokens together are 608, 600 is less"),
-        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is the engine's own to say"),
-        ({**VLLM, "memory": 1.5}, {}, "rollout.memory"),
+        (
+            {**VLLM, "max_model_len": 600},
+            {},
+            "prompts.max_tokens and sampling.max_tokens together are 608, 600 is less",
+        ),
+        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is set by the engine itself"),
+        ({**VLLM, "gpu_memory_utilization": 1.5}, {}, "rollout.gpu_memory_utilization"),
         ({"engine": "sglang"}, {}, "rollout.engine"),
     ],
 )
@@ -68,7 +76,7 @@ def parts_with(tmp_path: Path, **changes: Any) -> Parts:
 
 def test_each_engine_is_made_and_nothing_is_started(tmp_path: Path) -> None:
     assert isinstance(parts_with(tmp_path).engine, TransformersEngine)
-    own = {"memory": 0.3, "sleep": 1, "tensor_parallel": 2, "options": {"max_num_seqs": 7}}
+    own = {"gpu_memory_utilization": 0.3, "sleep": 1, "tensor_parallel": 2, "options": {"max_num_seqs": 7}}
     parts = parts_with(tmp_path, rollout={**VLLM, **own}, lora={"rank": 12, "alpha": 8})
     engine = parts.engine
     assert isinstance(engine, VllmEngine)
@@ -147,8 +155,11 @@ def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Par
     check_gap(parts, 4e-4)
     assert not heard
     check_gap(parts, 6e-4)
-    assert heard == ["sampler_gap: the engine's log-probabilities are off by 0.0006 nats a token (gap_alarm 0.0005)"]
-    rollout = parts.config.rollout.model_copy(update={"gap_alarm": 1e-4})
+    assert heard == [
+        "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token"
+        " (rollout.mismatch_warning 0.0005)"
+    ]
+    rollout = parts.config.rollout.model_copy(update={"mismatch_warning": 1e-4})
     check_gap(replace(parts, config=parts.config.model_copy(update={"rollout": rollout})), 2e-4)
     assert len(heard) == 2
 

@@ -120,7 +120,7 @@ def our_gradient(
         rollouts=len(rollouts),
         group=group,
         sampling={"max_tokens": MAX_TOKENS},
-        optimizer={"grad_clip": 1e9},
+        optimizer={"max_grad_norm": 1e9},
     )
     parts = build_parts(config, Accelerator(cpu=True))
     parts.evidence_log.ledger = lived_ledger()

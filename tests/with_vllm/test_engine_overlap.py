@@ -18,10 +18,10 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 SETTINGS: dict[str, Any] = {
     "lora": RANK,
     "steps": 4,
-    "optimizer": {"lr": 1e-2, "grad_clip": 1.0},
+    "optimizer": {"lr": 1e-2, "max_grad_norm": 1.0},
     "rollout": {
         "engine": "vllm",
-        "overlap": True,
+        "prefetch": True,
         "importance_cap": 2.0,
         "options": {"enforce_eager": True, "max_num_seqs": 32},
         "start_timeout": 240.0,

@@ -52,7 +52,7 @@ def test_a_killed_server(server: PolicyServer, tmp_path: Path, monkeypatch: pyte
     settings: dict[str, Any] = {
         "lora": RANK,
         "steps": 3,
-        "optimizer": {"lr": 1e-2, "grad_clip": 1.0},
+        "optimizer": {"lr": 1e-2, "max_grad_norm": 1.0},
         "rollout": {"engine": "server", "base_url": server.url, "dtype": "float32", "start_timeout": 240.0},
     }
     folder = tmp_path / "run"

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from sgsd.cli.formatting import clock_words, count_words
 from sgsd.cli.options import as_share, as_whole, config_first, take_word
-from sgsd.cli.training import notes_shown, read_config
+from sgsd.cli.overrides import read_config
+from sgsd.cli.training import notes_shown
 from sgsd.plan.devices import GPUS
 from sgsd.plan.estimate import Estimate, assumed_lengths
 from sgsd.plan.measured import Measured, measure
@@ -104,8 +105,8 @@ def remarks(config: RunConfig) -> list[str]:
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > cores + 1:
         found.append(f"the machine is busy (load {load:.0f} on {cores} cores); on a quiet one all of it is faster")
-    if config.growth.every:
-        found.append(f"updates of the bank every {config.growth.every} steps are not in it; no writer was asked")
+    if config.skills.every:
+        found.append(f"updates of the bank every {config.skills.every} steps are not in it; no writer was asked")
     return found
 
 

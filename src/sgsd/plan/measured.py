@@ -136,7 +136,7 @@ def _trial(config: RunConfig, count: int, output: Path) -> RunConfig:
             "track": TrackConfig(),
             "checkpoint": CheckpointConfig(),
             "evaluation": config.evaluation.model_copy(update={"every": 0}),
-            "growth": config.growth.model_copy(update={"every": 0}),
+            "skills": config.skills.model_copy(update={"every": 0}),
         }
     )
 

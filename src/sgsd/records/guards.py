@@ -1,7 +1,7 @@
 """Guards notice training that goes wrong while it happens.
 
 A guard computes one figure from the metrics so far and compares it with a bound. docs/guards.md lists them, their
-settings are in `sgsd.config.guard_settings`, and `sgsd.records.monitor` runs them after every step.
+settings are in `sgsd.config.guards_config`, and `sgsd.records.monitor` runs them after every step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from sgsd.config.guard_settings import GuardConfig
+from sgsd.config.guards_config import GuardConfig
 from sgsd.evaluate.stats import over_seeds
 
 Record = Mapping[str, Any]

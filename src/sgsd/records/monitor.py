@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sgsd.config.guard_settings import GuardsConfig
+from sgsd.config.guards_config import GuardsConfig
 from sgsd.notices import warn
 from sgsd.records.guards import GUARDS, TREND, Record, trend
 from sgsd.records.run_files import Records

@@ -1,4 +1,4 @@
-"""The settings of the guards: when each fires, and what happens then; docs/guards.md says what each means."""
+"""The section of a configuration about guards: when each fires, and what happens then."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sgsd.config.sections import Section
-
-#: Guards that earlier versions called otherwise.
-OLD_NAMES = {"sampler_gap": "sampler_mismatch"}
+from sgsd.config.base import Section
 
 
 class GuardConfig(Section):
-    """When a guard fires and what happens then; a key that is left out keeps the guard's own default."""
+    """The bound of one guard and what happens beyond it; a key that is left out keeps that guard's own value."""
 
     bound: float = Field(gt=0, allow_inf_nan=False)
-    """In the unit of the guard's figure."""
+    """Value at which the guard fires, in the unit of the figure it looks at."""
     window: int = Field(ge=2)
-    """Steps it looks back; it is silent before there are as many."""
+    """Steps it looks back on; it is silent until there are as many."""
     action: Literal["off", "warn", "stop"] = "warn"
-    """stop: save a checkpoint and end the run; --resume goes on."""
+    """stop saves a checkpoint and ends the run, which can go on with --resume."""
 
     @field_validator("action", mode="before")
     @classmethod
@@ -30,41 +27,40 @@ class GuardConfig(Section):
 
 
 class GuardsConfig(Section):
-    """The guards and their bounds; docs/guards.md says what each means."""
+    """Bounds on the figures of training; docs/guards.md explains each. All take bound, window and action."""
 
     entropy_collapse: GuardConfig = GuardConfig(bound=0.01, window=10)
-    """Nats a token, below."""
+    """Least mean entropy, nats a token."""
     entropy_explosion: GuardConfig = GuardConfig(bound=2.0, window=10)
-    """Times that of the first steps."""
+    """Largest mean entropy, as a multiple of that of the first steps."""
     length: GuardConfig = GuardConfig(bound=2.0, window=10)
-    """Factor by which rollouts became longer or shorter than in the first steps."""
+    """Largest factor by which rollouts became longer or shorter than in the first steps."""
     truncation: GuardConfig = GuardConfig(bound=0.5, window=10)
-    """Share of rollouts that are cut off."""
+    """Largest share of rollouts that are truncated."""
     accuracy: GuardConfig = GuardConfig(bound=0.3, window=10)
-    """Share of the best window's accuracy that is lost, beyond chance."""
+    """Largest share of the best window's accuracy that may be lost, beyond chance."""
     style: GuardConfig = GuardConfig(bound=0.3, window=10)
-    """Style's share of the advantages less its share of the text."""
+    """Largest excess of style's share of the advantages over its share of the text."""
     support_auc: GuardConfig = GuardConfig(bound=0.45, window=20)
-    """Upper end of the interval of the AUC of support against outcome, below."""
+    """Least upper end of the confidence interval of the AUC of support against outcome."""
     chase: GuardConfig = GuardConfig(bound=1.5, window=10)
-    """Growth of |Δ| within the window while all supports are negative."""
+    """Largest growth of |Δ| within the window while all supports are negative, as a factor."""
     teacher_equals_student: GuardConfig = GuardConfig(bound=5e-3, window=5)
-    """Mean |Δ|, nats a token, below."""
+    """Least mean |Δ|, nats a token."""
     teacher_uniform: GuardConfig = GuardConfig(bound=0.9, window=5)
-    """The teachers' NLL by that of a uniform guess."""
+    """Largest mean NLL of the teachers, as a share of a uniform guess's."""
     polarity: GuardConfig = GuardConfig(bound=0.9, window=10)
-    """Share of teachers reversed, or of neutral polarity."""
+    """Largest share of reversed teachers, or of neutral ones."""
     sampler_mismatch: GuardConfig = GuardConfig(bound=0.015, window=5)
-    """Mean |log-prob difference| between sampler and trainer, nats a token."""
+    """Largest mean |log-prob difference| between sampler and trainer, nats a token."""
 
     @model_validator(mode="before")
     @classmethod
     def _keep_the_rest(cls, value: Any) -> Any:
-        """A guard of which one key is given keeps its defaults for the others; earlier names are read."""
         if not isinstance(value, Mapping):
             return value
         own = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
         return {
             name: {**own[name], **given} if name in own and isinstance(given, Mapping) else given
-            for name, given in ((OLD_NAMES.get(name, name), given) for name, given in value.items())
+            for name, given in value.items()
         }
