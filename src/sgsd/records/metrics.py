@@ -260,7 +260,7 @@ def rollout_record(
         outcome=verdict.outcome,
         mask=tuple(mask_T.tolist()),
         teachers=tuple(teacher_record(k, view, detail, len(tokens)) for k, view in enumerate(pool)),
-        **({} if advantages_BT is None else {"advantages": rounded(advantages_BT[detail.row, : len(tokens)])}),
+        advantages=() if advantages_BT is None else rounded(advantages_BT[detail.row, : len(tokens)]),
     )
     return record.model_dump(exclude_unset=True)
 
