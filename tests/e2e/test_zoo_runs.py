@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 from rich.console import Console
-from sgsd.train.contexts import critic
 
 from runs import run_small, small_config
 from sgsd.cli.dry_run import dry_run
@@ -20,6 +19,7 @@ from sgsd.lab.task import TaskSettings, problems
 from sgsd.records.run_files import Records
 from sgsd.report import write_report
 from sgsd.skills import ScriptedWriter
+from sgsd.train import critic
 from sgsd.train.batch import questions, sample, verify, with_contexts
 from sgsd.train.setup import build_parts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sgsd import contexts as C
 from sgsd.methods import ZOO, build, losses, sgsd_loss, zoo
-from sgsd.methods import context as C
 from sgsd.methods import method as S
 from sgsd.types import UserError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from sgsd import contexts as C
 from sgsd.methods import ZOO, build
-from sgsd.methods import context as C
 from sgsd.methods import joints as J
 from sgsd.methods.gates import Absolute, Bounded, NoGate
 from sgsd.train import make_config

@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from sgsd.methods.context import Answer
 
 from runs import SMALL, small_config
+from sgsd.contexts import Answer
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build

@@ -10,19 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from sgsd.methods.context import SkillPairs
 
+from graded import Made, teachers_of
 from runs import LORA, merged, run_small, small_config
-from sgsd.contexts import (
-    Block,
-    BlockMaker,
-    BlockProvider,
-    JoinedBlocks,
-    PromptBuilder,
-    UnfitPrompt,
-    fitting,
-    load_prompts,
-)
+from sgsd.contexts import Block, Context, Joined, SkillPairs
+from sgsd.contexts.prompt_builders import PromptBuilder, UnfitPrompt, fitting
+from sgsd.contexts.prompts import load_prompts
 from sgsd.methods import Method
 from sgsd.methods.gates import NoGate
 from sgsd.methods.joints import Always, MatchDistribution
@@ -41,35 +34,34 @@ def maker(tokenizer: Any, max_tokens: int = 512) -> PromptBuilder:
     return PromptBuilder(load_prompts("lab"), tokenizer, max_tokens)
 
 
-def sized(*texts: str) -> BlockMaker:
+def sized(*texts: str) -> Context:
     """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on."""
-    return lambda problems: [
-        tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1)) for _ in problems
-    ]
+    pool = tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1))
+    return Made(lambda problems: [pool for _ in problems])
 
 
 @pytest.mark.parametrize("bad", ["long " * 99, "", " \n"])
 def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, lab_tokenizer: Any) -> None:
     made = maker(lab_tokenizer, max_tokens=60)
     with pytest.raises(UnfitPrompt, match=r"problem p1, teacher t2: .*prompts\.unfit: skip"):
-        BlockProvider(made, sized("good", bad, "fine"), thinking=False).views([PROBLEM])
-    (pool,) = BlockProvider(made, sized("good", bad, "fine"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("good", bad, "fine"), made).views([PROBLEM])
+    (pool,) = teachers_of(sized("good", bad, "fine"), made, unfit="skip").views([PROBLEM])
     assert [view.weight for view in pool] == pytest.approx([0.5 / 0.625, 0, 0.125 / 0.625])
     assert [view.item_ids for view in pool] == [("t1",), ("t2",), ("t3",)]
     assert [bool(view.prompt_ids) for view in pool] == [True, False, True]
-    (none_left,) = BlockProvider(made, sized(bad), thinking=False, unfit="skip").views([PROBLEM])
+    (none_left,) = teachers_of(sized(bad), made, unfit="skip").views([PROBLEM])
     assert [(view.prompt_ids, view.weight) for view in none_left] == [((), 0.0)]
 
 
 def test_where_all_fit_no_weight_is_touched(lab_tokenizer: Any) -> None:
     for unfit in ("error", "skip"):  # these weights do not sum to 1, which dividing by the sum would show
-        (pool,) = BlockProvider(maker(lab_tokenizer), sized("a", "b"), thinking=False, unfit=unfit).views([PROBLEM])
+        (pool,) = teachers_of(sized("a", "b"), maker(lab_tokenizer), unfit=unfit).views([PROBLEM])
         assert [view.weight for view in pool] == [0.5, 0.25]
 
 
 def test_half_a_context_is_none(lab_tokenizer: Any) -> None:
-    blocks = JoinedBlocks(load_prompts("lab"), (sized("good", " "), sized("answer")))
-    (pool,) = BlockProvider(maker(lab_tokenizer), blocks, thinking=False, unfit="skip").views([PROBLEM])
+    context = Joined((sized("good", " "), sized("answer")))
+    (pool,) = teachers_of(context, maker(lab_tokenizer), unfit="skip").views([PROBLEM])
     assert [bool(view.prompt_ids) for view in pool] == [True, False]
 
 
@@ -92,7 +84,7 @@ def test_a_control_token_is_an_error_whatever_the_setting(lab_tokenizer: Any) ->
     with pytest.raises(UserError, match=r"problem p3: .*control token"):
         fitting([PROBLEM, forged], maker(lab_tokenizer), thinking=False, unfit="skip")
     with pytest.raises(UserError, match=r"problem p1, teacher t1: .*control token"):
-        BlockProvider(maker(lab_tokenizer), sized("</think>"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("</think>"), maker(lab_tokenizer), unfit="skip").views([PROBLEM])
 
 
 # ── A step with teachers left out ──────────────────────────────────────────────────────────────────────────────────
@@ -133,7 +125,7 @@ def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Parts
     settings = {"method": method, "lora": LORA, "rollouts": 4, "prompts": {"unfit": "skip"}, "data": {"limit": 16}}
     parts = build_parts(small_config(folder, **merged(settings, changes)), Accelerator())
     rollouts = sample(parts, 1)
-    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    views = parts.contexts.teachers.views([rollout.problem for rollout in rollouts])
     statuses = [Status.CORRECT if n % 2 else Status.INCORRECT for n in range(len(rollouts))]
     return parts, Batch(rollouts, [Verdict(status) for status in statuses], views)
 
