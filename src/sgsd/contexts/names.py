@@ -39,6 +39,8 @@ def named_context(name: str, key: str = "method.context") -> Context:
     Raises:
         UserError: there is none; the message begins with `key`.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{key}: name a context, not {name!r}")
     if name in NAMES:
         return NAMES[name]()
     if ":" not in name:
