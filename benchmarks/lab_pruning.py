@@ -29,7 +29,7 @@ from rich.console import Console
 
 import sgsd.train.bank_upkeep
 from sgsd.bank import BankStore, Ledger, is_dynamic, quarantined, save_bank, words_of
-from sgsd.config.run_config import parse_yaml
+from sgsd.config.yaml_text import parse_yaml
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import FAMILIES
 from sgsd.lab.task_skills import HELPFUL, MISLEADING, Aim, make_mistake, make_skill
@@ -72,7 +72,7 @@ def run(seed: int, prune: str, quarantine: bool, folder: Path) -> dict[str, Any]
         "seed": seed,
         "output": str(folder / "run"),
         "bank": {"path": str(bank), "pairing": "rotated"},
-        "growth": {**growth, "prune": prune, "quarantine": quarantine},
+        "skills": {**growth, "prune": prune, "quarantine": quarantine},
         "compute": {"threads": 1},
     }
     TAKEN_OUT.clear()

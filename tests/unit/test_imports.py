@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "evaluate": {*CORE, "train"},
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "files", "bank", "verify", "contexts", "rollout"},
-    "config": RUN,
+    "config": {"types", "notices", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
     "distributed": RUN,
@@ -37,9 +37,10 @@ BELOW: dict[str, set[str]] = {
     "train": RUN,
     "plan": {*RUN, "train"},
     "integrations": {*RUN, "train"},
-    "report": GROUND,
+    "report": {*GROUND, "records"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
+BELOW["__main__"] = {"cli"}
 
 
 def room(path: Path) -> str:

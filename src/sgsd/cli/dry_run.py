@@ -16,9 +16,9 @@ from sgsd.config.run_config import RunConfig
 from sgsd.contexts import Answer
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
-from sgsd.plan.arithmetic import Lengths
 from sgsd.plan.memory import Memory
-from sgsd.plan.meta_pass import Ghost
+from sgsd.plan.meta_model import MetaModel
+from sgsd.plan.sizes import Lengths
 from sgsd.records.tracking import check_tracker
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
@@ -193,7 +193,7 @@ def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory
     lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
     strategy, processes = run.policy.strategy, run.accelerator.num_processes
     return Memory.of(
-        Ghost.of(run.config),
+        MetaModel.of(run.config),
         lengths,
         processes=processes,
         in_parts=strategy.in_parts,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sgsd.bank import terminal_safe
 from sgsd.cli.options import as_whole, config_first, take_word
-from sgsd.cli.training import read_config
+from sgsd.cli.overrides import read_config
 from sgsd.contexts.controls import CONTROLS
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.evaluate.separation import RULE, STANCES

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
 from accelerate import PartialState
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from sgsd.cli.options import config_first, take_switch
-from sgsd.cli.overrides import taken_out
-from sgsd.config.run_config import parse_yaml
-from sgsd.config.run_config import read_config as read_file
+from sgsd.cli.overrides import read_config
+from sgsd.config.loading import make_config, parse_config, read_saved
+from sgsd.config.run_config import RunConfig
+from sgsd.config.yaml_text import parse_yaml
 from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
-from sgsd.train import RunConfig, load_config, make_config, run_training
+from sgsd.train.run import run_training
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
@@ -88,20 +88,6 @@ def finish(folder: Path, console: Console) -> None:
     """The last words of a run: where everything is."""
     if PartialState().is_main_process and (folder / "metrics.jsonl").exists():
         console.print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
-
-
-def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
-    """The file, with what the command line says laid over it.
-
-    Raises:
-        UserError: see `load_config`.
-    """
-    first, rest = taken_out(overrides)
-    if not rest:
-        return load_config(path, first)
-    config = read_file(path, first)
-    changed = tyro.cli(RunConfig, default=config, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
-    return make_config(changed.model_dump(), "command line")
 
 
 def preview(args: list[str], console: Console) -> None:
@@ -181,11 +167,18 @@ def _clear_old_demo(output: Path, config: RunConfig) -> None:
         raise UserError(f"{output}: is a file; choose a folder with --output")
     if not output.exists() or not any(output.iterdir()):
         return
-    saved = output / "config.yaml"
-    found = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.is_file() else {}
-    if not isinstance(found, dict) or {**found, "seed": config.seed} != yaml.safe_load(config.to_yaml()):
+    if not _is_demo(output / "config.yaml", config):
         raise UserError(f"{output}: the folder holds something else than a demo; choose another with --output")
     shutil.rmtree(output)
+
+
+def _is_demo(saved: Path, config: RunConfig) -> bool:
+    """True where the file is the configuration of this demo, with any seed."""
+    try:
+        found = parse_config(read_saved(saved), str(saved))
+    except UserError:
+        return False
+    return found.model_copy(update={"seed": config.seed}) == config
 
 
 def _tell_result(folder: Path, console: Console) -> None:

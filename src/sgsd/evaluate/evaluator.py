@@ -31,7 +31,7 @@ class Evaluation:
             "greedy": self.greedy.to_dict(),
             "avg_at_k": {**self.avg_at_k.to_dict(), "k": self.samples},
             "truncated": self.truncated,
-            "unknown": self.unknown,
+            "ungraded": self.unknown,
         }
 
 

@@ -16,7 +16,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from sgsd.config.run_config import RunConfig, make_config
+from sgsd.config.loading import make_config
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.collectives import all_sum, largest

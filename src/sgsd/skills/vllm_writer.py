@@ -64,7 +64,7 @@ class VllmWriter:
             self._llm: Any = vllm.LLM(**settings)
         except (ValueError, OSError, RuntimeError, TypeError) as error:  # TypeError: an option it does not know
             raise UserError(
-                f"writer.model: vLLM refuses {model} with writer.context {context}: {_reason(error)}"
+                f"writer.model: vLLM refuses {model} with writer.max_model_len {context}: {_reason(error)}"
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import sgsd
 from sgsd.bank import BankStore, objection, save_bank
+from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import PromptSet, load_prompts
@@ -44,11 +45,11 @@ from sgsd.types import BankItem, Problem, Rollout, UserError
 from sgsd.verify import Verifier
 
 #: The sections that decide a cold start; the rest of a run's config may change without a new one.
-DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "growth")
+DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "skills")
 
 
 def build_settings(config: RunConfig) -> BuildSettings:
-    g = config.growth
+    g = config.skills
     return BuildSettings(
         rollouts=g.rollouts,
         extract=ExtractSettings(items=g.items, max_tokens=g.extract_tokens, max_chars=g.solution_chars),
@@ -139,7 +140,8 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     saved = folder / "config.json"
     if not saved.is_file():
         return
-    changed = differences(json.loads(saved.read_text(encoding="utf-8")), deciding(config))
+    before, _ = migrate(json.loads(saved.read_text(encoding="utf-8")), str(saved), saved=True)
+    changed = differences(before, deciding(config))
     if changed:
         shown = "; ".join(f"{key}: was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:8])
         raise UserError(
@@ -163,14 +165,14 @@ def _engine(config: RunConfig, tokenizer: Any, folder: Path) -> Engine:
         own.model.to("cuda" if torch.cuda.is_available() else "cpu")
         return own
     # Nothing of it belongs into the run's folder, no adapter is there yet, and the policy may be the one that writes.
-    growth = config.growth.model_copy(update={"every": 1})
-    alone = config.model_copy(update={"output": str(folder), "lora": None, "growth": growth})
+    skills = config.skills.model_copy(update={"every": 1})
+    alone = config.model_copy(update={"output": str(folder), "lora": None, "skills": skills})
     return outside_engine(alone, make_accelerator(), own, Untrained())
 
 
 def _metadata(config: RunConfig) -> dict[str, Any]:
     source = f"sgsd {sgsd.__version__}, cold start"
-    return {"source": source, "model": config.model.path, "growth": config.growth.model_dump(mode="json")}
+    return {"source": source, "model": config.model.path, "skills": config.skills.model_dump(mode="json")}
 
 
 def _deliver(store: Path, target: Path) -> None:

@@ -36,7 +36,7 @@ class Upkeep:
     settings: UpkeepSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        g, built = self.run.config.growth, build_settings(self.run.config)
+        g, built = self.run.config.skills, build_settings(self.run.config)
         self.settings = UpkeepSettings(g.every, g.threshold, g.add, g.capacity, built.extract, built.merge)
         if self.on and self.run.config.writer.kind == "server":
             # A missing client or key is the user's to mend now, not a warning every so many steps.
@@ -84,7 +84,7 @@ class Upkeep:
         config, run = self.run.config, self.run
         prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
         given = self._given()
-        by_evidence = worth(run.evidence_log.ledger) if config.growth.prune == "evidence" else None
+        by_evidence = worth(run.evidence_log.ledger) if config.skills.prune == "evidence" else None
         # The policy learns from step to step: its answers of one update must not stand for those of another.
         with (
             AnswerCache(self.records.folder / "answers.sqlite") as cache,
@@ -111,7 +111,7 @@ class Upkeep:
             return frozenset(item.id for item in store.snapshot(first.event).items) if first else frozenset()
 
     def _quarantined(self, bank: Bank, given: Collection[str]) -> list[str]:
-        if not self.run.config.growth.quarantine:
+        if not self.run.config.skills.quarantine:
             return []
         learned = [item.id for item in bank.items if is_dynamic(item) and item.id not in given]
         return quarantined(self.run.evidence_log.ledger, learned)

@@ -13,6 +13,7 @@ from sgsd.contexts import Graded
 from sgsd.scorer import Row
 from sgsd.train.context_resources import Contexts
 from sgsd.types import Rollout, TeacherView, Verdict
+from sgsd.verify import Verifier
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Batch:
         """[B]: where among `null_rows` each rollout's null teacher stands."""
         numbers = count()
         return [next(numbers) if null.prompt_ids else None for null in self.nulls]
+
+
+def grade(verifier: Verifier, rollouts: Sequence[Rollout]) -> list[Verdict]:
+    """Ask the verifier about every rollout."""
+    return verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
 
 
 def build_batch(

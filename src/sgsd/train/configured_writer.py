@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from sgsd.config.run_config import RunConfig
-from sgsd.config.sections import ModelConfig, WriterConfig
+from sgsd.config.sections import ModelConfig
+from sgsd.config.skills_config import WriterConfig
 from sgsd.rollout import Engine, Sampling, TransformersEngine
 from sgsd.skills import EngineWriter, ServerSettings, ServerWriter, Writer
 from sgsd.train.models import load_model, load_tokenizer, weights_hash
@@ -31,7 +32,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
             str(chosen.model),
             chosen.revision,
             chosen.temperature,
-            chosen.context,
+            chosen.max_model_len,
             thinking=chosen.thinking,
             batch=chosen.batch,
             seed=config.seed,
@@ -49,7 +50,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
         model=name,
         sampling=Sampling(temperature=chosen.temperature),
         thinking=chosen.thinking,
-        context=chosen.context,
+        context=chosen.max_model_len,
         batch=chosen.batch,
         seed=config.seed,
     )
@@ -59,7 +60,7 @@ def _server(chosen: WriterConfig) -> ServerSettings:
     return ServerSettings(
         model=str(chosen.model),
         base_url=chosen.base_url,
-        key_variable=chosen.key_variable,
+        key_variable=chosen.api_key_env,
         azure_version=chosen.azure_version,
         temperature=chosen.temperature,
         concurrency=chosen.batch,

@@ -1,6 +1,6 @@
 """Where a step's rollouts come from: kept by a checkpoint, prefetched while the step before trained, or sampled now.
 
-Prefetching is `rollout.overlap`, off by default:
+Prefetching is `rollout.prefetch`, off by default:
 
     the engine has the weights θ before step t → it samples for step t + 1 while step t makes θ' out of θ
 
@@ -18,7 +18,7 @@ from sgsd.distributed.collectives import all_max
 from sgsd.notices import warn
 from sgsd.records.timing import StopRequest
 from sgsd.rollout import BackgroundEngine
-from sgsd.train.batch import Batch
+from sgsd.train.batch import Batch, grade
 from sgsd.train.consistency import check_fresh, check_sampler
 from sgsd.train.policy import Policy
 from sgsd.train.sampler_mismatch import draws_dropout
@@ -74,7 +74,7 @@ class RolloutPrefetcher:
         try:
             rollouts = self.rollouts()
         except UserError as error:
-            warn(f"rollout.overlap: the checkpoint is without the rollouts of step {step}: {error}")
+            warn(f"rollout.prefetch: the checkpoint is without the rollouts of step {step}: {error}")
         if all_max(self.policy.accelerator, not rollouts):
             return {}
         return shard_files(rollouts, None, {}, staleness=STALENESS)
@@ -115,7 +115,7 @@ class RolloutSource:
         """Their verdicts, by the verifier or as a checkpoint kept them."""
         if self.graded is not None:
             return self.graded
-        return self.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        return grade(self.verifier, rollouts)
 
     def admit(self, step: int, batch: Batch) -> None:
         """Let the batch train: its sampler has the student's weights, and nobody has asked for a stop.
