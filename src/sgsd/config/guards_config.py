@@ -51,8 +51,8 @@ class GuardsConfig(Section):
     """Largest surprise of the teachers, as a share of that of a uniform guess."""
     polarity: GuardConfig = GuardConfig(bound=0.9, window=10)
     """Largest share of teachers that are all reversed, or all silent."""
-    sampler_gap: GuardConfig = GuardConfig(bound=0.015, window=5)
-    """Largest mean gap between sampler and trainer, nats a token."""
+    sampler_mismatch: GuardConfig = GuardConfig(bound=0.015, window=5)
+    """Largest mean |log-prob difference| between sampler and trainer, nats a token."""
 
     @model_validator(mode="before")
     @classmethod

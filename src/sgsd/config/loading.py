@@ -121,7 +121,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _check_option_types(method: Mapping[str, Any], where: str) -> None:
-    options = {key: value for key, value in method.items() if key != "name"}
+    options = {key: value for key, value in method.items() if key not in ("name", "context")}
     make = pydantic.validate_call(config=ConfigDict(strict=True))(recipe(method["name"]))
     try:
         make(**options)

@@ -64,7 +64,7 @@ class Monitor:
             quiet = step - self.beyond.get(name, -setting.window)
             self.beyond[name] = step
             if quiet > setting.window:
-                message = guard.says(value, setting)
+                message = guard.message(value, setting)
                 found.append(
                     Finding(name, record["step"], value, setting.bound, setting.window, setting.action, message)
                 )
@@ -83,7 +83,7 @@ class Monitor:
             raise GuardStopError(f"{self.ended_by.line}; stopped as configured, {go_on}")
 
 
-def tell(records: Records, findings: Sequence[Finding]) -> None:
+def log_findings(records: Records, findings: Sequence[Finding]) -> None:
     """Write down the guards that fire, and say so."""
     for finding in findings:
         records.write("guards", asdict(finding))

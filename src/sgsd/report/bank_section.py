@@ -1,16 +1,14 @@
-"""The bank as the page shows it: what came of its items, and what the updates did. Read from items.json, bank.jsonl."""
+"""The bank as the page shows it: what came of its items, and what the updates did."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
 from sgsd.report import svg
-from sgsd.report.jsonl import Row, parse_object
 from sgsd.report.labels import UNKNOWN, count, percent, signed, with_interval
 from sgsd.report.svg import Frame
 from sgsd.report.values import BankItem, BankUpdate, Estimate
@@ -55,54 +53,6 @@ class BankPart:
     left_out: int
     updates: tuple[UpdateLine, ...]
     earlier: int
-
-
-# ── Reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_items(path: Path) -> tuple[tuple[BankItem, ...], tuple[str, ...]]:
-    """The items of a finished run, and a remark where the file is there but cannot be read (yet)."""
-    if not path.is_file():
-        return (), ()
-    fields = parse_object(path.read_bytes())
-    if fields is None:
-        return (), (f"{path.name} is unfinished, so the items of the bank are not shown",)
-    return tuple(map(parse_item, Row(path.name, fields).rows("items"))), ()
-
-
-def parse_item(row: Row) -> BankItem:
-    learned = row.fields.get("learned")
-    return BankItem(
-        id=row.text("id"),
-        kind=row.text("kind"),
-        says=row.text("says"),
-        learned=None if learned is None else row.integer("learned"),
-        kept=row.fields.get("kept") is True,
-        retrieved=row.integer("retrieved"),
-        validated=row.integer("validated"),
-        reversed=row.integer("reversed"),
-        neutral=row.integer("neutral"),
-        standing=row.number("standing"),
-        share=row.number("posterior_mean"),
-        low=row.number("posterior_low"),
-        high=row.number("posterior_high"),
-    )
-
-
-def parse_update(row: Row) -> BankUpdate:
-    refused = row.fields.get("refused")
-    return BankUpdate(
-        step=row.integer("step"),
-        failed=row.text("failed"),
-        success=row.number("success", math.nan),
-        proposals=row.integer("proposals", 0),
-        refused=sum(Row(row.where, refused).integer(key) for key in refused) if isinstance(refused, Mapping) else 0,
-        added=tuple(str(item) for item in row.items("added")),
-        removed=tuple(str(item) for item in row.items("removed")),
-    )
-
-
-# ── Showing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def bank_part(items: Sequence[BankItem], updates: Sequence[BankUpdate]) -> BankPart | None:

@@ -59,7 +59,7 @@ def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None
         )
     if worst > alarm:
         warn(
-            f"sampler_gap: the engine's log-probabilities are off by {worst:.2g} nats a token"
+            f"sampler_mismatch: the engine's log-probabilities are off by {worst:.2g} nats a token"
             f" (rollout.mismatch_warning {alarm:g})"
         )
 
