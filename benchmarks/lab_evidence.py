@@ -34,7 +34,7 @@ import sgsd
 from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
 from sgsd.config.run_config import load_config, make_config
 from sgsd.data.problems import load_problems, problem_at
-from sgsd.evaluate.separation import STANCES, Observation, Reading, sightings
+from sgsd.evaluate.probe import STANCES, Observation, Reading, sightings
 from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem

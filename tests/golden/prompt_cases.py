@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sgsd.growth import TEMPLATES, Desk, ExtractSettings, Memory, MergeSettings, ScriptedWriter
+from sgsd.growth.upkeep import UpkeepSettings, update_bank
+
 from sgsd.bank import load_bank
 from sgsd.contexts import Graded, PromptMaker, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.growth import TEMPLATES, Desk, ExtractSettings, Memory, MergeSettings, ScriptedWriter
-from sgsd.growth.upkeep import UpkeepSettings, update_bank
 from sgsd.rollout import ScriptedEngine
 from sgsd.train import make_config
 from sgsd.train.contexts.controls import make_control, make_nulls

@@ -24,7 +24,7 @@ from sgsd.bank import (
     pairs_for,
     retrieve_pairs,
 )
-from sgsd.bank.hybrid import fused, marginal_order, shared_ranks
+from sgsd.bank.retrieval.hybrid import fused, marginal_order, shared_ranks
 from sgsd.train import make_config
 from sgsd.types import Skill, UserError
 
@@ -133,7 +133,7 @@ def test_diversity_leaves_out_what_was_said_already_and_keeps_scores() -> None:
 
 
 def test_beyond_the_candidates_the_order_is_the_retrievers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgsd.bank.hybrid.CANDIDATES", 3)
+    monkeypatch.setattr("sgsd.bank.retrieval.hybrid.CANDIDATES", 3)
     [plain], [diverse] = (r.skills.rank(["dice"], 6) for r in (make(), DiverseRetriever(make(), 0.9)))
     assert diverse[3:] == plain[3:]
     assert sorted(map(str, diverse[:3])) == sorted(map(str, plain[:3]))

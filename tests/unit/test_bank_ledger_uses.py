@@ -10,9 +10,9 @@ import pytest
 
 from sgsd.bank import Hit, Ledger, TeacherObservation, grown, pair_weights, quarantined, reranked, worth
 from sgsd.bank.beta import beta_distribution, beta_quantile
-from sgsd.bank.evolve import Proposal
 from sgsd.bank.item_stats import Account
-from sgsd.bank.retrieve import softmax
+from sgsd.bank.proposals import Proposal
+from sgsd.bank.retrieval.base import softmax
 from sgsd.bank.schema import Bank
 from sgsd.types import Mistake, Skill, SkillPair, UserError
 

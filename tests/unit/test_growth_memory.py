@@ -25,7 +25,7 @@ from sgsd.skills import (
     memory_of,
 )
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.extract import TOO_MANY, extraction_request, shortened, visible
+from sgsd.skills.extraction import TOO_MANY, extraction_request, shortened, visible
 from sgsd.types import BankItem, Completion, Mistake, Problem, Rollout, Skill, Status, UserError, Verdict
 
 GOLD, GOLD_SOLUTION, GOLD_META = "gold-7781", "because of gold-9912", "gold-3345"

@@ -24,7 +24,7 @@ from sgsd.bank import (
     parse_bank,
     words_of,
 )
-from sgsd.bank.lineage import life_of
+from sgsd.bank.item_history import life_of
 from sgsd.contexts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, MergeSettings, Request, ScriptedWriter, WriterClient, merge
 from sgsd.skills.merge import Layer

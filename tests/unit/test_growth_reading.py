@@ -11,8 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sgsd.skills import answers as r
-from sgsd.skills.answers import read_answer
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedMistakes, MergedSkills, schema_of
+from sgsd.skills.writers.answers import read_answer
 
 ANSWERS = [ExtractedSkills, ExtractedMistakes, MergedSkills, MergedMistakes]
 FIELDS = ("title", "principle", "when_to_apply")

@@ -15,7 +15,7 @@ from sgsd.contexts import load_prompts
 from sgsd.rollout import Sampling
 from sgsd.skills import TEMPLATES, EngineWriter, Failed, Request, WriterClient, Written
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, schema_of
-from sgsd.skills.vllm_writer import STRICT_FORM, VllmWriter
+from sgsd.skills.writers.vllm_writer import STRICT_FORM, VllmWriter
 from sgsd.types import Completion, UserError
 
 ANSWER = json.dumps({"general_skills": [{"title": "t", "principle": "p", "when_to_apply": "w"}]})

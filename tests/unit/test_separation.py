@@ -11,7 +11,7 @@ import pytest
 
 from sgsd.bank import Ledger
 from sgsd.evaluate import separation as module
-from sgsd.evaluate.separation import (
+from sgsd.evaluate.probe import (
     FEWEST,
     MARGIN,
     SOURCES,

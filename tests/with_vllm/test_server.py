@@ -19,7 +19,7 @@ from runs import SMALL, merged
 from sgsd.bank import BankStore, open_bank
 from sgsd.skills import ServerSettings, ServerWriter
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.writer import Request, Written
+from sgsd.skills.writers.base import Request, Written
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

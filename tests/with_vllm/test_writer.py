@@ -8,10 +8,10 @@ import pytest
 from on_cpu import CONTEXT, ENGINE, in_this_process
 
 from sgsd.lab.policy import POLICY_FOLDER
-from sgsd.skills.answers import read_answer
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.vllm_writer import VllmWriter
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.answers import read_answer
+from sgsd.skills.writers.base import Failed, Request, Written
+from sgsd.skills.writers.vllm_writer import VllmWriter
 from sgsd.types import UserError
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

@@ -7,9 +7,12 @@
 from sgsd.bank.bank_files import dump_bank, load_bank, parse_bank, save_bank
 from sgsd.bank.beta import Posterior
 from sgsd.bank.branch import branch_store, fork_store
-from sgsd.bank.embed import Embedder, EmbeddingRetriever
-from sgsd.bank.encoder import EmbeddingSettings, Encoder, SentenceEncoder
-from sgsd.bank.evolve import (
+from sgsd.bank.history import Change, Content, Event, Kind, Origin
+from sgsd.bank.item_history import Difference, Life, at_event, difference, life_of, rolled_back
+from sgsd.bank.item_stats import Account, Tally, TeacherObservation
+from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
+from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, objection
+from sgsd.bank.proposals import (
     DYNAMIC,
     Proposal,
     bank_of_proposals,
@@ -21,17 +24,8 @@ from sgsd.bank.evolve import (
     without,
     words_of,
 )
-from sgsd.bank.factory import Retrieval, check_retrieval, make_retriever
-from sgsd.bank.history import Change, Content, Event, Kind, Origin
-from sgsd.bank.hybrid import DiverseRetriever, HybridRetriever
-from sgsd.bank.item_stats import Account, Tally, TeacherObservation
-from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
-from sgsd.bank.lexical import Bm25Retriever
-from sgsd.bank.lineage import Difference, Life, at_event, difference, life_of, rolled_back
-from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, objection
 from sgsd.bank.render import render_pair
-from sgsd.bank.rerank import LedgerNow, TrustingRetriever, weighed
-from sgsd.bank.retrieve import (
+from sgsd.bank.retrieval.base import (
     ComparingRetriever,
     Hit,
     Pairing,
@@ -42,6 +36,12 @@ from sgsd.bank.retrieve import (
     pairs_for,
     retrieve_pairs,
 )
+from sgsd.bank.retrieval.bm25 import Bm25Retriever
+from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
+from sgsd.bank.retrieval.encoder import EmbeddingSettings, Encoder, SentenceEncoder
+from sgsd.bank.retrieval.factory import Retrieval, check_retrieval, make_retriever
+from sgsd.bank.retrieval.hybrid import DiverseRetriever, HybridRetriever
+from sgsd.bank.retrieval.rerank import LedgerNow, TrustingRetriever, weighed
 from sgsd.bank.schema import Bank, bank_record, content_hash, item_record
 from sgsd.bank.sqlite import is_store
 from sgsd.bank.store import BankStore, Version, open_bank

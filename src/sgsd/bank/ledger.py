@@ -35,7 +35,7 @@ from sgsd.bank.item_stats import (
     members,
     real_of,
 )
-from sgsd.bank.retrieve import Hit, ItemT, softmax
+from sgsd.bank.retrieval.base import Hit, ItemT, softmax
 from sgsd.bank.text import quoted
 from sgsd.types import SkillPair, UserError
 

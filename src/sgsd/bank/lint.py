@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sgsd.bank.dedup import near_duplicates
-from sgsd.bank.evolve import words_of
 from sgsd.bank.leaks import leak, remembered_numbers
-from sgsd.bank.retrieve import item_text
+from sgsd.bank.proposals import words_of
+from sgsd.bank.retrieval.base import item_text
 from sgsd.bank.schema import Bank
 from sgsd.bank.text import check_prose, quoted
 from sgsd.types import BankItem, Problem, Skill

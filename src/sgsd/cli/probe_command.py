@@ -15,7 +15,7 @@ from sgsd.bank import terminal_safe
 from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.training import read_config
 from sgsd.distributed.launcher import make_accelerator
-from sgsd.evaluate.separation import RULE, STANCES
+from sgsd.evaluate.probe import RULE, STANCES
 from sgsd.evaluate.stats import Interval
 from sgsd.records.run_files import write_atomic
 from sgsd.train.contexts.controls import CONTROLS

@@ -1,14 +1,14 @@
 """Growth: from verified rollouts to skills. Memories, writers, extraction, merging, cold start, upkeep during a run."""
 
 from sgsd.skills.build import BuildSettings, Built, Forecast, Progress, build_bank, forecast, merge_kinds
-from sgsd.skills.cache import AnswerCache
-from sgsd.skills.engine_writer import EngineWriter
-from sgsd.skills.extract import ExtractSettings, extract
+from sgsd.skills.extraction import ExtractSettings, extract
 from sgsd.skills.memories import Memory, MemoryFile, memory_of
 from sgsd.skills.merge import MergeSettings, merge
-from sgsd.skills.openai_writer import ServerSettings, ServerWriter
-from sgsd.skills.writer import Failed, Request, ScriptedWriter, Writer, Written
-from sgsd.skills.writer_client import Usage, WriterClient, WriterError
+from sgsd.skills.writers.answer_cache import AnswerCache
+from sgsd.skills.writers.base import Failed, Request, ScriptedWriter, Writer, Written
+from sgsd.skills.writers.engine_writer import EngineWriter
+from sgsd.skills.writers.openai_writer import ServerSettings, ServerWriter
+from sgsd.skills.writers.writer_client import Usage, WriterClient, WriterError
 
 TEMPLATES = ("extract_success", "extract_failure", "merge_skills", "merge_mistakes", "repair")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
 from sgsd.contexts import PromptSet
-from sgsd.skills.extract import Extraction, ExtractSettings, Objection, extract, extraction_request
+from sgsd.skills.extraction import Extraction, ExtractSettings, Objection, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
 from sgsd.skills.merge import Layer, Merge, MergeSettings, merge
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.writer_client import WriterClient
 from sgsd.types import Skill, UserError
 
 Sample = Callable[[Sequence[int]], Sequence[tuple[int, Memory | None]]]  # indices → what became of those rollouts

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 from sgsd.bank import Proposal, content_id, joined, words_of
 from sgsd.contexts import PromptSet
-from sgsd.skills.answers import Reading
 from sgsd.skills.drafts import MergedMistake, MergedMistakes, MergedSkill, MergedSkills
-from sgsd.skills.writer import Request
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.answers import Reading
+from sgsd.skills.writers.base import Request
+from sgsd.skills.writers.writer_client import WriterClient
 from sgsd.types import BankItem, Skill, UserError
 
 

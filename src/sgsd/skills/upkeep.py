@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from sgsd.bank import Bank, Origin, Proposal, grown, joined, without
 from sgsd.skills.build import merge_kinds
-from sgsd.skills.extract import ExtractSettings, Objection, extract
+from sgsd.skills.extraction import ExtractSettings, Objection, extract
 from sgsd.skills.memories import Memory
 from sgsd.skills.merge import MergeSettings
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.writer_client import WriterClient
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ from sgsd.skills import (
 )
 from sgsd.skills import Progress as BuildProgress
 from sgsd.skills.merge import Layer
-from sgsd.train.contexts.writers import make_writer
 from sgsd.train.engines import close_engine, outside_engine
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.resume_run import differences
 from sgsd.train.setup import make_verifier
+from sgsd.train.skill_writer import make_writer
 from sgsd.types import BankItem, Problem, Rollout, UserError
 from sgsd.verify import Verifier
 

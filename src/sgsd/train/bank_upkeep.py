@@ -20,10 +20,10 @@ from sgsd.records.run_files import Records
 from sgsd.skills import TEMPLATES, AnswerCache, Memory, WriterClient, WriterError, memory_of
 from sgsd.skills.upkeep import Update, UpkeepSettings, update_bank
 from sgsd.train.bank_building import Objector, build_settings
-from sgsd.train.contexts.writers import make_writer
 from sgsd.train.models import warn
 from sgsd.train.run_bank import beginning
 from sgsd.train.setup import Parts
+from sgsd.train.skill_writer import make_writer
 from sgsd.types import Rollout, UserError, Verdict
 
 

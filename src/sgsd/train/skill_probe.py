@@ -18,7 +18,7 @@ from torch import Tensor
 import sgsd
 from sgsd.bank import Ledger
 from sgsd.contexts import AnyProvider, Graded, pools_for
-from sgsd.evaluate.separation import (
+from sgsd.evaluate.probe import (
     RULE,
     SOURCES,
     STANCES,

@@ -18,8 +18,8 @@ from sgsd.distributed.processes import from_first
 from sgsd.methods import Method
 from sgsd.rollout import Engine
 from sgsd.skills import AnswerCache, Failed, Request, Writer
-from sgsd.train.contexts.writers import make_writer
 from sgsd.train.models import warn
+from sgsd.train.skill_writer import make_writer
 from sgsd.types import UserError
 
 CACHE = "critiques.sqlite"  # in the run's folder

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from sgsd.contexts import encode_chat
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.engine_writer import draw_of
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Failed, Request, Written
+from sgsd.skills.writers.engine_writer import draw_of
 from sgsd.types import UserError
 
 # JSON may have any amount of white space between its signs, and small models have been seen to write nothing else

@@ -8,7 +8,7 @@ from typing import Generic
 
 import numpy as np
 
-from sgsd.bank.retrieve import ComparingRetriever, Hit, ItemT, Ranker, Retriever
+from sgsd.bank.retrieval.base import ComparingRetriever, Hit, ItemT, Ranker, Retriever
 from sgsd.bank.schema import Bank
 from sgsd.types import BankItem, Mistake, Skill, UserError
 

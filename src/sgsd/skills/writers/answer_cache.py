@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sgsd.skills.writer import Request, Written
+from sgsd.skills.writers.base import Request, Written
 from sgsd.types import UserError
 
 _TABLE = """CREATE TABLE IF NOT EXISTS answers (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from sgsd.bank.embed import Embedder, EmbeddingRetriever
-from sgsd.bank.encoder import EmbeddingSettings, SentenceEncoder
-from sgsd.bank.hybrid import DiverseRetriever, HybridRetriever
-from sgsd.bank.lexical import Bm25Retriever
-from sgsd.bank.retrieve import ComparingRetriever, RandomRetriever, Retriever
+from sgsd.bank.retrieval.base import ComparingRetriever, RandomRetriever, Retriever
+from sgsd.bank.retrieval.bm25 import Bm25Retriever
+from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
+from sgsd.bank.retrieval.encoder import EmbeddingSettings, SentenceEncoder
+from sgsd.bank.retrieval.hybrid import DiverseRetriever, HybridRetriever
 from sgsd.bank.schema import Bank
 from sgsd.types import UserError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sgsd.contexts import PromptSet
-from sgsd.skills.answers import Reading, after_thinking, read_answer
-from sgsd.skills.cache import AnswerCache
-from sgsd.skills.writer import Failed, Request, Writer, Written
+from sgsd.skills.writers.answer_cache import AnswerCache
+from sgsd.skills.writers.answers import Reading, after_thinking, read_answer
+from sgsd.skills.writers.base import Failed, Request, Writer, Written
 
 MAX_REPEATED_CHARS = 4_000  # of an unreadable answer, shown to the writer again when a repair is asked for
 MIN_FAILURES = 3  # a few hiccups of a small batch are no reason to stop, unless nothing else came

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Failed, Request, Written
 from sgsd.types import UserError
 
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for a longer one is as good as away

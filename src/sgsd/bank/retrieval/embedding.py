@@ -9,10 +9,10 @@ from typing import Generic
 
 import numpy as np
 
-from sgsd.bank.encoder import Encoder
-from sgsd.bank.retrieve import Hit, ItemT, Ranker, best, item_text, require_items
+from sgsd.bank.retrieval.base import Hit, ItemT, Ranker, best, item_text, require_items
+from sgsd.bank.retrieval.encoder import Encoder
+from sgsd.bank.retrieval.vector_cache import VectorCache
 from sgsd.bank.schema import Bank
-from sgsd.bank.vectors import VectorCache
 from sgsd.types import BankItem, Mistake, Skill
 
 BLOCK_QUERIES = 32  # scored at a time: the products of 100,000 items with 32 queries take 13 MB

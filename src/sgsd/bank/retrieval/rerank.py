@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic
 
 from sgsd.bank.ledger import Ledger, pair_weights, reranked
-from sgsd.bank.retrieve import Hit, ItemT, Ranker, Retriever
+from sgsd.bank.retrieval.base import Hit, ItemT, Ranker, Retriever
 from sgsd.types import Mistake, Skill, SkillPair
 
 CANDIDATES = 4  # times as many hits as asked for are looked at: an item far off the problem stays out, however trusted

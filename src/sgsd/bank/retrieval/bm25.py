@@ -16,7 +16,7 @@ import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
-from sgsd.bank.retrieve import Hit, ItemT, Ranker, best, item_text, require_items
+from sgsd.bank.retrieval.base import Hit, ItemT, Ranker, best, item_text, require_items
 from sgsd.bank.schema import Bank
 from sgsd.types import BankItem, Mistake, Skill
 

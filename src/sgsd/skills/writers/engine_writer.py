@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sgsd.contexts import encode_chat
 from sgsd.rollout import Engine, Sampling
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Failed, Request, Written
 
 
 @dataclass

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sgsd.bank.retrieval.vector_cache import warn
 from sgsd.bank.schema import canonical_json
-from sgsd.bank.vectors import warn
 from sgsd.types import UserError
 
 #: What is fetched from the hub: no pickled weights and no code, so that neither can be loaded.

@@ -10,8 +10,8 @@ from sgsd.bank import Proposal
 from sgsd.contexts import PromptSet
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
 from sgsd.skills.memories import Memory
-from sgsd.skills.writer import Request
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.base import Request
+from sgsd.skills.writers.writer_client import WriterClient
 from sgsd.types import BankItem
 
 LEFT_OUT = "\n[… {} characters left out …]\n"
