@@ -34,7 +34,7 @@ import sgsd
 from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
 from sgsd.config.run_config import load_config, make_config
 from sgsd.data.problems import load_problems, problem_at
-from sgsd.evaluate.probe import STANCES, Observation, Reading, sightings
+from sgsd.evaluate.probe import STANCES, ProbedRollout, TeacherSupport, teacher_observations
 from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
@@ -82,7 +82,7 @@ def pair_id(item: str, problem: str) -> str:
     return f"{item} @ {problem}"
 
 
-def of_pairs(observation: Observation, reading: Reading) -> tuple[str, ...]:
+def of_pairs(observation: ProbedRollout, reading: TeacherSupport) -> tuple[str, ...]:
     return tuple(pair_id(item, observation.problem_id) for item in reading.items)
 
 
@@ -139,8 +139,8 @@ def of_untrained(seed: int, folder: Path, rollouts: int) -> dict[str, Any]:
         "pairs": {kind: sum(k == kind for k in kinds_of_pairs.values()) for kind in MIX},
     }
     for stance in STANCES:
-        of_items = Ledger().observe(sightings(seen, "bank", stance, CONFIDENCE))
-        by_pair = Ledger().observe(sightings(seen, "bank", stance, CONFIDENCE, of_pairs))
+        of_items = Ledger().observe(teacher_observations(seen, "bank", stance, CONFIDENCE))
+        by_pair = Ledger().observe(teacher_observations(seen, "bank", stance, CONFIDENCE, of_pairs))
         found[stance] = all_figures(of_items, kinds, by_pair, kinds_of_pairs)
     return found
 

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 
 import sgsd.train.bank_upkeep
-from sgsd.bank import BankStore, Ledger, is_dynamic, quarantined, save_bank, words_of
+from sgsd.bank import BankStore, Ledger, is_dynamic, item_texts, quarantined, save_bank
 from sgsd.config.run_config import parse_yaml
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import FAMILIES
@@ -51,8 +51,8 @@ def propose(request: Request) -> str:
     family = next(f for f in reversed(FAMILIES) if f"\n{f.wording.split(':')[0]}:" in prompt)
     aim = Aim(rng.choice((HELPFUL, MISLEADING)), rng.choice(family.branches))
     item = (make_skill if answer.key == "general_skills" else make_mistake)("draft", aim, rng)
-    KIND[words_of(item)] = aim.kind
-    return json.dumps({answer.key: [dict(zip(names, words_of(item)))]})
+    KIND[item_texts(item)] = aim.kind
+    return json.dumps({answer.key: [dict(zip(names, item_texts(item)))]})
 
 
 def take_out(ledger: Ledger, ids: Iterable[str], *, judgements: int = 20, bound: float = 0.5) -> list[str]:
@@ -91,9 +91,9 @@ def told(run_folder: Path) -> dict[str, Any]:
             if update["step"] > 30:
                 learned = [item for item in store.snapshot(update["event"]).items if is_dynamic(item)]
                 sizes.append(len(learned))
-                shares += [statistics.fmean(KIND[words_of(item)] == HELPFUL for item in learned)] if learned else []
+                shares += [statistics.fmean(KIND[item_texts(item)] == HELPFUL for item in learned)] if learned else []
         items = (store.item_of(event) for event in store.events() if event.change.item_id)
-        kinds = {item.id: KIND[words_of(item)] for item in items if is_dynamic(item)}
+        kinds = {item.id: KIND[item_texts(item)] for item in items if is_dynamic(item)}
     return {
         "helpful": statistics.fmean(shares),
         "learned": statistics.fmean(sizes),

@@ -19,7 +19,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sgsd.bank import BankStore, Kind, Life, Row, life_of, words_of
+from sgsd.bank import BankStore, ItemHistory, Kind, Row, item_history, item_texts
 from sgsd.cli.bank_ledger import read_ledger
 from sgsd.report.svg import EMPTY, tag
 
@@ -65,7 +65,7 @@ class Node:
         return max(self.height, self.behind)
 
 
-def drawing(life: Life, row: Row | None = None, steps: int = STEPS) -> str:
+def drawing(life: ItemHistory, row: Row | None = None, steps: int = STEPS) -> str:
     """The item's way as one SVG document; `row` is its line in the ledger after a run of that many steps."""
     merged = _merged(life)
     last = max(2, merged.column + 1)
@@ -105,7 +105,7 @@ def _drawn(node: Node, top: float) -> Iterator[Markup]:
         below += source.room + 6
 
 
-def _merged(life: Life) -> Node:
+def _merged(life: ItemHistory) -> Node:
     """An item as the proposal it was, and as what it was merged into, one column past the last of its parents."""
     sources = [_merged(parent) for parent in life.parents]
     if life.own or not sources:
@@ -117,8 +117,8 @@ def _merged(life: Life) -> Node:
     return Node("merged", 1 + max(source.column for source in sources), lines, sources)
 
 
-def _proposal(life: Life) -> Node:
-    said = _wrapped(words_of(life.item)[1], "proposals")
+def _proposal(life: ItemHistory) -> Node:
+    said = _wrapped(item_texts(life.item)[1], "proposals")
     seen = [_rollout(memory) for memory in life.own[:ROLLOUTS_SHOWN]]
     if len(life.own) > ROLLOUTS_SHOWN:
         seen.append(Node("rollouts", 0, [("soft", f"… and {len(life.own) - ROLLOUTS_SHOWN} more")]))
@@ -131,9 +131,9 @@ def _rollout(memory: Mapping[str, Any]) -> Node:
     return Node("rollouts", 0, [(look, f"{mark} {said}")])
 
 
-def _bank_lines(life: Life, row: Row | None, steps: int) -> list[Line]:
+def _bank_lines(life: ItemHistory, row: Row | None, steps: int) -> list[Line]:
     lines = [("head", life.item.id)]
-    lines += [("plain", line) for text in words_of(life.item) for line in _wrapped(text, "bank")]
+    lines += [("plain", line) for text in item_texts(life.item) for line in _wrapped(text, "bank")]
     if row is None:
         return lines
     told = (
@@ -165,7 +165,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.4f}"
 
 
-def real_item(folder: Path) -> tuple[Life, Row]:
+def real_item(folder: Path) -> tuple[ItemHistory, Row]:
     """The item with the longest way behind it, of a bank built and trained with in `folder`."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from runs import SMALL, merged, quiet
@@ -183,9 +183,9 @@ def real_item(folder: Path) -> tuple[Life, Row]:
     run_training(make_config(merged(SMALL, changes)), quiet())
     ledger = read_ledger(folder / "run")
     with BankStore(folder / "bank.sqlite", read_only=True) as store:
-        lives = [life_of(store, item.id) for item in store.snapshot().items if item.id in ledger.items]
+        lives = [item_history(store, item.id) for item in store.snapshot().items if item.id in ledger.items]
     life = max(lives, key=lambda life: (_merged(life).column, len(life.memories), life.item.id))
-    (row,) = replace(ledger, items={life.item.id: ledger.account(life.item.id)}, pairs={}).rows()
+    (row,) = replace(ledger, items={life.item.id: ledger.stats(life.item.id)}, pairs={}).rows()
     return life, row
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
-from sgsd.evaluate.probe import SOURCES, sightings
+from sgsd.evaluate.probe import SOURCES, teacher_observations
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.train.batch import sample, verify, with_contexts
@@ -60,7 +60,7 @@ def test_a_probe_reads_what_the_first_step_of_training_judges(stance: Any, tmp_p
 
 
 def rows(seen: Sequence[Any], stance: Any) -> list[list[Any]]:
-    return [[list(s.items), s.outcome, s.support, s.polarity] for s in sightings(seen, "bank", stance, 0.01)]
+    return [[list(s.items), s.outcome, s.support, s.polarity] for s in teacher_observations(seen, "bank", stance, 0.01)]
 
 
 def test_the_null_teacher_is_scored_once_a_rollout_and_counts_as_no_teacher(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
     assert {"sgsd", "torch"} <= written["made_by"]["versions"].keys()
     assert set(written["findings"]["separations"]) == {"raw", "contrast", "ratio"}
     ledger = Ledger.from_json(written["ledger"])
-    assert sum(account.retrieved for account in ledger.items.values()) == 36 * 3 * 2
+    assert sum(stats.retrieved for stats in ledger.items.values()) == 36 * 3 * 2
     for item in written["items"]:
         assert item["evidence"] == ledger.evidence(item["ids"][0])
         assert item["balanced_posterior"]["low"] <= item["balanced_posterior"]["high"]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsd.bank import Ledger, TeacherObservation
-from sgsd.bank.item_stats import Account, Tally, class_balance
+from sgsd.bank.item_stats import ItemStats, OutcomeStats, class_balance
 from sgsd.types import UserError
 
 IDS = st.sampled_from(["s1", "s2", "m1", "m2", "m3"])
@@ -61,24 +61,24 @@ def test_one_step_by_hand() -> None:
     assert ledger.pair_evidence("s", "m") == ledger.evidence("m") == pytest.approx(balance[1] * 0.2 / 6, rel=1e-14)
     assert ledger.standing("s") == pytest.approx((0.2 - 0.1) / 2 * 1 / (1 + 5), rel=1e-14)
     assert ledger.trust("s") == math.tanh(ledger.standing("s") / 0.05)
-    account = ledger.account("s")
-    assert account.retrieved == 4
-    assert account.success == Tally(validated=1, support=0.2)
-    assert account.failure == Tally(validated=1, reversed=1, support=math.fsum([0.3, -0.1]))
-    assert account.contrast == pytest.approx((0.2 - 0.1) / 2)
-    assert ledger.account("t").failure == Tally(neutral=1)
-    assert ledger.account("t").contrast is None
+    stats = ledger.stats("s")
+    assert stats.retrieved == 4
+    assert stats.success == OutcomeStats(validated=1, support=0.2)
+    assert stats.failure == OutcomeStats(validated=1, reversed=1, support=math.fsum([0.3, -0.1]))
+    assert stats.contrast == pytest.approx((0.2 - 0.1) / 2)
+    assert ledger.stats("t").failure == OutcomeStats(neutral=1)
+    assert ledger.stats("t").contrast is None
 
 
 def test_what_was_never_shown_has_no_opinion() -> None:
     ledger = Ledger().observe([seen("a", 1, 0.5), seen("b", -1, 0.5)])
     assert ledger.evidence("new") == ledger.trust("new") == ledger.pair_evidence("a", "b") == 0.0
     assert (ledger.posterior("new").alpha, ledger.posterior("new").beta) == (1.0, 1.0)
-    assert ledger.account("new") == Account()
+    assert ledger.stats("new") == ItemStats()
 
 
 def test_a_steps_uses_weigh_the_mean_of_what_all_their_orders_would_give() -> None:
-    start = Account(evidence=0.7, uses=11.0)
+    start = ItemStats(evidence=0.7, uses=11.0)
     step = [seen("a", 1, 0.4), seen("a", -1, 0.1), seen("a", -1, -0.3), seen("a", 1, 0.9)]
     balance = {1: 1.0, -1: 1.0}
 
@@ -95,24 +95,24 @@ def test_a_steps_uses_weigh_the_mean_of_what_all_their_orders_would_give() -> No
 
 @pytest.mark.parametrize("size", [1, 7, 200])
 def test_the_memory_is_fifty_uses_long_whatever_the_batch(size: int) -> None:
-    account = Account()
+    stats = ItemStats()
     for _ in range(2000 // size):
-        account = account.plus([seen("a", 1, 0.5)] * size, {1: 1.0, -1: 1.0}, 0.98)
-    assert account.uses == pytest.approx(50.0, rel=1e-6)
-    assert account.success.total == 2000 // size * size
+        stats = stats.plus([seen("a", 1, 0.5)] * size, {1: 1.0, -1: 1.0}, 0.98)
+    assert stats.uses == pytest.approx(50.0, rel=1e-6)
+    assert stats.success.total == 2000 // size * size
 
 
 def test_no_decay_is_allowed_and_counts_all() -> None:
-    account = Account().plus([seen("a", 1, 0.5)] * 8, {1: 1.0, -1: 1.0}, 1.0)
-    assert (account.uses, account.evidence) == (8.0, 4.0)
+    stats = ItemStats().plus([seen("a", 1, 0.5)] * 8, {1: 1.0, -1: 1.0}, 1.0)
+    assert (stats.uses, stats.evidence) == (8.0, 4.0)
 
 
 def test_a_step_of_one_outcome_is_counted_but_is_no_evidence() -> None:
     before = Ledger().observe([seen("a", 1, 0.5), seen("b", -1, 0.5)])
     after = before.observe([seen("a", -1, -0.4)] * 30)
     assert class_balance([seen("a", -1, 0.0)] * 3) == {}
-    assert (after.evidence("a"), after.account("a").uses) == (before.evidence("a"), before.account("a").uses)
-    assert after.account("a").failure == Tally(validated=30, support=math.fsum([-0.4] * 30))
+    assert (after.evidence("a"), after.stats("a").uses) == (before.evidence("a"), before.stats("a").uses)
+    assert after.stats("a").failure == OutcomeStats(validated=30, support=math.fsum([-0.4] * 30))
     assert after.posterior("a").alpha == 32.0
 
 
@@ -122,12 +122,12 @@ def test_unknown_outcomes_are_retrievals_only() -> None:
     without = Ledger().observe(known)
     assert with_unknown.evidence("a") == without.evidence("a")
     assert with_unknown.posterior("a") == without.posterior("a")
-    assert with_unknown.account("a").retrieved == 3
-    assert with_unknown.account("b") == Account(retrieved=1)
+    assert with_unknown.stats("a").retrieved == 3
+    assert with_unknown.stats("b") == ItemStats(retrieved=1)
 
 
 def test_several_items_are_pooled_by_their_sums() -> None:
-    ledger = Ledger(items={"s": Account(evidence=1.0, uses=5.0), "m": Account(evidence=-0.25, uses=15.0)})
+    ledger = Ledger(items={"s": ItemStats(evidence=1.0, uses=5.0), "m": ItemStats(evidence=-0.25, uses=15.0)})
     assert ledger.evidence("s", "m") == pytest.approx(0.75 / 25)
 
 

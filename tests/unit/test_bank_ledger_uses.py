@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sgsd.bank import Hit, Ledger, TeacherObservation, grown, pair_weights, quarantined, reranked, worth
+from sgsd.bank import Hit, Ledger, TeacherObservation, add_items, pair_weights, quarantined, rerank, worth
 from sgsd.bank.beta import beta_distribution, beta_quantile
-from sgsd.bank.item_stats import Account
+from sgsd.bank.item_stats import ItemStats
 from sgsd.bank.proposals import Proposal
 from sgsd.bank.retrieval.base import softmax
 from sgsd.bank.schema import Bank
@@ -77,7 +77,7 @@ def test_without_the_balance_it_would_have_some(rate: float) -> None:
 @pytest.mark.parametrize("signal", [-0.05, 0.05])
 def test_a_teacher_that_knows_something_has_its_signal_as_evidence(rate: float, signal: float) -> None:
     ledger, evidence = simulated(rate, signal)
-    uses = np.array([account.uses for account in ledger.items.values()])
+    uses = np.array([stats.uses for stats in ledger.items.values()])
     assert abs(evidence.mean() - signal * float(np.mean(uses / (uses + 5)))) < 4 * standard_error(evidence)
 
 
@@ -93,7 +93,7 @@ def test_an_item_of_easy_problems_keeps_a_part_of_the_bias_and_its_contrast_does
     assert ledger.evidence("easy") == pytest.approx(left_over, abs=0.015)
     assert ledger.evidence("hard") == pytest.approx(-left_over, abs=0.015)
     for item in ("easy", "hard"):
-        contrast = ledger.account(item).contrast
+        contrast = ledger.stats(item).contrast
         assert contrast is not None
         assert abs(contrast) < 4 * NOISE / math.sqrt(8 * 400 * 0.2 * 4)
 
@@ -151,11 +151,11 @@ def _judged() -> Ledger:
 
 def test_evidence_reorders_hits_and_leaves_their_scores() -> None:
     hits = [Hit(skill(name), score) for name, score in [("bad", 0.6), ("idle", 0.55), ("new", 0.55), ("good", 0.5)]]
-    moved = reranked(hits, _judged())
+    moved = rerank(hits, _judged())
     assert [hit.item.id for hit in moved] == ["good", "idle", "new", "bad"]
     assert {(hit.item.id, hit.score) for hit in moved} == {(hit.item.id, hit.score) for hit in hits}
-    assert reranked(hits, _judged(), weight=0.0) == hits
-    assert reranked(hits, Ledger()) == hits
+    assert rerank(hits, _judged(), weight=0.0) == hits
+    assert rerank(hits, Ledger()) == hits
 
 
 def test_pair_weights_follow_trust_and_without_strength_they_are_retrievals() -> None:
@@ -198,14 +198,14 @@ def test_quarantine_spares_a_bank_that_does_nothing_where_the_plain_posterior_wo
 
 def test_a_bank_is_pruned_by_worth() -> None:
     dynamic = tuple(Skill(name, f"Title {name}", "p", "w", {"dynamic": 0}) for name in ("good", "bad", "idle"))
-    bank, _ = grown(Bank(dynamic), [Proposal(skill("new"))], step=1, capacity=3, worth=worth(_judged()))
+    bank, _ = add_items(Bank(dynamic), [Proposal(skill("new"))], step=1, capacity=3, worth=worth(_judged()))
     assert [item.id for item in bank.items] == ["good", "idle", "new"]
 
 
 def test_an_heir_begins_as_sure_as_its_parents_are_on_average() -> None:
-    ledger = Ledger(items={"a": Account(9, evidence=2.0, uses=20.0), "b": Account(5, evidence=-1.0, uses=10.0)})
-    heir = ledger.inherit("heir", ["a", "b", "b", "never shown"]).account("heir")
-    assert heir == Account(evidence=1.0 / 3, uses=10.0)
+    ledger = Ledger(items={"a": ItemStats(9, evidence=2.0, uses=20.0), "b": ItemStats(5, evidence=-1.0, uses=10.0)})
+    heir = ledger.inherit("heir", ["a", "b", "b", "never shown"]).stats("heir")
+    assert heir == ItemStats(evidence=1.0 / 3, uses=10.0)
     assert "heir" not in ledger.items
     assert ledger.inherit("a", ["b"]) == ledger  # it has evidence of its own
     assert ledger.inherit("heir", []) == ledger.inherit("heir", ["heir"]) == ledger

@@ -191,11 +191,11 @@ def test_items_are_taken_up_to_the_number_asked_for_and_objections_are_counted(p
             {request.answer.key: [dict.fromkeys(fields, f"{'s' if skills else 'm'}{n}") for n in range(5)]}
         )
 
-    def objection(item: BankItem, about: Memory) -> str | None:
+    def item_filter(item: BankItem, about: Memory) -> str | None:
         return f"no {item.title}" if isinstance(item, Skill) and item.title == "s1" and about.correct else None
 
     memories = [memory(0), memory(1, correct=False)]
-    result = extract(memories, WriterClient(ScriptedWriter(reply), prompts), ExtractSettings(items=3), objection)
+    result = extract(memories, WriterClient(ScriptedWriter(reply), prompts), ExtractSettings(items=3), item_filter)
     assert [p.memories for p in result.proposals] == [(memories[0].id,)] * 2 + [(memories[1].id,)] * 3
     assert [type(p.item) for p in result.proposals] == [Skill] * 2 + [Mistake] * 3
     assert result.refused == {"no s1": 1, TOO_MANY: 4}

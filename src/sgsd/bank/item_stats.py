@@ -48,7 +48,7 @@ class TeacherObservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class OutcomeStats:
     """How often each thing happened on rollouts of one outcome, and the sum of the supports there."""
 
     validated: int = 0
@@ -68,19 +68,19 @@ class Tally:
     def mean_support(self) -> float | None:
         return self.support / self.total if self.total else None
 
-    def plus(self, seen: Sequence[TeacherObservation]) -> Tally:
+    def plus(self, seen: Sequence[TeacherObservation]) -> OutcomeStats:
         count = [sum(s.polarity == polarity for s in seen) for polarity in (1, -1, 0)]
         support = math.fsum([self.support, *(s.support for s in seen)])
-        return Tally(self.validated + count[0], self.reversed + count[1], self.neutral + count[2], support)
+        return OutcomeStats(self.validated + count[0], self.reversed + count[1], self.neutral + count[2], support)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ItemStats:
     """Everything the ledger knows of one item or pair; `evidence` and `uses` are the decayed sums S and N."""
 
     retrieved: int = 0
-    success: Tally = Tally()
-    failure: Tally = Tally()
+    success: OutcomeStats = OutcomeStats()
+    failure: OutcomeStats = OutcomeStats()
     evidence: float = 0.0
     uses: float = 0.0
 
@@ -90,7 +90,7 @@ class Account:
         on_success, on_failure = self.success.mean_support, self.failure.mean_support
         return None if on_success is None or on_failure is None else (on_success - on_failure) / 2.0
 
-    def plus(self, seen: Sequence[TeacherObservation], balance: Mapping[int, float], decay: float) -> Account:
+    def plus(self, seen: Sequence[TeacherObservation], balance: Mapping[int, float], decay: float) -> ItemStats:
         """The account after one step's sightings, in whatever order they stand.
 
         A step's uses have no order, so each gets the mean of the weights 1, γ, …, γ^(m−1) that it would get over all
@@ -118,15 +118,15 @@ def class_balance(sightings: Iterable[TeacherObservation]) -> dict[int, float]:
     return {outcome: 0.5 * count.total() / count[outcome] for outcome in count} if len(count) == 2 else {}
 
 
-def account_record(account: Account) -> dict[str, Any]:
+def account_record(account: ItemStats) -> dict[str, Any]:
     """The account as a JSON object."""
     return asdict(account)
 
 
-def account_of(record: Any, where: str) -> Account:
+def account_of(record: Any, where: str) -> ItemStats:
     """The account a JSON object holds. `where` begins the refusal, a `UserError` that names the field."""
-    given = members(record, _names(Account), where)
-    account = Account(
+    given = members(record, _names(ItemStats), where)
+    account = ItemStats(
         retrieved=count_of(given["retrieved"], f"{where}field 'retrieved'"),
         success=_tally_of(given["success"], where, "success"),
         failure=_tally_of(given["failure"], where, "failure"),
@@ -168,10 +168,10 @@ def real_of(value: Any, field: str) -> float:
     raise UserError(f"{field} must be a finite number, not {quoted(repr(value))}; {MEND}")
 
 
-def _tally_of(record: Any, where: str, name: str) -> Tally:
-    given = members(record, _names(Tally), where, f"{name}.")
+def _tally_of(record: Any, where: str, name: str) -> OutcomeStats:
+    given = members(record, _names(OutcomeStats), where, f"{name}.")
     good, bad, idle = (count_of(given[key], f"{where}field '{name}.{key}'") for key in _JUDGEMENTS)
-    return Tally(good, bad, idle, real_of(given["support"], f"{where}field '{name}.support'"))
+    return OutcomeStats(good, bad, idle, real_of(given["support"], f"{where}field '{name}.support'"))
 
 
 def _names(of: type) -> tuple[str, ...]:

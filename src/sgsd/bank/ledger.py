@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from sgsd.bank.beta import Posterior
 from sgsd.bank.item_stats import (
     MEND,
-    Account,
+    ItemStats,
     TeacherObservation,
     account_of,
     account_record,
@@ -76,8 +76,8 @@ class Ledger:
     decay: float = 0.98
     prior_uses: float = 5.0
     trust_scale: float = 0.05
-    items: Mapping[str, Account] = field(default_factory=dict, hash=False)
-    pairs: Mapping[tuple[str, str], Account] = field(default_factory=dict, hash=False)
+    items: Mapping[str, ItemStats] = field(default_factory=dict, hash=False)
+    pairs: Mapping[tuple[str, str], ItemStats] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not (0.0 < self.decay <= 1.0 and 0.0 < self.prior_uses < math.inf and 0.0 < self.trust_scale < math.inf):
@@ -98,17 +98,17 @@ class Ledger:
             pairs=_entered(self.pairs, by_pair, balance, self.decay),
         )
 
-    def account(self, item_id: str) -> Account:
+    def stats(self, item_id: str) -> ItemStats:
         """The item's account, an empty one where it was never shown."""
-        return self.items.get(item_id, Account())
+        return self.items.get(item_id, ItemStats())
 
     def evidence(self, *ids: str) -> float:
         """e = S / (N + prior), in nats a token; of several items the sums are pooled: Σ S / (Σ N + prior)."""
-        return self._score([self.account(item_id) for item_id in ids])
+        return self._score([self.stats(item_id) for item_id in ids])
 
     def pair_evidence(self, skill_id: str, mistake_id: str) -> float:
         """The evidence of these two shown together; 0 where they never were."""
-        return self._score([self.pairs.get((skill_id, mistake_id), Account())])
+        return self._score([self.pairs.get((skill_id, mistake_id), ItemStats())])
 
     def standing(self, *ids: str) -> float:
         """c · n / (n + prior), in nats a token: the contrast over the whole run, shrunk while little is known.
@@ -117,7 +117,7 @@ class Ledger:
         the smaller of the two counts; 0 until there are both. Unlike evidence it forgets nothing: on the lab a policy
         that has learned heeds no context any more, and the last fifty uses of an item say nothing of it (docs/LOG.md).
         """
-        return self._standing([self.account(name) for name in ids])
+        return self._standing([self.stats(name) for name in ids])
 
     def trust(self, *ids: str) -> float:
         """q = tanh(standing / scale) in (−1, 1): of an item, or of a teacher by the ids of its skill and mistake."""
@@ -129,7 +129,7 @@ class Ledger:
         It describes what happened and not what the item is worth: the polarity bias is in it, and rollouts of one
         problem are taken for independent, so the interval is rather too narrow. See `balanced_posterior`.
         """
-        return _posterior(self.account(item_id))
+        return _posterior(self.stats(item_id))
 
     def balanced_posterior(self, item_id: str) -> Posterior:
         """The same with both outcomes weighing alike, so that a teacher that always suppresses comes out at ½.
@@ -137,7 +137,7 @@ class Ledger:
         p = ½ (share validated on successes + on failures), worth n = 4 n₊ n₋ / (n₊ + n₋) judgements, the size at which
         one proportion is as uncertain as the mean of the two; Beta(1 + n p, 1 + n (1 − p)). Flat until there are both.
         """
-        won, lost = self.account(item_id).success, self.account(item_id).failure
+        won, lost = self.stats(item_id).success, self.stats(item_id).failure
         if not won.judged or not lost.judged:
             return Posterior(1.0, 1.0)
         share = (won.validated / won.judged + lost.validated / lost.judged) / 2.0
@@ -151,8 +151,8 @@ class Ledger:
         no surer than a parent is on average. Counts, supports and posteriors are its own and begin empty. An heir with
         evidence of its own keeps that.
         """
-        others = [self.account(parent) for parent in dict.fromkeys(parents) if parent != heir]
-        own = self.account(heir)
+        others = [self.stats(parent) for parent in dict.fromkeys(parents) if parent != heir]
+        own = self.stats(heir)
         if own.uses or not others:
             return self
         evidence = math.fsum(parent.evidence for parent in others) / len(others)
@@ -161,7 +161,7 @@ class Ledger:
 
     def rows(self) -> list[Row]:
         """The items' table, the best evidence first, ties by id."""
-        return self._table([((item_id,), account) for item_id, account in self.items.items()])
+        return self._table([((item_id,), stats) for item_id, stats in self.items.items()])
 
     def pair_rows(self) -> list[Row]:
         """The pairs' table, the best evidence first, ties by ids."""
@@ -190,42 +190,42 @@ class Ledger:
         items = {name: account_of(entry, f"{source}: item {quoted(name)}, ") for name, entry in top["items"].items()}
         return Ledger(**settings, items=items, pairs=_pairs_of(top["pairs"], source))
 
-    def _score(self, accounts: Sequence[Account]) -> float:
+    def _score(self, accounts: Sequence[ItemStats]) -> float:
         return math.fsum(a.evidence for a in accounts) / (math.fsum(a.uses for a in accounts) + self.prior_uses)
 
-    def _standing(self, accounts: Sequence[Account]) -> float:
-        won, lost = [account.success for account in accounts], [account.failure for account in accounts]
+    def _standing(self, accounts: Sequence[ItemStats]) -> float:
+        won, lost = [stats.success for stats in accounts], [stats.failure for stats in accounts]
         uses = [sum(tally.total for tally in side) for side in (won, lost)]
         if not all(uses):
             return 0.0
         on_success, on_failure = (math.fsum(t.support for t in side) / n for side, n in zip((won, lost), uses))
         return (on_success - on_failure) / 2 * min(uses) / (min(uses) + self.prior_uses)
 
-    def _table(self, accounts: Iterable[tuple[tuple[str, ...], Account]]) -> list[Row]:
-        rows = [self._row(ids, account) for ids, account in accounts]
+    def _table(self, accounts: Iterable[tuple[tuple[str, ...], ItemStats]]) -> list[Row]:
+        rows = [self._row(ids, stats) for ids, stats in accounts]
         return sorted(rows, key=lambda row: (-row.evidence, row.ids))
 
-    def _row(self, ids: tuple[str, ...], account: Account) -> Row:
-        won, lost, posterior = account.success, account.failure, _posterior(account)
-        evidence = self._score([account])
+    def _row(self, ids: tuple[str, ...], stats: ItemStats) -> Row:
+        won, lost, posterior = stats.success, stats.failure, _posterior(stats)
+        evidence = self._score([stats])
         return Row(
             ids=ids,
-            retrieved=account.retrieved,
+            retrieved=stats.retrieved,
             validated=won.validated + lost.validated,
             reversed=won.reversed + lost.reversed,
             neutral=won.neutral + lost.neutral,
             support_on_success=won.mean_support,
             support_on_failure=lost.mean_support,
-            contrast=account.contrast,
+            contrast=stats.contrast,
             evidence=evidence,
-            trust=math.tanh(self._standing([account]) / self.trust_scale),
+            trust=math.tanh(self._standing([stats]) / self.trust_scale),
             posterior_mean=posterior.mean,
             posterior_low=posterior.low,
             posterior_high=posterior.high,
         )
 
 
-def reranked(hits: Sequence[Hit[ItemT]], ledger: Ledger, weight: float = 0.1) -> list[Hit[ItemT]]:
+def rerank(hits: Sequence[Hit[ItemT]], ledger: Ledger, weight: float = 0.1) -> list[Hit[ItemT]]:
     """The hits in the order of score + weight · trust, ties as they stood; what is unknown keeps its score's place.
 
     Each hit keeps its retrieval score: evidence decides who is chosen, `pair_weights` what the chosen weigh. Give more
@@ -254,7 +254,7 @@ def quarantined(ledger: Ledger, ids: Iterable[str], *, judgements: int = 20, bou
     95 % interval of its `balanced_posterior` lies below `bound`. Not of the plain one: where nine in ten rollouts
     succeed, the polarity bias reverses nine in ten judgements of an item that does nothing.
     """
-    known = ((item_id, ledger.account(item_id)) for item_id in ids)
+    known = ((item_id, ledger.stats(item_id)) for item_id in ids)
     judged = [item_id for item_id, a in known if a.success.judged + a.failure.judged >= judgements]
     return [item_id for item_id in judged if ledger.balanced_posterior(item_id).high < bound]
 
@@ -272,22 +272,22 @@ def _grouped(entries: Iterable[tuple[KeyT, TeacherObservation]]) -> dict[KeyT, l
 
 
 def _entered(
-    accounts: Mapping[KeyT, Account],
+    accounts: Mapping[KeyT, ItemStats],
     groups: Mapping[KeyT, list[TeacherObservation]],
     balance: Mapping[int, float],
     decay: float,
-) -> dict[KeyT, Account]:
-    new = {key: accounts.get(key, Account()).plus(seen, balance, decay) for key, seen in groups.items()}
+) -> dict[KeyT, ItemStats]:
+    new = {key: accounts.get(key, ItemStats()).plus(seen, balance, decay) for key, seen in groups.items()}
     return {**accounts, **new}
 
 
-def _posterior(account: Account) -> Posterior:
-    won, lost = account.success, account.failure
+def _posterior(stats: ItemStats) -> Posterior:
+    won, lost = stats.success, stats.failure
     return Posterior(1.0 + won.validated + lost.validated, 1.0 + won.reversed + lost.reversed)
 
 
-def _pairs_of(entries: list[Any], source: str) -> dict[tuple[str, str], Account]:
-    pairs: dict[tuple[str, str], Account] = {}
+def _pairs_of(entries: list[Any], source: str) -> dict[tuple[str, str], ItemStats]:
+    pairs: dict[tuple[str, str], ItemStats] = {}
     for position, entry in enumerate(entries):
         where = f"{source}: pairs[{position}], "
         if not isinstance(entry, dict) or not {"skill", "mistake"} <= entry.keys():

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from sgsd.bank.dedup import near_duplicates
 from sgsd.bank.leaks import leak, remembered_numbers
-from sgsd.bank.proposals import words_of
+from sgsd.bank.proposals import item_texts
 from sgsd.bank.retrieval.base import item_text
 from sgsd.bank.schema import Bank
 from sgsd.bank.text import check_prose, quoted
@@ -138,7 +138,7 @@ def lint_bank(bank: Bank, problems: Mapping[str, Sequence[Problem]] | None = Non
     return found
 
 
-def objection(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
+def refusal_reason(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
     """Why an item may not be proposed: its first refusing finding as a line that can be counted; None where it may."""
     first = next((f for f in lint_item(item, problem=problem, gold=gold) if f.severity is Severity.REFUSE), None)
     return f"{first.kind}, in its {first.field}" if first else None
@@ -147,7 +147,7 @@ def objection(item: BankItem, problem: str | None = None, gold: str | None = Non
 def _fields(item: BankItem) -> Iterator[tuple[str, str]]:
     skill = ("title", "principle", "when_to_apply")
     names = skill if isinstance(item, Skill) else ("description", "why_it_happens", "how_to_avoid")
-    return zip(names, words_of(item))
+    return zip(names, item_texts(item))
 
 
 def _flaws(text: str, gold: str | None) -> Iterator[tuple[Flaw, str]]:

@@ -24,7 +24,7 @@ class Proposal:
     items: tuple[str, ...] = ()
 
 
-def words_of(item: BankItem) -> tuple[str, str, str]:
+def item_texts(item: BankItem) -> tuple[str, str, str]:
     """All that an item says, field by field."""
     if isinstance(item, Skill):
         return item.title, item.principle, item.when_to_apply
@@ -37,11 +37,11 @@ def content_id(item: BankItem) -> str:
     "gen_" (skill) or "err_" (mistake) + the first 12 hexadecimal digits of the SHA-256 of its words, folded so that
     case, spacing and ways to compose a letter make no difference. (Compatibility forms do: x² is not x2.)
     """
-    folded = [_fold(text) for text in words_of(item)]
+    folded = [_fold(text) for text in item_texts(item)]
     return ("gen_" if isinstance(item, Skill) else "err_") + hash_of(canonical_json(folded))[:12]
 
 
-def named_by_content(item: ItemT) -> ItemT:
+def with_content_id(item: ItemT) -> ItemT:
     """The item under its `content_id`. Raises UserError where the item could not stand in a bank."""
     named = replace(item, id=content_id(item))
     check_item(named)
@@ -52,7 +52,7 @@ def _fold(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text).casefold()).strip()
 
 
-def joined(proposals: Iterable[Proposal]) -> list[Proposal]:
+def join_duplicates(proposals: Iterable[Proposal]) -> list[Proposal]:
     """Exact duplicates (equal words, whatever their ids) made one: the first, with the origins of all."""
     found: dict[str, Proposal] = {}
     for proposal in proposals:
@@ -70,7 +70,7 @@ def _union(left: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
 
 def bank_of_proposals(proposals: Iterable[Proposal], metadata: Mapping[str, object] | None = None) -> Bank:
     """A bank of the proposed items, skills and mistakes each in their order, duplicates joined."""
-    items = [proposal.item for proposal in joined(proposals)]
+    items = [proposal.item for proposal in join_duplicates(proposals)]
     skills = tuple(item for item in items if isinstance(item, Skill))
     mistakes = tuple(item for item in items if isinstance(item, Mistake))
     return Bank(skills, mistakes, dict(metadata or {}))
@@ -81,7 +81,7 @@ def is_dynamic(item: BankItem) -> bool:
     return type(item.meta.get(DYNAMIC)) is int
 
 
-def without(bank: Bank, ids: Iterable[str]) -> Bank:
+def remove_items(bank: Bank, ids: Iterable[str]) -> Bank:
     """The bank less the items of those ids."""
     gone = set(ids)
     return replace(
@@ -91,7 +91,7 @@ def without(bank: Bank, ids: Iterable[str]) -> Bank:
     )
 
 
-def grown(
+def add_items(
     bank: Bank,
     proposals: Iterable[Proposal],
     *,
@@ -110,13 +110,15 @@ def grown(
     none, the published way) the oldest go first. An item just taken in is not pruned by its own arrival.
     """
     known = {item.id for item in bank.items} | {content_id(item) for item in bank.items}
-    fresh = [p for p in joined(proposals) if known.isdisjoint({p.item.id, content_id(p.item)})][: min(add, capacity)]
+    fresh = [p for p in join_duplicates(proposals) if known.isdisjoint({p.item.id, content_id(p.item)})][
+        : min(add, capacity)
+    ]
     marked = [replace(p, item=replace(p.item, meta={**p.item.meta, DYNAMIC: step})) for p in fresh]
     dynamic = [item for item in bank.items if is_dynamic(item) and item.id not in given]
     order = {item.id: (worth(item.id) if worth else 0.0, item.meta[DYNAMIC], item.id) for item in dynamic}
     surplus = max(0, len(dynamic) + len(marked) - capacity)
     pruned = sorted(order, key=lambda item_id: order[item_id])[:surplus]
-    left = without(bank, pruned)
+    left = remove_items(bank, pruned)
     new_skills = tuple(p.item for p in marked if isinstance(p.item, Skill))
     new_mistakes = tuple(p.item for p in marked if isinstance(p.item, Mistake))
     return replace(left, skills=(*left.skills, *new_skills), mistakes=(*left.mistakes, *new_mistakes)), marked

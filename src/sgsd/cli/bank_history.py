@@ -20,19 +20,19 @@ from sgsd.bank import (
     Bank,
     BankStore,
     Event,
-    Life,
+    ItemHistory,
     Severity,
     Version,
-    at_event,
-    difference,
+    diff_banks,
     is_dynamic,
     is_store,
-    life_of,
+    item_history,
+    item_texts,
     lint_bank,
     open_bank,
-    rolled_back,
+    parse_bank_reference,
+    roll_back,
     terminal_safe,
-    words_of,
 )
 from sgsd.cli.bank_ledger import best_and_worst, counted, item_in_run
 from sgsd.types import Skill, UserError
@@ -85,11 +85,11 @@ def diff(before: BankAt, after: BankAt) -> RenderableType:
         after: A bank, or STORE@EVENT.
     """
     old, new = _bank_at(before), _bank_at(after)
-    found = difference(old, new)
+    found = diff_banks(old, new)
     lines: list[RenderableType] = [_plain(f"+ {name}: {_headline(new, name)}") for name in found.added]
     lines += [_plain(f"- {name}: {_headline(old, name)}") for name in found.removed]
     for name in found.edited:
-        changed = [(was, now) for was, now in zip(words_of(old.item(name)), words_of(new.item(name))) if was != now]
+        changed = [(was, now) for was, now in zip(item_texts(old.item(name)), item_texts(new.item(name))) if was != now]
         lines.append(_plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
         lines += [_plain(f"    was: {was}\n    now: {now}") for was, now in changed]
     counts = [f"{len(found.added)} added, {len(found.removed)} removed, {len(found.edited)} edited"]
@@ -107,7 +107,7 @@ def rollback(store: Store, event: EventNumber) -> RenderableType:
     """
     BankStore(store, read_only=True).close()  # a misspelt path must not become an empty store
     with BankStore(store) as target:
-        written = rolled_back(target, event)
+        written = roll_back(target, event)
         bank = target.snapshot()
         now = target.event
     done = f"back to event {event} by {len(written)} new events" if written else f"is as after event {event} already"
@@ -126,7 +126,7 @@ def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> R
     if limit < 0:
         raise UserError(f"--limit is {limit}; give 0 or more")
     with BankStore(store, read_only=True) as source:
-        life = life_of(source, item)
+        life = item_history(source, item)
     shown = {ancestor.item.id for ancestor in islice(life.walk(), limit + 1)}
     ledger = [Text(), item_in_run(item, run)] if run is not None else []
     return Group(_tree(life, shown), *_sum(life, limit), *ledger)
@@ -143,7 +143,7 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("version", bank.version[:12])
     for name, items in (("skills", bank.skills), ("mistakes", bank.mistakes)):
-        words = [sum(len(text.split()) for text in words_of(item)) for item in items]
+        words = [sum(len(text.split()) for text in item_texts(item)) for item in items]
         size = f", {mean(words):.0f} words on average, {max(words)} at most" if words else ""
         learned = sum(is_dynamic(item) for item in items)
         table.add_row(name, f"{len(items)}{size}, {learned} learned during a run")
@@ -192,7 +192,9 @@ def _events(events: Sequence[Event]) -> tuple[Table, list[tuple[str, ...]]]:
 
 
 def _bank_at(reference: str) -> Bank:
-    path, event = (reference, None) if Path(reference).exists() else at_event(reference)  # a name may hold an @
+    path, event = (
+        (reference, None) if Path(reference).exists() else parse_bank_reference(reference)
+    )  # a name may hold an @
     if event is None:
         return open_bank(path)
     if Path(path).exists() and not is_store(path):
@@ -201,7 +203,7 @@ def _bank_at(reference: str) -> Bank:
         return source.snapshot(event)
 
 
-def _tree(life: Life, shown: set[str]) -> Tree:
+def _tree(life: ItemHistory, shown: set[str]) -> Tree:
     """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `life_of`."""
     told = {life.item.id}
     tree = _told(Tree(_title(life)), life)
@@ -219,7 +221,7 @@ def _tree(life: Life, shown: set[str]) -> Tree:
     return tree
 
 
-def _told(branch: Tree, life: Life) -> Tree:
+def _told(branch: Tree, life: ItemHistory) -> Tree:
     for event in life.events:
         branch.add(_plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
     for memory in life.own[:ROLLOUTS]:
@@ -229,13 +231,13 @@ def _told(branch: Tree, life: Life) -> Tree:
     return branch
 
 
-def _title(life: Life) -> Text:
+def _title(life: ItemHistory) -> Text:
     kind = "skill" if isinstance(life.item, Skill) else "mistake"
     standing = "in the bank" if life.current else "no longer in the bank"
-    return _plain(f"{kind} {life.item.id}, {standing}: {' | '.join(words_of(life.item))}")
+    return _plain(f"{kind} {life.item.id}, {standing}: {' | '.join(item_texts(life.item))}")
 
 
-def _sum(life: Life, limit: int) -> list[RenderableType]:
+def _sum(life: ItemHistory, limit: int) -> list[RenderableType]:
     """The whole way in two lines."""
     ancestors, memories = sum(1 for _ in life.walk()) - 1, life.memories
     right = sum(memory.get("correct") is True for memory in memories)
@@ -258,7 +260,7 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 
 
 def _headline(bank: Bank, item_id: str) -> str:
-    return words_of(bank.item(item_id))[0]
+    return item_texts(bank.item(item_id))[0]
 
 
 def _counts(bank: Bank) -> str:

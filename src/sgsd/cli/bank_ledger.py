@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sgsd.bank import Bank, Ledger, Row, Tally, terminal_safe, words_of
+from sgsd.bank import Bank, Ledger, OutcomeStats, Row, item_texts, terminal_safe
 from sgsd.types import UserError
 
 BEST = 10  # and as many of the worst
@@ -37,13 +37,13 @@ def item_in_run(item_id: str, run: Path) -> RenderableType:
     ledger = read_ledger(run)
     if item_id not in ledger.items:
         return _plain(f"{run}: no teacher showed it")
-    account = ledger.items[item_id]
-    (row,) = replace(ledger, items={item_id: account}, pairs={}).rows()
+    stats = ledger.items[item_id]
+    (row,) = replace(ledger, items={item_id: stats}, pairs={}).rows()
     table = Table("", box=None, pad_edge=False)
     for name in ("validated", "reversed", "neutral", "mean support"):
         table.add_column(name, justify="right")
-    table.add_row("on successes", *_tally(account.success))
-    table.add_row("on failures", *_tally(account.failure))
+    table.add_row("on successes", *_tally(stats.success))
+    table.add_row("on failures", *_tally(stats.failure))
     contrast = (
         "not known: it has not met both successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
     )
@@ -68,7 +68,7 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("item", no_wrap=True)
     table.add_column("what it says")
-    heads = {item.id: words_of(item)[0] for item in bank.items}
+    heads = {item.id: item_texts(item)[0] for item in bank.items}
     for row in rows[:BEST]:
         table.add_row(*_cells(row, heads))
     if len(rows) > 2 * BEST:
@@ -88,7 +88,7 @@ def _cells(row: Row, heads: dict[str, str]) -> tuple[Text, ...]:
     return tuple(_plain(cell) for cell in cells)
 
 
-def _tally(tally: Tally) -> tuple[str, ...]:
+def _tally(tally: OutcomeStats) -> tuple[str, ...]:
     mean = "–" if tally.mean_support is None else f"{tally.mean_support:+.4f}"
     return str(tally.validated), str(tally.reversed), str(tally.neutral), mean
 

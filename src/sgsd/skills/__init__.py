@@ -1,11 +1,11 @@
 """Growth: from verified rollouts to skills. Memories, writers, extraction, merging, cold start, upkeep during a run."""
 
-from sgsd.skills.build import BuildSettings, Built, Forecast, Progress, build_bank, forecast, merge_kinds
+from sgsd.skills.build import BuildResult, BuildSettings, Forecast, Progress, build_bank, forecast, merge_kinds
 from sgsd.skills.extraction import ExtractSettings, extract
 from sgsd.skills.memories import Memory, MemoryFile, memory_of
 from sgsd.skills.merge import MergeSettings, merge
 from sgsd.skills.writers.answer_cache import AnswerCache
-from sgsd.skills.writers.base import Failed, Request, ScriptedWriter, Writer, Written
+from sgsd.skills.writers.base import Request, ScriptedWriter, Writer, WriterFailure, WriterReply
 from sgsd.skills.writers.engine_writer import EngineWriter
 from sgsd.skills.writers.openai_writer import ServerSettings, ServerWriter
 from sgsd.skills.writers.writer_client import Usage, WriterClient, WriterError
@@ -15,11 +15,10 @@ TEMPLATES = ("extract_success", "extract_failure", "merge_skills", "merge_mistak
 __all__ = [
     "TEMPLATES",
     "AnswerCache",
+    "BuildResult",
     "BuildSettings",
-    "Built",
     "EngineWriter",
     "ExtractSettings",
-    "Failed",
     "Forecast",
     "Memory",
     "MemoryFile",
@@ -33,7 +32,8 @@ __all__ = [
     "Writer",
     "WriterClient",
     "WriterError",
-    "Written",
+    "WriterFailure",
+    "WriterReply",
     "build_bank",
     "extract",
     "forecast",

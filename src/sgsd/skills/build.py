@@ -15,7 +15,7 @@ from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
 from sgsd.contexts import PromptSet
-from sgsd.skills.extraction import Extraction, ExtractSettings, Objection, extract, extraction_request
+from sgsd.skills.extraction import Extraction, ExtractSettings, ItemFilter, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
 from sgsd.skills.merge import Layer, Merge, MergeSettings, merge
 from sgsd.skills.writers.writer_client import WriterClient
@@ -43,7 +43,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """A finished build, in numbers."""
 
     bank: Bank
@@ -88,10 +88,10 @@ def build_bank(
     sample: Sample,
     client: WriterClient,
     *,
-    objection: Objection | None = None,
+    item_filter: ItemFilter | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Built:
+) -> BuildResult:
     """Build `folder/bank.sqlite`; `folder` keeps the memories and the store of the result.
 
     Raises:
@@ -105,7 +105,7 @@ def build_bank(
             f"{folder}: of {settings.rollouts} rollouts none has a verdict; look at the data and the verifier"
         )
     _count_answers(client, progress, "extracting", len(memories))
-    extraction = extract(memories, client, settings.extract, objection)
+    extraction = extract(memories, client, settings.extract, item_filter)
     if not extraction.proposals:
         raise UserError(
             f"{folder}: the writer found nothing in {len(memories)} memories; look at its answers, or change it"
@@ -116,7 +116,7 @@ def build_bank(
     write_history(folder / "bank.sqlite", memories, extraction.proposals, merges, bank)
     layers = {kind: merged.layers for kind, merged in merges.items()}
     successes, unknown = sum(memory.correct for memory in memories), settings.rollouts - len(memories)
-    return Built(bank, len(memories), successes, unknown, extraction, layers, client.usage.to_dict())
+    return BuildResult(bank, len(memories), successes, unknown, extraction, layers, client.usage.to_dict())
 
 
 def merge_kinds(

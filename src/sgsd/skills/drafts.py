@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from sgsd.bank import named_by_content
+from sgsd.bank import with_content_id
 from sgsd.types import BankItem, Mistake, Skill
 
 
@@ -43,7 +43,7 @@ class SkillDraft(Draft):
     when_to_apply: str
 
     def to_item(self) -> Skill:
-        return named_by_content(Skill("", self.title, self.principle, self.when_to_apply))
+        return with_content_id(Skill("", self.title, self.principle, self.when_to_apply))
 
 
 class MistakeDraft(Draft):
@@ -54,7 +54,7 @@ class MistakeDraft(Draft):
     how_to_avoid: str
 
     def to_item(self) -> Mistake:
-        return named_by_content(Mistake("", self.description, self.why_it_happens, self.how_to_avoid))
+        return with_content_id(Mistake("", self.description, self.why_it_happens, self.how_to_avoid))
 
 
 def _whole_numbers(value: Any) -> list[int]:

@@ -17,7 +17,7 @@ from sgsd.types import BankItem
 LEFT_OUT = "\n[… {} characters left out …]\n"
 TOO_MANY = "more items than asked for"
 
-Objection = Callable[[BankItem, Memory], str | None]  # why an item may not be proposed, or None
+ItemFilter = Callable[[BankItem, Memory], str | None]  # why an item may not be proposed, or None
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def extraction_request(memory: Memory, prompts: PromptSet, settings: ExtractSett
 
 
 def extract(
-    memories: Sequence[Memory], client: WriterClient, settings: ExtractSettings, objection: Objection | None = None
+    memories: Sequence[Memory], client: WriterClient, settings: ExtractSettings, item_filter: ItemFilter | None = None
 ) -> Extraction:
     """Ask about every memory and gather the items, each with the memory it came from."""
     requests = [extraction_request(memory, client.prompts, settings) for memory in memories]
@@ -58,7 +58,7 @@ def extract(
         result.refused[TOO_MANY] += max(0, len(drafts) - settings.items)
         for draft in drafts[: settings.items]:
             item = draft.to_item()
-            why_not = objection(item, memory) if objection else None
+            why_not = item_filter(item, memory) if item_filter else None
             if why_not is None:
                 result.proposals.append(Proposal(item, memories=(memory.id,)))
             else:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from sgsd.bank import Bank, Origin, Proposal, grown, joined, without
+from sgsd.bank import Bank, Origin, Proposal, add_items, join_duplicates, remove_items
 from sgsd.skills.build import merge_kinds
-from sgsd.skills.extraction import ExtractSettings, Objection, extract
+from sgsd.skills.extraction import ExtractSettings, ItemFilter, extract
 from sgsd.skills.memories import Memory
 from sgsd.skills.merge import MergeSettings
 from sgsd.skills.writers.writer_client import WriterClient
@@ -27,7 +27,7 @@ class UpkeepSettings:
 
 
 @dataclass(frozen=True)
-class Update:
+class UpkeepResult:
     """What one update did."""
 
     bank: Bank
@@ -51,11 +51,11 @@ def update_bank(
     settings: UpkeepSettings,
     step: int,
     *,
-    objection: Objection | None = None,
+    item_filter: ItemFilter | None = None,
     worth: Callable[[str], float] | None = None,
     retired: Sequence[str] = (),
     given: Collection[str] = (),
-) -> Update:
+) -> UpkeepResult:
     """The bank after the window's rollouts: extract, merge, add, prune. Pure but for what the desk asks.
 
     `worth` says which learned items go first (none: the oldest); `retired` go in any case, and their ids stay known
@@ -67,14 +67,14 @@ def update_bank(
     success = sum(memory.correct for memory in window) / max(1, len(window))
     gone = set(retired)
     if not window or success >= settings.threshold:
-        return _after(bank, without(bank, gone), success, len(window))
-    extraction = extract(window, client, settings.extract, objection)
+        return _after(bank, remove_items(bank, gone), success, len(window))
+    extraction = extract(window, client, settings.extract, item_filter)
     merges = merge_kinds(extraction.proposals, client, settings.merge)
     proposals = [p for merged in merges.values() for p in merged.items if p.item.id not in gone]
     # What most memories speak for comes first: only the first few are taken.
-    ordered = sorted(joined(proposals), key=lambda p: -len(p.memories))
-    new, taken = grown(
-        without(bank, gone),
+    ordered = sorted(join_duplicates(proposals), key=lambda p: -len(p.memories))
+    new, taken = add_items(
+        remove_items(bank, gone),
         ordered,
         step=step,
         add=settings.add,
@@ -93,7 +93,7 @@ def _after(
     proposals: int = 0,
     taken: Sequence[Proposal] = (),
     refused: Counter[str] | None = None,
-) -> Update:
+) -> UpkeepResult:
     left = {item.id for item in after.items}
     removed = tuple(item.id for item in before.items if item.id not in left)
-    return Update(after, success, memories, proposals, tuple(taken), removed, refused or Counter())
+    return UpkeepResult(after, success, memories, proposals, tuple(taken), removed, refused or Counter())

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import sgsd
-from sgsd.bank import BankStore, objection, save_bank
+from sgsd.bank import BankStore, refusal_reason, save_bank
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
@@ -90,7 +90,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
             settings,
             Sampler(config, engine, verifier, maker, problems).sample,
             client,
-            objection=Objector(problems),
+            item_filter=LeakFilter(problems),
             metadata=_metadata(config),
             progress=BuildProgress(_Stages(bar, client).show, _layer_line(console)),
         )
@@ -100,14 +100,14 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     return target
 
 
-class Objector:
+class LeakFilter:
     """Keeps out what would carry a reference answer, or orders to the reader, into the bank."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.golds = {problem.id: problem.gold for problem in problems}
 
     def __call__(self, item: BankItem, memory: Memory) -> str | None:
-        return objection(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
+        return refusal_reason(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
 
 
 class Sampler:

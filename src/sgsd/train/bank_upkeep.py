@@ -18,8 +18,8 @@ from sgsd.contexts import load_prompts
 from sgsd.distributed.processes import from_first
 from sgsd.records.run_files import Records
 from sgsd.skills import TEMPLATES, AnswerCache, Memory, WriterClient, WriterError, memory_of
-from sgsd.skills.upkeep import Update, UpkeepSettings, update_bank
-from sgsd.train.bank_building import Objector, build_settings
+from sgsd.skills.upkeep import UpkeepResult, UpkeepSettings, update_bank
+from sgsd.train.bank_building import LeakFilter, build_settings
 from sgsd.train.models import warn
 from sgsd.train.run_bank import beginning
 from sgsd.train.setup import Parts
@@ -80,7 +80,7 @@ class Upkeep:
         self.records.write("bank", {"step": step, **told(update), "event": event, "version": update.bank.version})
         return update.bank, event
 
-    def _ask(self, step: int, bank: Bank) -> Update:
+    def _ask(self, step: int, bank: Bank) -> UpkeepResult:
         config, parts = self.parts.config, self.parts
         prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
         given = self._given()
@@ -97,7 +97,7 @@ class Upkeep:
                 client,
                 self.settings,
                 step,
-                objection=Objector(parts.problems),
+                item_filter=LeakFilter(parts.problems),
                 worth=by_evidence,
                 retired=self._quarantined(bank, given),
                 given=given,
@@ -121,7 +121,7 @@ class Upkeep:
         return [Memory(**{key: value for key, value in row.items() if key != "step"}) for row in rows]
 
 
-def told(update: Update) -> dict[str, Any]:
+def told(update: UpkeepResult) -> dict[str, Any]:
     """An update as a line of bank.jsonl."""
     return {
         "success": update.success,

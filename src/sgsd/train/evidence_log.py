@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from sgsd.bank import BankStore, Ledger, TeacherObservation
 from sgsd.distributed.processes import from_first
 from sgsd.records.run_files import Records, write_atomic
-from sgsd.train.run_bank import STORE, items_told
+from sgsd.train.run_bank import STORE, item_records
 
 NAME = "sightings"
 
@@ -51,7 +51,7 @@ class EvidenceLog:
         if self.accelerator.is_main_process and self.ledger.items:
             write_atomic(self.records.folder / "ledger.json", json.dumps(self.ledger.to_json()))
             with BankStore(self.records.folder / STORE, read_only=True) as store:
-                told = {"items": items_told(store, self.ledger)}
+                told = {"items": item_records(store, self.ledger)}
             write_atomic(self.records.folder / "items.json", json.dumps(told, ensure_ascii=False))
 
 

@@ -23,7 +23,7 @@ from sgsd.bank import (
     fork_store,
     is_dynamic,
     is_store,
-    words_of,
+    item_texts,
 )
 from sgsd.distributed.processes import from_first
 from sgsd.types import BankItem, Skill, UserError
@@ -110,7 +110,7 @@ def beginning(store: BankStore) -> Version | None:
     return next((version for version in reversed(store.versions()) if version.note == START), None)
 
 
-def items_told(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
+def item_records(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
     """What came of every item of the run, the highest standing first: what it says, and its line in the ledger.
 
     `learned` is the step at which an update brought it, None for an item that the run began with; `kept` says whether
@@ -129,12 +129,12 @@ def items_told(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
         return {
             "id": name,
             "kind": "skill" if isinstance(item, Skill) else "mistake",
-            "says": words_of(item)[0],
+            "says": item_texts(item)[0],
             "learned": item.meta[DYNAMIC] if is_dynamic(item) and name not in began else None,
             "kept": name in kept,
             "standing": ledger.standing(name),
             **{key: value for key, value in asdict(row).items() if key != "ids"},
         }
 
-    whole = replace(ledger, items={name: ledger.account(name) for name in known}, pairs={})
+    whole = replace(ledger, items={name: ledger.stats(name) for name in known}, pairs={})
     return sorted(map(told, whole.rows()), key=lambda item: (-item["standing"], item["id"]))

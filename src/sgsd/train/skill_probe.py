@@ -23,13 +23,13 @@ from sgsd.evaluate.probe import (
     SOURCES,
     STANCES,
     Findings,
-    Observation,
-    Reading,
+    ProbedRollout,
+    ProbeVerdict,
     Source,
-    Verdict,
-    find,
-    judge,
-    sightings,
+    TeacherSupport,
+    compute_findings,
+    decide,
+    teacher_observations,
 )
 from sgsd.methods import Method
 from sgsd.methods import losses as L
@@ -51,7 +51,7 @@ class Probe:
     """What was found, the ledger of the bank's items by the method's own stance, and all that decided it."""
 
     findings: Findings
-    verdict: Verdict
+    verdict: ProbeVerdict
     stance: StanceKind
     ledger: Ledger
     made_by: dict[str, Any]
@@ -81,9 +81,9 @@ def run_probe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda 
         raise UserError("a probe runs in one process; start it without a launcher")
     stance = stance_of(parts.method)
     observations = observe(parts, rollouts, tell)
-    findings = find(observations, parts.config.seed)
-    ledger = Ledger().observe(sightings(observations, "bank", stance.kind, stance.confidence))
-    return Probe(findings, judge(findings, stance.kind), stance.kind, ledger, made_by(parts, rollouts))
+    findings = compute_findings(observations, parts.config.seed)
+    ledger = Ledger().observe(teacher_observations(observations, "bank", stance.kind, stance.confidence))
+    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(parts, rollouts))
 
 
 def check_method(method: Method) -> None:
@@ -97,7 +97,7 @@ def stance_of(method: Method) -> VerifiedSupport:
     return method.stance if isinstance(method.stance, VerifiedSupport) else VerifiedSupport()
 
 
-def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[Observation]:
+def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
     """The first rollouts that training would draw, each read by all pools."""
     parts.engine.sync()
     parts.scorer.eval()
@@ -106,7 +106,7 @@ def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda do
     providers |= {name: make_control(name, bank, prompts, parts.problems) for name in CONTROLS}
     readers = Readers(providers, null_teacher(bank, prompts))
     asked = islice(chain.from_iterable(questions(parts, step) for step in count(1)), rollouts)
-    seen: list[Observation] = []
+    seen: list[ProbedRollout] = []
     while chunk := list(islice(asked, parts.config.rollouts)):
         seen += readers.observe(parts, chunk)
         tell(len(seen))
@@ -120,7 +120,7 @@ class Readers:
     providers: Mapping[Source, AnyProvider]
     nulls: AnyProvider
 
-    def observe(self, parts: Parts, asked: Sequence[Question]) -> list[Observation]:
+    def observe(self, parts: Parts, asked: Sequence[Question]) -> list[ProbedRollout]:
         """As many rollouts as one step of training would draw."""
         rollouts = answer(parts, asked)
         verdicts = verify(parts, rollouts)
@@ -132,7 +132,7 @@ class Readers:
         for rollout, verdict, student_T, views in zip(rollouts, verdicts, plain, shown):
             mask_T = parts.token_mask(rollout.completion.token_ids)
             pools = read(stance_of(parts.method), views, [next(taught) for _ in views], student_T, mask_T)
-            found.append(Observation(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
+            found.append(ProbedRollout(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
         return found
 
     def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
@@ -152,9 +152,9 @@ Shown = tuple[Source | None, TeacherView]  # of no source: the null teacher
 
 def read(
     stance: VerifiedSupport, shown: Sequence[Shown], logps_KT: Sequence[Tensor], student_T: Tensor, mask_T: Tensor
-) -> dict[Source, tuple[Reading, ...]]:
+) -> dict[Source, tuple[TeacherSupport, ...]]:
     """What every teacher says of one rollout, by each stance; the first of them is the null teacher."""
-    pools: dict[Source, list[Reading]] = {source: [] for source in SOURCES}
+    pools: dict[Source, list[TeacherSupport]] = {source: [] for source in SOURCES}
     if shown:
         mask_1T = mask_T[None]
         delta_1KT = L.gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
@@ -167,7 +167,7 @@ def read(
         for k, (source, view) in enumerate(shown):
             if source is not None:
                 support = {kind: values[k] for kind, values in supports.items()}
-                pools[source].append(Reading(view.item_ids, view.weight, support))
+                pools[source].append(TeacherSupport(view.item_ids, view.weight, support))
     return {source: tuple(readings) for source, readings in pools.items()}
 
 

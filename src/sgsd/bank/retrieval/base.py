@@ -49,7 +49,7 @@ class Retriever(Protocol):
     def mistakes(self) -> Ranker[Mistake]: ...
 
 
-class ComparingRetriever(Retriever, Protocol):
+class VectorRetriever(Retriever, Protocol):
     """A retriever that can also say how alike two items are."""
 
     def vectors(self, items: Sequence[BankItem]) -> np.ndarray:

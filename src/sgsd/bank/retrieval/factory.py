@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from sgsd.bank.retrieval.base import ComparingRetriever, RandomRetriever, Retriever
+from sgsd.bank.retrieval.base import RandomRetriever, Retriever, VectorRetriever
 from sgsd.bank.retrieval.bm25 import Bm25Retriever
 from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
 from sgsd.bank.retrieval.encoder import EmbeddingSettings, SentenceEncoder
@@ -34,7 +34,7 @@ def make_retriever(
     check_retrieval(kind, diversity, embedding)
     if kind == "random":
         return RandomRetriever(bank, seed)
-    found: ComparingRetriever
+    found: VectorRetriever
     if embedding is None:
         found = Bm25Retriever(bank)
     else:

@@ -6,41 +6,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
-from sgsd.bank.ledger import Ledger, pair_weights, reranked
+from sgsd.bank.ledger import Ledger, pair_weights, rerank
 from sgsd.bank.retrieval.base import Hit, ItemT, Ranker, Retriever
 from sgsd.types import Mistake, Skill, SkillPair
 
 CANDIDATES = 4  # times as many hits as asked for are looked at: an item far off the problem stays out, however trusted
 
-LedgerNow = Callable[[], Ledger]
+CurrentLedger = Callable[[], Ledger]
 
 
 @dataclass(frozen=True)
-class TrustingRetriever:
+class RerankedRetriever:
     """Reorders another retriever's hits by the ledger as it is when asked; see `reranked` for the rule."""
 
     retriever: Retriever
-    ledger: LedgerNow
+    ledger: CurrentLedger
     weight: float
 
     @property
     def skills(self) -> Ranker[Skill]:
-        return _Trusting(self.retriever.skills, self.ledger, self.weight)
+        return _RerankedRanker(self.retriever.skills, self.ledger, self.weight)
 
     @property
     def mistakes(self) -> Ranker[Mistake]:
-        return _Trusting(self.retriever.mistakes, self.ledger, self.weight)
+        return _RerankedRanker(self.retriever.mistakes, self.ledger, self.weight)
 
 
 @dataclass(frozen=True)
-class _Trusting(Generic[ItemT]):
+class _RerankedRanker(Generic[ItemT]):
     ranker: Ranker[ItemT]
-    ledger: LedgerNow
+    ledger: CurrentLedger
     weight: float
 
     def rank(self, queries: Sequence[str], k: int) -> list[list[Hit[ItemT]]]:
         now = self.ledger()
-        return [reranked(hits, now, self.weight)[:k] for hits in self.ranker.rank(queries, CANDIDATES * k)]
+        return [rerank(hits, now, self.weight)[:k] for hits in self.ranker.rank(queries, CANDIDATES * k)]
 
 
 def weighed(

@@ -48,7 +48,7 @@ UNFIT = "an item that may not stand in a bank"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedAnswer:
     """What could be read of an answer; `unusable` says why nothing could."""
 
     drafts: tuple[Draft, ...] = ()
@@ -61,16 +61,16 @@ class Reading:
         return self.unusable is not None or (not self.drafts and self.dropped.total() > 0)
 
 
-def read_answer(text: str, answer: AnswerType) -> Reading:
+def parse_answer(text: str, answer: AnswerType) -> ParsedAnswer:
     """The drafts in a reply, whatever stands around them. A null list is an answer with no items."""
     body = after_thinking(text)
     if body is None:
-        return Reading(unusable=UNCLOSED_THINKING)
+        return ParsedAnswer(unusable=UNCLOSED_THINKING)
     if not body.strip():
-        return Reading(unusable=EMPTY)
+        return ParsedAnswer(unusable=EMPTY)
     mended = _BACKSLASH.sub(_escaped, body)
     starts = _list_starts(mended, answer)
-    readings = [Reading(unusable=NO_JSON)]
+    readings = [ParsedAnswer(unusable=NO_JSON)]
     for start in reversed(starts[-_ANSWERS_TRIED:]):
         reading = _read_list(mended, start, answer.draft)
         if not reading.wants_repair:
@@ -100,7 +100,7 @@ def _list_starts(text: str, answer: AnswerType) -> list[int]:
     return [bare.start()] if bare else []
 
 
-def _read_list(text: str, start: int, model: type[Draft]) -> Reading:
+def _read_list(text: str, start: int, model: type[Draft]) -> ParsedAnswer:
     drafts: list[Draft] = []
     dropped: Counter[str] = Counter()
     for found in _Items(text, start, model).read(start):
@@ -109,7 +109,7 @@ def _read_list(text: str, start: int, model: type[Draft]) -> Reading:
             dropped[made] += 1
         else:
             drafts.append(made)
-    return Reading(tuple(drafts), dropped)
+    return ParsedAnswer(tuple(drafts), dropped)
 
 
 @dataclass(frozen=True)

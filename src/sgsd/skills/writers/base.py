@@ -37,7 +37,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriterReply:
     """What came back, and what it cost; `faults` of the tries before, by reason."""
 
     text: str
@@ -50,7 +50,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Failed:
+class WriterFailure:
     """A call that brought nothing, retries included; the reason holds no secret and no address."""
 
     reason: str
@@ -65,7 +65,7 @@ class Writer(Protocol):
     def name(self) -> str:
         """Model and settings: answers of writers of the same name may stand for each other in the cache."""
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]: ...
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]: ...
 
     def __enter__(self) -> Self: ...
 
@@ -92,12 +92,12 @@ class ScriptedWriter:
     name: str = "scripted"
     calls: list[Request] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         for position, request in enumerate(requests):
             self.calls.append(request)
             text = self.script(request)
             prompt = sum(about_tokens(said) for _, said in request.messages)
-            yield position, Written(text, prompt, about_tokens(text))
+            yield position, WriterReply(text, prompt, about_tokens(text))
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sgsd.contexts import encode_chat
 from sgsd.rollout import Engine, Sampling
-from sgsd.skills.writers.base import Failed, Request, Written
+from sgsd.skills.writers.base import Request, WriterFailure, WriterReply
 
 
 @dataclass
@@ -36,14 +36,14 @@ class EngineWriter:
         drawn = "/".join(str(value) for name, value in asdict(self.sampling).items() if name != "max_tokens")
         return f"engine:{self.model}@{drawn}/{self.seed}/{'thinking' if self.thinking else 'plain'}"
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         prompts = [encode_chat(self.tokenizer, request.chat(), thinking=self.thinking) for request in requests]
         fitting = []
         for position, (prompt, request) in enumerate(zip(prompts, requests)):
             if len(prompt) + request.max_tokens <= self.context:
                 fitting.append(position)
             else:
-                yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
+                yield position, WriterFailure(f"a prompt of more than {self.context} tokens with its answer")
         for start in range(0, len(fitting), self.batch):
             chosen = fitting[start : start + self.batch]
             sampling = replace(self.sampling, max_tokens=max(requests[i].max_tokens for i in chosen))
@@ -51,7 +51,7 @@ class EngineWriter:
             draws = [draw_of(requests[i]) for i in chosen]
             done = self.engine.sample([prompts[i] for i in chosen], draws, sampling, seed=self.seed)
             for position, completion in zip(chosen, done):
-                yield position, Written(completion.text, len(prompts[position]), len(completion.token_ids))
+                yield position, WriterReply(completion.text, len(prompts[position]), len(completion.token_ids))
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from sgsd.contexts import encode_chat
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.writers.base import Failed, Request, Written
+from sgsd.skills.writers.base import Request, WriterFailure, WriterReply
 from sgsd.skills.writers.engine_writer import draw_of
 from sgsd.types import UserError
 
@@ -68,7 +68,7 @@ class VllmWriter:
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         engine_died = import_module("vllm.v1.engine.exceptions").EngineDeadError
         prompts = [encode_chat(self._tokenizer, request.chat(), thinking=self.thinking) for request in requests]
         fitting = []
@@ -76,7 +76,7 @@ class VllmWriter:
             if len(prompt) + request.max_tokens <= self.context:
                 fitting.append(position)
             else:  # vLLM would refuse the whole batch for it
-                yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
+                yield position, WriterFailure(f"a prompt of more than {self.context} tokens with its answer")
         for start in range(0, len(fitting), self.batch):
             chosen = fitting[start : start + self.batch]
             try:
@@ -86,11 +86,11 @@ class VllmWriter:
                     use_tqdm=False,
                 )
             except engine_died:
-                yield from ((position, Failed("vLLM's engine has died", dead=True)) for position in chosen)
+                yield from ((position, WriterFailure("vLLM's engine has died", dead=True)) for position in chosen)
                 continue
             for position, output in zip(chosen, done, strict=True):
                 best = output.outputs[0]
-                yield position, Written(best.text, len(prompts[position]), len(best.token_ids))
+                yield position, WriterReply(best.text, len(prompts[position]), len(best.token_ids))
 
     def _sampling(self, request: Request) -> Any:
         vllm = import_module("vllm.sampling_params")

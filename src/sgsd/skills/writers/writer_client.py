@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from sgsd.contexts import PromptSet
 from sgsd.skills.writers.answer_cache import AnswerCache
-from sgsd.skills.writers.answers import Reading, after_thinking, read_answer
-from sgsd.skills.writers.base import Failed, Request, Writer, Written
+from sgsd.skills.writers.answers import ParsedAnswer, after_thinking, parse_answer
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
 
 MAX_REPEATED_CHARS = 4_000  # of an unreadable answer, shown to the writer again when a repair is asked for
 MIN_FAILURES = 3  # a few hiccups of a small batch are no reason to stop, unless nothing else came
@@ -64,7 +64,7 @@ class WriterClient:
     on_answer: Callable[[], None] = lambda: None
     usage: Usage = field(default_factory=Usage)
 
-    def ask(self, requests: Sequence[Request]) -> list[Reading | None]:
+    def ask(self, requests: Sequence[Request]) -> list[ParsedAnswer | None]:
         """A reading for every request, in order; None where there is none, and the bill says why.
 
         Raises:
@@ -72,7 +72,7 @@ class WriterClient:
         """
         allowed = max(MIN_FAILURES, self.failure_budget * len(requests))
         replies = self._replies(requests, allowed)
-        readings = {i: read_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, Written)}
+        readings = {i: parse_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, WriterReply)}
         again = self._repair(requests, replies, readings, allowed)
         for position in range(len(requests)):
             self._count(replies[position], readings.get(position))
@@ -88,8 +88,8 @@ class WriterClient:
     def _repair(
         self,
         requests: Sequence[Request],
-        replies: dict[int, Written | Failed],
-        readings: dict[int, Reading],
+        replies: dict[int, WriterReply | WriterFailure],
+        readings: dict[int, ParsedAnswer],
         allowed: float,
     ) -> dict[int, Request]:
         """Ask once more where nothing could be read; puts the better readings in place, and returns what was asked."""
@@ -97,14 +97,14 @@ class WriterClient:
         again = {i: self._repair_request(requests[i], replies[i], readings[i]) for i in broken}
         self.usage.repairs += len(again)
         for place, reply in self._replies(list(again.values()), allowed, repeated=True).items():
-            if isinstance(reply, Written):
-                better = read_answer(reply.text, requests[broken[place]].form)
+            if isinstance(reply, WriterReply):
+                better = parse_answer(reply.text, requests[broken[place]].form)
                 if better.unusable is None:
                     readings[broken[place]] = better
         return again
 
-    def _repair_request(self, request: Request, reply: Written | Failed, reading: Reading) -> Request:
-        said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, Written) else ""
+    def _repair_request(self, request: Request, reply: WriterReply | WriterFailure, reading: ParsedAnswer) -> Request:
+        said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, WriterReply) else ""
         wrong = reading.unusable or ", ".join(reading.dropped)
         asked = self.prompts.render("repair", problem=wrong, key=request.form.key, fields=_fields(request))
         talk: tuple[tuple[str, str], ...] = (*request.messages, ("assistant", said or "…"), ("user", asked))
@@ -112,8 +112,8 @@ class WriterClient:
 
     def _replies(
         self, requests: Sequence[Request], allowed: float, *, repeated: bool = False
-    ) -> dict[int, Written | Failed]:
-        found: dict[int, Written | Failed] = {}
+    ) -> dict[int, WriterReply | WriterFailure]:
+        found: dict[int, WriterReply | WriterFailure] = {}
         twins: dict[str, list[int]] = {}  # equal requests are one call, as they would be for a second build
         for position, request in enumerate(requests):
             known = self.cache.get(self.writer.name, request) if self.cache is not None else None
@@ -131,7 +131,7 @@ class WriterClient:
             for position in same:
                 found[position] = reply
                 self._tell(repeated)
-            if isinstance(reply, Failed):
+            if isinstance(reply, WriterFailure):
                 failed[reply.reason] += len(same)
                 dead += len(same) if reply.dead else 0
                 # A dead server is not asked 256 times.
@@ -140,14 +140,14 @@ class WriterClient:
                     self._give_up(failed.total(), len(requests), f"the last: {reply.reason}")
         for same in missing:
             for position in same:
-                found.setdefault(position, Failed("no answer came back"))
+                found.setdefault(position, WriterFailure("no answer came back"))
         return found
 
-    def _enter(self, reply: Written | Failed, request: Request, times: int) -> None:
+    def _enter(self, reply: WriterReply | WriterFailure, request: Request, times: int) -> None:
         """Keep an answer before anything is done with it, and write down what it cost."""
         self.usage.calls += 1
         self.usage.retried += Counter(reply.faults)
-        if isinstance(reply, Written):
+        if isinstance(reply, WriterReply):
             self.usage.prompt_tokens += reply.prompt_tokens
             self.usage.completion_tokens += reply.completion_tokens
             self.usage.cached += times - 1
@@ -158,8 +158,8 @@ class WriterClient:
         if not repeated:
             self.on_answer()
 
-    def _count(self, reply: Written | Failed, reading: Reading | None) -> None:
-        if isinstance(reply, Failed):
+    def _count(self, reply: WriterReply | WriterFailure, reading: ParsedAnswer | None) -> None:
+        if isinstance(reply, WriterFailure):
             self.usage.failures[reply.reason] += 1
         elif reading is not None and reading.unusable is not None:
             self.usage.failures[reading.unusable] += 1
@@ -167,10 +167,10 @@ class WriterClient:
             self.usage.answers += 1
             self.usage.dropped += reading.dropped
 
-    def _kept(self, reading: Reading | None) -> Reading | None:
+    def _kept(self, reading: ParsedAnswer | None) -> ParsedAnswer | None:
         return None if reading is None or reading.unusable is not None else reading
 
-    def _too_many_failed(self, kept: Sequence[Reading | None]) -> bool:
+    def _too_many_failed(self, kept: Sequence[ParsedAnswer | None]) -> bool:
         failed, answers = self.usage.failures.total(), self.usage.answers
         beyond = failed > max(MIN_FAILURES, self.failure_budget * (failed + answers))
         return None in kept and (beyond or not answers)

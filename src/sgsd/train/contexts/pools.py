@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from sgsd.bank import (
     Bank,
+    CurrentLedger,
     Ledger,
-    LedgerNow,
+    RerankedRetriever,
     Retriever,
-    TrustingRetriever,
     make_retriever,
     pairs_for,
     render_pair,
@@ -83,7 +83,7 @@ def make_provider(
     method: Method,
     maker: PromptBuilder,
     bank: Bank | None,
-    ledger: LedgerNow = Ledger,
+    ledger: CurrentLedger = Ledger,
     *,
     problems: Sequence[Problem] = (),
     engine: Engine | None = None,
@@ -149,7 +149,7 @@ def foreseen(context: Context) -> Context:
 
 
 def make_train_prompts(
-    config: RunConfig, method: Method, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow = Ledger
+    config: RunConfig, method: Method, maker: PromptBuilder, bank: Bank | None, ledger: CurrentLedger = Ledger
 ) -> PromptBuilder:
     """Who words the student's prompts while it trains: `maker` itself, or one that shows the pairs of `inject`."""
     if method.inject is None:
@@ -160,7 +160,7 @@ def make_train_prompts(
 
 
 def make_eval_prompts(
-    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow = Ledger
+    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: CurrentLedger = Ledger
 ) -> PromptBuilder:
     """Who words the prompts of an evaluation: `maker` itself, or one that shows `evaluation.skills` pairs."""
     skills = config.evaluation.skills
@@ -168,7 +168,7 @@ def make_eval_prompts(
 
 
 def _injecting(
-    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: LedgerNow, pairs: SkillPairs
+    config: RunConfig, maker: PromptBuilder, bank: Bank | None, ledger: CurrentLedger, pairs: SkillPairs
 ) -> PromptBuilder:
     retrieve = retrieval(config, bank, ledger, pairs, Uniform())
     return SkillPromptBuilder(
@@ -180,7 +180,7 @@ def _injecting(
 
 
 def retrieval(
-    config: RunConfig, bank: Bank | None, ledger: LedgerNow, pairs: SkillPairs, weights: RetrievalSoftmax | Uniform
+    config: RunConfig, bank: Bank | None, ledger: CurrentLedger, pairs: SkillPairs, weights: RetrievalSoftmax | Uniform
 ) -> PairRetrieval:
     """From problems' texts to their pools of pairs, as configured; of `RandomPairs` drawn by chance."""
     assert bank is not None, "the configuration has been checked for this"
@@ -194,7 +194,7 @@ def retrieval(
             chosen.retrieval, bank, seed=config.seed, diversity=chosen.diversity, embedding=embedding
         )
         if chosen.rerank:
-            retriever = TrustingRetriever(retriever, ledger, chosen.rerank)
+            retriever = RerankedRetriever(retriever, ledger, chosen.rerank)
     retriever = one_sided(retriever, pairs.side)
     temperature = weights.temperature if isinstance(weights, RetrievalSoftmax) else float("inf")
 
@@ -216,7 +216,7 @@ class Pools:
     maker: PromptBuilder
     weights: RetrievalSoftmax | Uniform
     bank: Bank | None
-    ledger: LedgerNow
+    ledger: CurrentLedger
     problems: Sequence[Problem] = ()
     engine: Engine | None = None
     critic: Critic | None = None
