@@ -19,7 +19,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sgsd.bank import BankStore, ItemHistory, Kind, Row, item_history, item_texts
+from sgsd.bank import BankStore, ItemHistory, ItemRow, Kind, item_history, item_texts
 from sgsd.cli.bank_ledger import read_ledger
 from sgsd.report.svg import EMPTY, tag
 
@@ -65,7 +65,7 @@ class Node:
         return max(self.height, self.behind)
 
 
-def drawing(life: ItemHistory, row: Row | None = None, steps: int = STEPS) -> str:
+def drawing(life: ItemHistory, row: ItemRow | None = None, steps: int = STEPS) -> str:
     """The item's way as one SVG document; `row` is its line in the ledger after a run of that many steps."""
     merged = _merged(life)
     last = max(2, merged.column + 1)
@@ -131,7 +131,7 @@ def _rollout(memory: Mapping[str, Any]) -> Node:
     return Node("rollouts", 0, [(look, f"{mark} {said}")])
 
 
-def _bank_lines(life: ItemHistory, row: Row | None, steps: int) -> list[Line]:
+def _bank_lines(life: ItemHistory, row: ItemRow | None, steps: int) -> list[Line]:
     lines = [("head", life.item.id)]
     lines += [("plain", line) for text in item_texts(life.item) for line in _wrapped(text, "bank")]
     if row is None:
@@ -145,8 +145,8 @@ def _bank_lines(life: ItemHistory, row: Row | None, steps: int) -> list[Line]:
         f"on successes   {_signed(row.support_on_success)}",
         f"on failures    {_signed(row.support_on_failure)}",
         f"contrast       {_signed(row.contrast)}",
-        f"evidence       {_signed(row.evidence)}",
-        f"posterior      {row.posterior_mean:.2f} [{row.posterior_low:.2f}, {row.posterior_high:.2f}]",
+        f"standing       {_signed(row.standing)}",
+        f"trust          {_signed(row.trust)}",
     )
     return [*lines, ("plain", ""), *(("soft", line) for line in told)]
 
@@ -165,7 +165,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.4f}"
 
 
-def real_item(folder: Path) -> tuple[ItemHistory, Row]:
+def real_item(folder: Path) -> tuple[ItemHistory, ItemRow]:
     """The item with the longest way behind it, of a bank built and trained with in `folder`."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from runs import SMALL, merged, quiet
@@ -185,7 +185,7 @@ def real_item(folder: Path) -> tuple[ItemHistory, Row]:
     with BankStore(folder / "bank.sqlite", read_only=True) as store:
         lives = [item_history(store, item.id) for item in store.snapshot().items if item.id in ledger.items]
     life = max(lives, key=lambda life: (_merged(life).column, len(life.memories), life.item.id))
-    (row,) = replace(ledger, items={life.item.id: ledger.stats(life.item.id)}, pairs={}).rows()
+    (row,) = replace(ledger, items={life.item.id: ledger.stats(life.item.id)}).rows()
     return life, row
 
 

@@ -130,7 +130,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
         "36 rollouts of",
         "bank as a whole",
         "off-topic, as long",
-        "items by evidence",
+        "items by standing",
         "The rule, by the ratio",
     ):
         assert part in shown
@@ -145,8 +145,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
     ledger = Ledger.from_json(written["ledger"])
     assert sum(stats.retrieved for stats in ledger.items.values()) == 36 * 3 * 2
     for item in written["items"]:
-        assert item["evidence"] == ledger.evidence(item["ids"][0])
-        assert item["balanced_posterior"]["low"] <= item["balanced_posterior"]["high"]
+        assert item["standing"] == ledger.standing(item["id"])
     assert not (tmp_path / "run").exists()
     assert run(["probe", str(config), "--json", str(out)]) == 2
     assert "the file exists" in capsys.readouterr().err
@@ -231,10 +230,10 @@ def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: M
         for item, kind in kinds.items()
         for outcome in (1, -1)
     ]
-    found = benchmark.figures(Ledger().observe(told).evidence, kinds)
+    found = benchmark.figures(Ledger().observe(told).standing, kinds)
     assert found == dict.fromkeys(benchmark.COMPARISONS, 1.0)
     assert set(benchmark.figures(Ledger().standing, kinds).values()) == {0.5}
-    assert benchmark.figures(Ledger().evidence, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
+    assert benchmark.figures(Ledger().standing, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
 
 
 def test_the_benchmark_gives_each_mean_its_interval(benchmark: ModuleType) -> None:
@@ -252,5 +251,5 @@ def test_the_benchmark_reads_a_trained_run(benchmark: ModuleType, tmp_path: Path
     found = benchmark.of_run(folder)
     assert set(found) == {"sightings_an_item", "never_shown", "contrast"}
     assert found["sightings_an_item"] == 2 * 16 * 2 * 2 / 48
-    assert found["contrast"].keys() == {"items", "shown items", "items by standing", "shown items by standing", "pairs"}
+    assert found["contrast"].keys() == {"items", "shown items", "pairs"}
     assert all(0 <= value <= 1 for value in found["contrast"]["pairs"].values() if value is not None)

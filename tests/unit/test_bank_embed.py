@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsd.bank import Bank, Embedder, EmbeddingRetriever, item_text, pairs_for, retrieve_pairs
-from sgsd.bank import vectors as vectors_module
+from sgsd.bank.retrieval import vector_cache as vectors_module
 from sgsd.bank.retrieval.embedding import nearest
 from sgsd.bank.retrieval.vector_cache import VectorCache, unit_rows
 from sgsd.types import Mistake, Skill, UserError

@@ -28,10 +28,8 @@ from sgsd.bank import (
     make_retriever,
     pairs_for,
 )
-from sgsd.bank import (
-    factory as choose,
-)
 from sgsd.bank.dedup import near_duplicates
+from sgsd.bank.retrieval import factory
 from sgsd.bank.retrieval.bm25 import tokenize
 from sgsd.cli import bank_command as bank_cli
 from sgsd.lab.demo_bank import demo_bank
@@ -283,7 +281,7 @@ def test_a_run_resumed_with_an_empty_cache_is_the_uninterrupted_one(tmp_path: Pa
     whole = {name: (run / f"{name}.jsonl").read_bytes() for name in ("metrics", "rollouts")}
     shutil.rmtree(run / "checkpoints" / max(path.name for path in (run / "checkpoints").iterdir()))
     shutil.rmtree(vectors)
-    choose._embedder.cache_clear()
+    factory._embedder.cache_clear()
     run_small(run, resume=True, **changes)
     assert {name: (run / f"{name}.jsonl").read_bytes() for name in whole} == whole
     assert list(vectors.rglob("*.npy"))

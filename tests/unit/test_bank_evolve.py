@@ -149,8 +149,8 @@ def test_what_another_run_learned_stays_where_this_one_began_with_it() -> None:
 def test_the_least_worthy_go_first_where_worth_is_known() -> None:
     bank, _ = add_items(GIVEN, [proposal(n) for n in range(4)], step=1, capacity=4)
     ranked = [item.id for item in bank.items if is_dynamic(item)]
-    worth: Callable[[str], float] = lambda item_id: float(ranked.index(item_id) in (0, 2))  # noqa: E731
-    after, taken = add_items(bank, [proposal(8), proposal(9)], step=2, capacity=4, worth=worth)
+    score: Callable[[str], float] = lambda item_id: float(ranked.index(item_id) in (0, 2))  # noqa: E731
+    after, taken = add_items(bank, [proposal(8), proposal(9)], step=2, capacity=4, score=score)
     assert {item.id for item in after.items if is_dynamic(item)} == {ranked[0], ranked[2], *(p.item.id for p in taken)}
 
 

@@ -25,7 +25,7 @@ from sgsd.skills import (
     memory_of,
 )
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.extraction import TOO_MANY, extraction_request, shortened, visible
+from sgsd.skills.extraction import TOO_MANY, extraction_request, shortened, strip_thinking
 from sgsd.types import BankItem, Completion, Mistake, Problem, Rollout, Skill, Status, UserError, Verdict
 
 GOLD, GOLD_SOLUTION, GOLD_META = "gold-7781", "because of gold-9912", "gold-3345"
@@ -167,9 +167,9 @@ def test_what_a_rollout_holds_is_never_read_as_a_template(prompts: PromptSet) ->
 
 
 def test_thinking_is_left_out_and_a_long_solution_loses_its_middle(prompts: PromptSet) -> None:
-    assert visible("<think>so { and </think>\n It is 4. ") == "It is 4."
-    assert visible("<think>never ends ") == "<think>never ends"
-    assert visible("<think>all</think>  ") == "<think>all</think>"
+    assert strip_thinking("<think>so { and </think>\n It is 4. ") == "It is 4."
+    assert strip_thinking("<think>never ends ") == "<think>never ends"
+    assert strip_thinking("<think>all</think>  ") == "<think>all</think>"
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("a" * 50 + "b" * 50, 20) == "a" * 10 + "\n[… 80 characters left out …]\n" + "b" * 10
     long = memory(0, solution="<think>" + "t" * 99 + "</think>" + "x" * 30 + "y" * 30)

@@ -24,7 +24,7 @@ from sgsd.bank import (
     parse_bank,
     with_content_id,
 )
-from sgsd.bank.item_history import item_history
+from sgsd.bank.item_lineage import item_history
 from sgsd.contexts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, MergeSettings, Request, ScriptedWriter, WriterClient, merge
 from sgsd.skills.merge import Layer

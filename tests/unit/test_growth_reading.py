@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from sgsd.skills import answers as r
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedMistakes, MergedSkills, schema_of
+from sgsd.skills.writers import answers as r
 from sgsd.skills.writers.answers import parse_answer
 
 ANSWERS = [ExtractedSkills, ExtractedMistakes, MergedSkills, MergedMistakes]

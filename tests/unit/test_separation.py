@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sgsd.bank import Ledger
-from sgsd.evaluate import separation as module
+from sgsd.evaluate import probe as module
 from sgsd.evaluate.probe import (
     FEWEST,
     MARGIN,
@@ -222,7 +222,7 @@ def test_a_ledger_is_told_what_the_method_would_have_judged() -> None:
     for sighting in told:
         stance = (sighting.support > 0.05) - (sighting.support < -0.05)
         assert sighting.polarity == sighting.outcome * stance
-    assert min(Ledger().observe(told).evidence(f"bank_{item}") for item in range(ITEMS)) > 0
+    assert min(Ledger().observe(told).standing(f"bank_{item}") for item in range(ITEMS)) > 0
     renamed = teacher_observations(
         seen, "bank", "raw", 0.05, lambda o, r: tuple(f"{item} @ {o.problem_id}" for item in r.items)
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sgsd.bank.schema import Bank, bank_of, bank_record
+from sgsd.bank.skill_bank import Bank, bank_of, bank_record
 from sgsd.bank.text import NotJson
 from sgsd.types import UserError
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sgsd.bank.schema import Bank, canonical_json, content_hash, hash_of, version_of
+from sgsd.bank.schema import canonical_json, content_hash, hash_of, version_of
+from sgsd.bank.skill_bank import Bank
 
 NO_METADATA = hash_of(canonical_json({}))
 

@@ -15,11 +15,11 @@ from enum import StrEnum
 
 from sgsd.bank.dedup import near_duplicates
 from sgsd.bank.leaks import leak, remembered_numbers
-from sgsd.bank.proposals import item_texts
 from sgsd.bank.retrieval.base import item_text
-from sgsd.bank.schema import Bank
+from sgsd.bank.schema import item_fields
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.text import check_prose, quoted
-from sgsd.types import BankItem, Problem, Skill
+from sgsd.types import BankItem, Problem
 
 
 class Severity(StrEnum):
@@ -111,7 +111,7 @@ def lint_item(item: BankItem, *, problem: str | None = None, gold: str | None = 
     Without them leaks of the answer and memories of the problem cannot be seen, and the other checks are made.
     """
     found: list[Finding] = []
-    for number, (field, text) in enumerate(_fields(item)):
+    for number, (field, text) in enumerate(item_fields(item).items()):
         found += [Finding(item.id, field, kind, _cut(excerpt)) for kind, excerpt in _flaws(text, gold)]
         if problem:
             if numbers := remembered_numbers(text, problem):
@@ -142,12 +142,6 @@ def refusal_reason(item: BankItem, problem: str | None = None, gold: str | None 
     """Why an item may not be proposed: its first refusing finding as a line that can be counted; None where it may."""
     first = next((f for f in lint_item(item, problem=problem, gold=gold) if f.severity is Severity.REFUSE), None)
     return f"{first.kind}, in its {first.field}" if first else None
-
-
-def _fields(item: BankItem) -> Iterator[tuple[str, str]]:
-    skill = ("title", "principle", "when_to_apply")
-    names = skill if isinstance(item, Skill) else ("description", "why_it_happens", "how_to_avoid")
-    return zip(names, item_texts(item))
 
 
 def _flaws(text: str, gold: str | None) -> Iterator[tuple[Flaw, str]]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sgsd.bank.schema import Bank, canonical_json, check_item, hash_of
+from sgsd.bank.schema import canonical_json, check_item, hash_of, item_texts
+from sgsd.bank.skill_bank import Bank
 from sgsd.types import BankItem, Mistake, Skill
 
 ItemT = TypeVar("ItemT", bound=BankItem)
@@ -22,13 +23,6 @@ class Proposal:
     item: BankItem
     memories: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
-
-
-def item_texts(item: BankItem) -> tuple[str, str, str]:
-    """All that an item says, field by field."""
-    if isinstance(item, Skill):
-        return item.title, item.principle, item.when_to_apply
-    return item.description, item.why_it_happens, item.how_to_avoid
 
 
 def content_id(item: BankItem) -> str:
@@ -98,16 +92,14 @@ def add_items(
     step: int,
     add: int = 5,
     capacity: int = 30,
-    worth: Callable[[str], float] | None = None,
+    score: Callable[[str], float] | None = None,
     given: Collection[str] = (),
 ) -> tuple[Bank, list[Proposal]]:
-    """The bank with up to `add` new dynamic items, pruned to `capacity` of them; and the proposals taken in.
+    """Return the bank with up to `add` new dynamic items, pruned to `capacity` of them, and the proposals taken in.
 
-    What the bank says already, in the same words, is no new item.
-
-    Items of the bank's beginning are never pruned: those without a mark, and the `given` ids, which may bear another
-    run's. Of the dynamic ones the least worthy go first, `worth` by id; where nothing says what they are worth (`worth`
-    none, the published way) the oldest go first. An item just taken in is not pruned by its own arrival.
+    What the bank says already, in the same words, is no new item. Items of the bank's beginning are never pruned: those
+    without a mark, and the `given` ids, which may bear another run's. Of the dynamic ones those of the lowest `score`
+    go first; without one (the published way) the oldest. An item just taken in is not pruned by its own arrival.
     """
     known = {item.id for item in bank.items} | {content_id(item) for item in bank.items}
     fresh = [p for p in join_duplicates(proposals) if known.isdisjoint({p.item.id, content_id(p.item)})][
@@ -115,7 +107,7 @@ def add_items(
     ]
     marked = [replace(p, item=replace(p.item, meta={**p.item.meta, DYNAMIC: step})) for p in fresh]
     dynamic = [item for item in bank.items if is_dynamic(item) and item.id not in given]
-    order = {item.id: (worth(item.id) if worth else 0.0, item.meta[DYNAMIC], item.id) for item in dynamic}
+    order = {item.id: (score(item.id) if score else 0.0, item.meta[DYNAMIC], item.id) for item in dynamic}
     surplus = max(0, len(dynamic) + len(marked) - capacity)
     pruned = sorted(order, key=lambda item_id: order[item_id])[:surplus]
     left = remove_items(bank, pruned)

@@ -19,7 +19,8 @@ from typing import Any, Self
 
 from sgsd.bank.bank_files import load_bank, save_bank
 from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, Origin, State, changes_between, state_of
-from sgsd.bank.schema import Bank, bank_of, canonical_json, hash_of, item_record
+from sgsd.bank.schema import canonical_json, hash_of, item_record
+from sgsd.bank.skill_bank import Bank, bank_of
 from sgsd.bank.sqlite import connect, is_store, reported, transaction
 from sgsd.bank.text import check_line, quoted
 from sgsd.types import BankItem, UserError

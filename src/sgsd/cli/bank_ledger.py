@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sgsd.bank import Bank, Ledger, OutcomeStats, Row, item_texts, terminal_safe
+from sgsd.bank import Bank, ItemRow, Ledger, OutcomeStats, item_texts, terminal_safe
 from sgsd.types import UserError
 
 BEST = 10  # and as many of the worst
@@ -38,22 +38,20 @@ def item_in_run(item_id: str, run: Path) -> RenderableType:
     if item_id not in ledger.items:
         return _plain(f"{run}: no teacher showed it")
     stats = ledger.items[item_id]
-    (row,) = replace(ledger, items={item_id: stats}, pairs={}).rows()
+    (row,) = replace(ledger, items={item_id: stats}).rows()
     table = Table("", box=None, pad_edge=False)
     for name in ("validated", "reversed", "neutral", "mean support"):
         table.add_column(name, justify="right")
-    table.add_row("on successes", *_tally(stats.success))
-    table.add_row("on failures", *_tally(stats.failure))
+    table.add_row("on successes", *_outcome_cells(stats.success))
+    table.add_row("on failures", *_outcome_cells(stats.failure))
     contrast = (
         "not known: it has not met both successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
     )
-    low, mean, high = row.posterior_low, row.posterior_mean, row.posterior_high
     return Group(
         _plain(f"{run}: {counted(row.retrieved, 'teacher')} showed it; supports in nats a token"),
         table,
         _plain(f"contrast   {contrast}"),
-        _plain(f"evidence   {row.evidence:+.4f}, trust {row.trust:+.2f}"),
-        _plain(f"posterior  {mean:.2f} of those judged are validated, 95 % interval {low:.2f} to {high:.2f}"),
+        _plain(f"standing   {row.standing:+.4f}, trust {row.trust:+.2f}"),
     )
 
 
@@ -61,7 +59,7 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
     """The items whose teachers told successes from failures best, and those that did so worst."""
     ledger = read_ledger(run)
     rows = sorted(
-        (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.ids)
+        (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.id)
     )
     table = Table(box=None, pad_edge=False)
     for name in ("contrast", "shown", "val/rev/neu"):
@@ -81,14 +79,14 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
     return Group(_plain(title), table, _plain(f"{counted(unseen, 'item')} of the bank never shown"))
 
 
-def _cells(row: Row, heads: dict[str, str]) -> tuple[Text, ...]:
+def _cells(row: ItemRow, heads: dict[str, str]) -> tuple[Text, ...]:
     counts = f"{row.validated}/{row.reversed}/{row.neutral}"
-    head = heads.get(row.ids[0], "(not in this bank)")
-    cells = (f"{row.contrast:+.4f}", str(row.retrieved), counts, row.ids[0], " ".join(head.split()))
+    head = heads.get(row.id, "(not in this bank)")
+    cells = (f"{row.contrast:+.4f}", str(row.retrieved), counts, row.id, " ".join(head.split()))
     return tuple(_plain(cell) for cell in cells)
 
 
-def _tally(tally: OutcomeStats) -> tuple[str, ...]:
+def _outcome_cells(tally: OutcomeStats) -> tuple[str, ...]:
     mean = "–" if tally.mean_support is None else f"{tally.mean_support:+.4f}"
     return str(tally.validated), str(tally.reversed), str(tally.neutral), mean
 

@@ -271,8 +271,6 @@ class GrowthConfig(Section):
     """Items learned during training that are kept."""
     prune: Literal["paper", "evidence"] = "paper"
     """Which of them goes first: the oldest (as published), or the one of the lowest standing."""
-    quarantine: bool = False
-    """Take out, at an update, learned items that keep being reversed."""
 
 
 class OptimizerConfig(Section):

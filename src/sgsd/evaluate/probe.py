@@ -21,10 +21,10 @@ from typing import Any, Literal, get_args
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
 from sgsd.methods.joints import StanceKind
-from sgsd.train.contexts.controls import CONTROLS
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
 SOURCES: tuple[Source, ...] = get_args(Source)
+CONTROLS = SOURCES[1:]
 STANCES: tuple[StanceKind, ...] = get_args(StanceKind)
 
 TIES = 5  # decimals; supports that differ by rounding alone are equal
@@ -227,7 +227,7 @@ def _by_ledger(used: Sequence[ProbedRollout], source: Source, stance: StanceKind
     random.Random(f"halves/{seed}").shuffle(problems)
     first = set(problems[: len(problems) // 2])
     halves = [[o for o in used if (o.problem_id in first) == side] for side in (True, False)]
-    learnt = [Ledger(decay=1.0).observe(teacher_observations(half, source, stance, 0.0)) for half in halves]
+    learnt = [Ledger().observe(teacher_observations(half, source, stance, 0.0)) for half in halves]
     scored = [(o, _score(o.pools[source], stance, ledger)) for half, ledger in zip(halves, learnt[::-1]) for o in half]
     return Scored([s for _, s in scored], [o.outcome > 0 for o, _ in scored], [o.problem_id for o, _ in scored])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from sgsd.report import svg
+from sgsd.report.curves import wilson
 from sgsd.report.jsonl import Row, parse_object
 from sgsd.report.labels import UNKNOWN, count, percent, signed, with_interval
 from sgsd.report.svg import Frame
@@ -72,6 +73,9 @@ def read_items(path: Path) -> tuple[tuple[BankItem, ...], tuple[str, ...]]:
 
 def parse_item(row: Row) -> BankItem:
     learned = row.fields.get("learned")
+    validated, reversed_ = row.integer("validated"), row.integer("reversed")
+    judged = validated + reversed_
+    share = wilson(validated / judged if judged else math.nan, judged)
     return BankItem(
         id=row.text("id"),
         kind=row.text("kind"),
@@ -79,13 +83,13 @@ def parse_item(row: Row) -> BankItem:
         learned=None if learned is None else row.integer("learned"),
         kept=row.fields.get("kept") is True,
         retrieved=row.integer("retrieved"),
-        validated=row.integer("validated"),
-        reversed=row.integer("reversed"),
+        validated=validated,
+        reversed=reversed_,
         neutral=row.integer("neutral"),
         standing=row.number("standing"),
-        share=row.number("posterior_mean"),
-        low=row.number("posterior_low"),
-        high=row.number("posterior_high"),
+        share=share.accuracy,
+        low=share.low,
+        high=share.high,
     )
 
 

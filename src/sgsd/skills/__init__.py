@@ -1,9 +1,10 @@
-"""Growth: from verified rollouts to skills. Memories, writers, extraction, merging, cold start, upkeep during a run."""
+"""Skills: from verified rollouts to a bank. Memories, writers, extraction, merging, cold start, upkeep in a run."""
 
 from sgsd.skills.build import BuildResult, BuildSettings, Forecast, Progress, build_bank, forecast, merge_kinds
-from sgsd.skills.extraction import ExtractSettings, extract
-from sgsd.skills.memories import Memory, MemoryFile, memory_of
-from sgsd.skills.merge import MergeSettings, merge
+from sgsd.skills.extraction import ExtractSettings, LeakFilter, extract
+from sgsd.skills.memories import Memory, MemoryFile, MemorySampler, memory_of
+from sgsd.skills.merge import Layer, MergeSettings, merge
+from sgsd.skills.upkeep import UpkeepResult, UpkeepSettings, update_bank
 from sgsd.skills.writers.answer_cache import AnswerCache
 from sgsd.skills.writers.base import Request, ScriptedWriter, Writer, WriterFailure, WriterReply
 from sgsd.skills.writers.engine_writer import EngineWriter
@@ -20,14 +21,19 @@ __all__ = [
     "EngineWriter",
     "ExtractSettings",
     "Forecast",
+    "Layer",
+    "LeakFilter",
     "Memory",
     "MemoryFile",
+    "MemorySampler",
     "MergeSettings",
     "Progress",
     "Request",
     "ScriptedWriter",
     "ServerSettings",
     "ServerWriter",
+    "UpkeepResult",
+    "UpkeepSettings",
     "Usage",
     "Writer",
     "WriterClient",
@@ -40,4 +46,5 @@ __all__ = [
     "memory_of",
     "merge",
     "merge_kinds",
+    "update_bank",
 ]

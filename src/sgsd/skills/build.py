@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
+from sgsd.config.sections import GrowthConfig
 from sgsd.contexts import PromptSet
 from sgsd.skills.extraction import Extraction, ExtractSettings, ItemFilter, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
@@ -32,6 +33,15 @@ class BuildSettings:
     batch: int = 32  # rollouts between two writes of the memory file
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     merge: MergeSettings = field(default_factory=MergeSettings)
+
+    @classmethod
+    def from_config(cls, growth: GrowthConfig) -> BuildSettings:
+        """Take the settings of a run's config."""
+        return cls(
+            rollouts=growth.rollouts,
+            extract=ExtractSettings(growth.items, growth.extract_tokens, growth.solution_chars),
+            merge=MergeSettings(growth.merge_group, growth.merge_patience, growth.merge_tokens),
+        )
 
 
 @dataclass

@@ -57,14 +57,12 @@ class Probe:
     made_by: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        balanced = {row.ids[0]: self.ledger.balanced_posterior(row.ids[0]) for row in self.ledger.rows()}
-        shown = {name: {"mean": p.mean, "low": p.low, "high": p.high} for name, p in balanced.items()}
         return {
             "verdict": asdict(self.verdict),
             "rule": RULE,
             "stance": self.stance,
             "findings": self.findings.to_dict(),
-            "items": [{**asdict(row), "balanced_posterior": shown[row.ids[0]]} for row in self.ledger.rows()],
+            "items": [asdict(row) for row in self.ledger.rows()],
             "ledger": self.ledger.to_json(),
             "made_by": self.made_by,
         }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from sgsd.bank.retrieval.base import RandomRetriever, Retriever, VectorRetriever
+from sgsd.bank.retrieval.base import Items, Retriever, VectorRetriever
 from sgsd.bank.retrieval.bm25 import Bm25Retriever
 from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
 from sgsd.bank.retrieval.encoder import EmbeddingSettings, SentenceEncoder
 from sgsd.bank.retrieval.hybrid import DiverseRetriever, HybridRetriever
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.random_order import RandomRetriever
 from sgsd.types import UserError
 
 Retrieval = Literal["bm25", "embedding", "hybrid", "random"]
@@ -18,7 +18,7 @@ Retrieval = Literal["bm25", "embedding", "hybrid", "random"]
 
 def make_retriever(
     kind: Retrieval,
-    bank: Bank,
+    bank: Items,
     *,
     seed: int = 0,
     diversity: float = 0.0,

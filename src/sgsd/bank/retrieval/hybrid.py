@@ -8,8 +8,7 @@ from typing import Generic
 
 import numpy as np
 
-from sgsd.bank.retrieval.base import Hit, ItemT, Ranker, Retriever, VectorRetriever
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.base import Hit, Items, ItemT, Ranker, Retriever, VectorRetriever
 from sgsd.types import BankItem, Mistake, Skill, UserError
 
 RRF_CONSTANT = 60  # of Cormack, Clarke and Büttcher (2009): how much less a rank counts than the one before it
@@ -31,7 +30,7 @@ class HybridRetriever:
     skills: Ranker[Skill]
     mistakes: Ranker[Mistake]
 
-    def __init__(self, bank: Bank, first: VectorRetriever, second: Retriever) -> None:
+    def __init__(self, bank: Items, first: VectorRetriever, second: Retriever) -> None:
         self.vectors = first.vectors
         place = {item.id: number for number, item in enumerate(bank.items)}
         self.skills = _Fused(place, first.skills, second.skills)

@@ -14,7 +14,7 @@ from sgsd.bank import (
     make_retriever,
     pairs_for,
     render_pair,
-    weighed,
+    reweigh,
 )
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts import (
@@ -200,7 +200,7 @@ def retrieval(
 
     def retrieve(queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
         pools = pairs_for(retriever, queries, pairs.k, temperature, chosen.pairing)
-        return [weighed(pool, ledger(), chosen.reweigh, temperature) for pool in pools] if chosen.reweigh else pools
+        return [reweigh(pool, ledger(), chosen.reweigh, temperature) for pool in pools] if chosen.reweigh else pools
 
     return retrieve
 

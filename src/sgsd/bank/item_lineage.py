@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.bank.history import Event, Kind, Origin
-from sgsd.bank.schema import Bank
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.store import BankStore
 from sgsd.bank.text import quoted
 from sgsd.types import BankItem, UserError
