@@ -30,8 +30,20 @@ def unpack(name: str, folder: Path) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """Bits are promised on one kind of processor and one version of torch."""
-    return {"torch": torch.__version__.split("+")[0], "cpu": torch.backends.cpu.get_cpu_capability()}
+    """What bits depend on, besides our code.
+
+    The instructions that torch uses are not enough: two processors that both have AVX512 were seen to round differently
+    with the same version of everything, for the libraries below choose by the processor's maker and model as well.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    kind = " ".join(f"{key} {told.get(key, '?')}" for key in ("vendor_id", "cpu family", "model", "stepping"))
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": kind,
+    }
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -68,6 +68,19 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """A prompt that is to be answered by one rollout."""
+
+    index: int  # of the rollout in the run
+    group: int
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+
+    def answered(self, completion: Completion) -> Rollout:
+        return Rollout(self.problem, self.prompt_ids, completion, self.group)
+
+
+@dataclass(frozen=True, slots=True)
 class Skill:
     """A general skill: something worth doing, and when."""
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from resumable import METHODS, lines, stop_in
 from runs import LORA, quiet, run_small, small_config
-from sgsd.checkpoint.saving import MANIFEST, _sha256, checkpoints
+from sgsd.checkpoint.saving import MANIFEST, checkpoints
+from sgsd.files import sha256
 from sgsd.records.timing import Clock
 from sgsd.rollout import TransformersEngine
 from sgsd.train import consistency as proof
@@ -127,7 +128,7 @@ def alter(folder: Path, part: str, by: float) -> None:
     weights[name] = weights[name] + by
     save_file(weights, folder / "weights.safetensors")
     hashes = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({name: _sha256(folder / name) for name in hashes}))
+    (folder / MANIFEST).write_text(json.dumps({name: sha256(folder / name) for name in hashes}))
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sgsd.growth import TEMPLATES, Desk, ExtractSettings, Memory, MergeSettings, ScriptedWriter
-from sgsd.growth.upkeep import UpkeepSettings, update_bank
-
 from sgsd.bank import load_bank
-from sgsd.contexts import Graded, PromptMaker, load_prompts, pools_for
+from sgsd.contexts import Graded, PromptBuilder, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
 from sgsd.rollout import ScriptedEngine
+from sgsd.skills import TEMPLATES, ExtractSettings, Memory, MergeSettings, ScriptedWriter, WriterClient
+from sgsd.skills.upkeep import UpkeepSettings, update_bank
 from sgsd.train import make_config
 from sgsd.train.contexts.controls import make_control, make_nulls
-from sgsd.train.contexts.pools import make_asker, make_examiner, make_provider
+from sgsd.train.contexts.pools import make_eval_prompts, make_provider, make_train_prompts
 from sgsd.train.models import load_tokenizer
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
@@ -223,7 +222,7 @@ class Wording:
         self.config = make_config(for_set(wording, method, {**changes, **bank}))
         self.method, self.tokenizer = self.config.build_method(), load_tokenizer(self.config.model)
         prompts = self.config.prompts
-        self.maker = PromptMaker(load_prompts(prompts.folder), self.tokenizer, prompts.max_tokens)
+        self.maker = PromptBuilder(load_prompts(prompts.folder), self.tokenizer, prompts.max_tokens)
         self.questions: list[str] = []
         engine = ScriptedEngine(lambda prompt, index: self.ids(REASONS), self.tokenizer.decode)
         self.provider = make_provider(
@@ -289,12 +288,12 @@ class Wording:
             yield f"student, thinking {'on' if thinking else 'off'}", made
         for name, (method, changes) in INJECTING.items():
             self.begin(wording, method, changes)
-            asker = make_asker(self.config, self.method, self.maker, self.bank)
+            asker = make_train_prompts(self.config, self.method, self.maker, self.bank)
             thinking = self.config.prompts.student_thinking
             yield f"student with pairs: {name}", [self.told(asker.student(p, thinking=thinking)) for p in self.problems]
         evaluation = {"data": {"path": "held.jsonl"}, "skills": 2}
         self.begin(wording, {"name": "reinforce"}, {"evaluation": evaluation, "prompts": {"evaluation_thinking": True}})
-        examiner = make_examiner(self.config, self.maker, self.bank)
+        examiner = make_eval_prompts(self.config, self.maker, self.bank)
         yield "evaluation with skills", [self.told(examiner.student(p, thinking=True)) for p in self.problems]
         shutil.copytree(BUNDLED / wording, own := self.folder / f"{wording}-own")
         (own / "system.txt").write_text("You are careful.\n", encoding="utf-8")
@@ -331,7 +330,7 @@ def growth_questions() -> list[Any]:
     settings = UpkeepSettings(
         threshold=1.0, extract=ExtractSettings(items=2, max_tokens=100, max_chars=80), merge=MergeSettings(group=4)
     )
-    desk = Desk(writer, load_prompts("growth", required=TEMPLATES))
+    desk = WriterClient(writer, load_prompts("growth", required=TEMPLATES))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.json"
         path.write_text(json.dumps(BANK), encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, item_history
-from sgsd.bank import branch as fork_module
 from sgsd.types import Mistake, Skill, UserError
 
 ONE = Bank((Skill("a", "t", "p", "w"), Skill("b", "t", "p", "w")), (Mistake("m", "d", "w", "h"),), {"source": "one"})
@@ -82,7 +82,7 @@ def test_a_fork_that_fails_leaves_the_bank_and_no_obstacle(
 ) -> None:
     path = tmp_path / "bank.sqlite"
     ends = make(path, ONE, TWO)
-    whole, calls, plain = history(path), [0], fork_module.os.replace
+    whole, calls, plain = history(path), [0], os.replace
 
     def full(*arguments: Path) -> None:
         calls[0] += 1
@@ -90,7 +90,7 @@ def test_a_fork_that_fails_leaves_the_bank_and_no_obstacle(
             raise OSError("no space left on device")
         plain(*arguments)
 
-    monkeypatch.setattr(fork_module.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         fork_store(path, path, ends[0])
     assert history(path) == whole

@@ -24,7 +24,8 @@ from sgsd.checkpoint.saving import (
     save_checkpoint,
     stateful_tensors,
 )
-from sgsd.records.run_files import FILES, Records, write_atomic
+from sgsd.files import write_atomic
+from sgsd.records.run_files import FILES, Records
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
@@ -226,13 +227,13 @@ def test_pruning_takes_the_oldest_only(tmp_path: Path) -> None:
 def test_pruning_never_takes_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that does not keep what is written: the older ones stay, and somebody is told."""
     save(tmp_path, 1, keep=1)
-    plain = checkpoint.os.replace
+    plain = os.replace
 
     def loses_a_bit(temporary: Path, final: Path) -> None:
         plain(temporary, final)
         flip(final / "optimizer.pt", 100)
 
-    monkeypatch.setattr(checkpoint.os, "replace", loses_a_bit)
+    monkeypatch.setattr(os, "replace", loses_a_bit)
     with pytest.raises(UserError, match=r"optimizer.pt does not match its hash right after it was written"):
         save(tmp_path, 2, keep=1)
     assert newest_good(tmp_path) == tmp_path / "step-000001"

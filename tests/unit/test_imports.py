@@ -10,21 +10,22 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets"}
+GROUND = {"types", "secrets", "files"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
+    "files": set(),
     "methods": {"types"},
-    "bank": {"types", "methods"},
+    "bank": {"types", "files", "methods"},
     "verify": {"types", "methods"},
     "contexts": {"types", "methods"},
-    "rollout": {"types", "methods"},
+    "rollout": {"types", "files", "methods"},
     "scorer": {"types", "methods"},
     "evaluate": {*CORE, "train"},
     "lab": {*CORE, "evaluate"},
-    "skills": {"types", "bank", "verify", "contexts", "rollout"},
+    "skills": {"types", "files", "bank", "verify", "contexts", "rollout"},
     "config": RUN,
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
@@ -34,7 +35,7 @@ BELOW: dict[str, set[str]] = {
     "train": RUN,
     "plan": {*RUN, "train"},
     "integrations": {*RUN, "train"},
-    "report": {"types", "secrets"},
+    "report": GROUND,
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from sgsd.bank.skill_bank import Bank, bank_of, bank_record
 from sgsd.bank.text import NotJson
+from sgsd.files import write_atomic
 from sgsd.types import UserError
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -68,31 +67,10 @@ def save_bank(bank: Bank, path: Path | str) -> None:
     the hidden file behind, never a half-written `path`.
     """
     target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(draft, "x", encoding="utf-8", newline="\n") as file:
-            file.write(dump_bank(bank))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-        _sync_folder(target.parent)
+        write_atomic(target, dump_bank(bank), shared=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system lets a folder be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -13,6 +12,7 @@ from sgsd.bank.skill_bank import Bank
 from sgsd.bank.sqlite import connect, reported, transaction
 from sgsd.bank.store import MAX_NOTE_CHARS, BankStore
 from sgsd.bank.text import check_line
+from sgsd.files import replacing
 from sgsd.types import UserError
 
 # Table → the rows that a fork takes along, in the order in which rows refer to each other. Memories are not numbered
@@ -76,11 +76,13 @@ def branch_store(source: Path | str, target: Path | str, event: int, note: str) 
 
 def _copy(source: Path, target: Path, event: int, mark: tuple[str, str, str] | None = None) -> None:
     """The copy up to an event; a mark, as hash and JSON of the metadata that hold there and a note, comes after it."""
-    draft = target.with_name(f".{target.name}.tmp")
-    for left in (draft, draft.with_name(f"{draft.name}-journal")):
-        left.unlink(missing_ok=True)
-    BankStore(draft).close()  # writes the tables
-    with reported(draft), closing(connect(draft, read_only=False)) as connection:
+    with replacing(target) as new:
+        BankStore(new).close()  # writes the tables
+        _copy_rows(source, new, event, mark)
+
+
+def _copy_rows(source: Path, new: Path, event: int, mark: tuple[str, str, str] | None) -> None:
+    with reported(new), closing(connect(new, read_only=False)) as connection:
         connection.execute("ATTACH ? AS past", (f"{source.absolute().as_uri()}?mode=ro",))
         with transaction(connection, "IMMEDIATE"):
             # An older schema lacks some tables.
@@ -96,9 +98,3 @@ def _copy(source: Path, target: Path, event: int, mark: tuple[str, str, str] | N
                     (digest, Content.METADATA, metadata),
                 )
                 connection.execute(_MARK, (Kind.DESCRIBED, digest, note))
-    os.replace(draft, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -15,9 +15,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from sgsd.train.batch import questions
-from sgsd.train.setup import Parts
-from sgsd.types import Completion, Rollout, Status, UserError, Verdict
+from sgsd.types import Completion, Rollout, RolloutRequest, Status, UserError, Verdict
 
 
 @dataclass(frozen=True)
@@ -28,23 +26,23 @@ class Pending:
     seconds: Mapping[str, float]
     staleness: int = 0
 
-    def take(self, parts: Parts, step: int) -> tuple[list[Rollout], list[Verdict] | None]:
-        """This process's share.
+    def take(self, requests: Sequence[RolloutRequest]) -> tuple[list[Rollout], list[Verdict] | None]:
+        """The rollouts that answer the requests, and their verdicts where they were graded.
 
         Raises:
             UserError: a prompt is no longer the one that was answered.
         """
         rollouts, verdicts = [], []
-        for question in questions(parts, step):
-            record = self.records[question.index]
+        for request in requests:
+            record = self.records[request.index]
             if self.staleness:  # pairs of a bank in its prompt were chosen before the last step taught the bank
-                question = replace(question, prompt_ids=tuple(record["prompt"]))
-            elif tuple(record["prompt"]) != question.prompt_ids:
+                request = replace(request, prompt_ids=tuple(record["prompt"]))
+            elif tuple(record["prompt"]) != request.prompt_ids:
                 raise UserError(
-                    f"problem {question.problem.id}: its prompt has changed since rollout {question.index} answered it;"
+                    f"problem {request.problem.id}: its prompt has changed since rollout {request.index} answered it;"
                     " put back the prompts and the tokenizer that the run was started with"
                 )
-            rollouts.append(question.answered(_completion(record)))
+            rollouts.append(request.answered(_completion(record)))
             if "status" in record:
                 verdicts.append(Verdict(Status(record["status"]), record["answer"], record["seconds"]))
         return rollouts, verdicts or None

@@ -7,9 +7,7 @@ to remember.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sgsd.distributed.replicated import Strategy
+from sgsd.files import replacing, sha256
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.types import UserError
 
@@ -79,20 +78,14 @@ def save_checkpoint(
     if strategy is not None and strategy.accelerator is not None and not strategy.accelerator.is_main_process:
         return final
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(weights, temporary / WEIGHTS)
-    torch.save(state, temporary / OPTIMIZER)
-    for name, text in {POSITION: json.dumps(asdict(position)), **(beside or {})}.items():
-        (temporary / name).write_text(text, encoding="utf-8")
-    hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
-    for file in temporary.iterdir():
-        _fsync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    _fsync(root)
+    with replacing(final) as new:
+        new.mkdir()
+        save_file(weights, new / WEIGHTS)
+        torch.save(state, new / OPTIMIZER)
+        for name, text in {POSITION: json.dumps(asdict(position)), **(beside or {})}.items():
+            (new / name).write_text(text, encoding="utf-8")
+        hashes = {file.name: sha256(file) for file in sorted(new.iterdir())}
+        (new / MANIFEST).write_text(json.dumps(hashes, indent=1))
     prune(root, final, keep)
     return final
 
@@ -187,26 +180,10 @@ def damage(folder: Path) -> str | None:
     for name, digest in hashes.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != digest:
+        if sha256(folder / name) != digest:
             return f"{name} does not match its hash"
     return None
 
 
 def text_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return sha256(text)

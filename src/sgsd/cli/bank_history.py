@@ -204,7 +204,7 @@ def _bank_at(reference: str) -> Bank:
 
 
 def _tree(life: ItemHistory, shown: set[str]) -> Tree:
-    """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `life_of`."""
+    """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `item_history`."""
     told = {life.item.id}
     tree = _told(Tree(_title(life)), life)
     under_way = [(tree, iter(life.parents))]

@@ -22,7 +22,7 @@ from sgsd.plan.meta_pass import Ghost
 from sgsd.records.tracking import check_tracker
 from sgsd.train.contexts.pools import make_foreseen, sampled_kinds
 from sgsd.train.resume_run import check_folder
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.grader import gold_text
 
@@ -40,11 +40,11 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
     if accelerator.is_main_process:
         check_folder(config.folder, config, resume=resume)
         check_tracker(config.track)
-    parts = build_parts(config, accelerator)
+    run = build_run(config, accelerator)
     if not accelerator.is_main_process:
         return
-    with parts.verifier:
-        rows = table_rows(parts)
+    with run.verifier:
+        rows = table_rows(run)
     table = Table(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
@@ -54,35 +54,35 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
     console.print("Nothing was trained and nothing was written.")
 
 
-def table_rows(parts: Parts) -> dict[str, str]:
+def table_rows(run: Run) -> dict[str, str]:
     """What the table says, by the name of its row. Raises UserError for what would stop the run."""
-    config, problems = parts.config, parts.problems
-    rows = {"problems": f"{len(problems):,}" + _skipped(parts.skipped_problems)}
-    answer = parts.method.part(Answer)
+    config, problems = run.config, run.problems
+    rows = {"problems": f"{len(problems):,}" + _skipped(run.skipped_problems)}
+    answer = run.method.part(Answer)
     if answer is not None and answer.show != "answer":
-        rows["with a solution"] = with_solutions(parts)
+        rows["with a solution"] = with_solutions(run)
     thinking = config.prompts.student_thinking
     asked = (
-        problems if parts.train_prompts is parts.maker else problems[:TEACHER_PROBLEMS]
+        problems if run.sampler.prompts is run.prompts else problems[:TEACHER_PROBLEMS]
     )  # retrieving for all takes long
-    students = [len(parts.train_prompts.student(problem, thinking=thinking)) for problem in asked]
-    bank = None if parts.bank is None else parts.bank.current
-    foreseen = make_foreseen(config, parts.method, parts.maker, bank, problems)
+    students = [len(run.sampler.prompts.student(problem, thinking=thinking)) for problem in asked]
+    bank = None if run.bank is None else run.bank.current
+    foreseen = make_foreseen(config, run.method, run.prompts, bank, problems)
     views = [view for pool in foreseen.views(problems[:TEACHER_PROBLEMS]) for view in pool]
     teachers = [len(view.prompt_ids) for view in views if view.prompt_ids]
-    check_positions(parts, max([*students, *teachers]))
+    check_positions(run, max([*students, *teachers]))
     rows["student's prompt"] = _lengths(students) + ("" if len(asked) == len(problems) else f" (first {len(asked)})")
     if views:
         left_out = f", {len(views) - len(teachers)} left out" if len(teachers) < len(views) else ""
         rows["teachers' prompts"] = f"{_lengths(teachers)} (first {min(TEACHER_PROBLEMS, len(problems))}{left_out})"
-    if kinds := sampled_kinds(parts.method):
+    if kinds := sampled_kinds(run.method):
         rows["made of rollouts"] = ", ".join(kinds)
-    rows["reference answers"] = References.of(parts, problems).words(config.verifier.name)
-    rows["parameters"] = trained_parameters(parts)
-    rows["sampled"] = budget(parts)
-    rows["processes"] = str(parts.accelerator.num_processes)
-    rows["memory, estimated"] = memory(parts, students, teachers).words()
-    rows["would write"] = f"{config.folder}/: " + ", ".join(files(parts))
+    rows["reference answers"] = References.of(run, problems).words(config.verifier.name)
+    rows["parameters"] = trained_parameters(run)
+    rows["sampled"] = budget(run)
+    rows["processes"] = str(run.accelerator.num_processes)
+    rows["memory, estimated"] = memory(run, students, teachers).words()
+    rows["would write"] = f"{config.folder}/: " + ", ".join(files(run))
     return rows
 
 
@@ -96,25 +96,25 @@ def _lengths(lengths: Sequence[int]) -> str:
     return f"{min(lengths):,} / {int(median(lengths)):,} / {max(lengths):,} tokens (least / median / most)"
 
 
-def with_solutions(parts: Parts) -> str:
+def with_solutions(run: Run) -> str:
     """Raises UserError where the method insists on a solution and a problem has none."""
-    without = [problem.id for problem in parts.problems if problem.solution is None]
-    if without and "solution" in parts.method.context.all_needs():
+    without = [problem.id for problem in run.problems if problem.solution is None]
+    if without and "solution" in run.method.context.all_needs():
         raise UserError(
-            f"problem {without[0]}: it has no solution ({len(without):,} of {len(parts.problems):,} have none), and"
-            f" {parts.method.name} shows one; name its column by data.solution, or set method.show: solution_or_answer"
+            f"problem {without[0]}: it has no solution ({len(without):,} of {len(run.problems):,} have none), and"
+            f" {run.method.name} shows one; name its column by data.solution, or set method.show: solution_or_answer"
         )
-    there = len(parts.problems) - len(without)
+    there = len(run.problems) - len(without)
     return f"{there:,}" + ("; the others' teachers see the answer" if without else "")
 
 
-def check_positions(parts: Parts, longest: int) -> None:
+def check_positions(run: Run, longest: int) -> None:
     """Raises UserError where the longest prompt and its completion are more than the model has positions for."""
-    positions = getattr(_model_config(parts), "max_position_embeddings", None)
-    needed = longest + parts.config.sampling.max_tokens
+    positions = getattr(_model_config(run), "max_position_embeddings", None)
+    needed = longest + run.config.sampling.max_tokens
     if positions is not None and needed > positions:
         raise UserError(
-            f"sampling.max_tokens: a prompt of {longest:,} tokens and {parts.config.sampling.max_tokens:,} sampled ones"
+            f"sampling.max_tokens: a prompt of {longest:,} tokens and {run.config.sampling.max_tokens:,} sampled ones"
             f" are more than the model's {positions:,} positions; lower it, or prompts.max_tokens with unfit: skip"
         )
 
@@ -130,12 +130,12 @@ class References:
     verdicts: Sequence[Verdict]
 
     @classmethod
-    def of(cls, parts: Parts, problems: Sequence[Problem]) -> References:
+    def of(cls, run: Run, problems: Sequence[Problem]) -> References:
         """Grade every reference against itself, written as an answer; a verifier of one's own may want it bare."""
         golds = [problem.gold for problem in problems]
-        verdicts = parts.verifier.grade([written(gold, parts.config.verifier.name) for gold in golds], golds)
-        if parts.config.verifier.name not in ("math", "gym"):
-            bare = parts.verifier.grade([str(gold) for gold in golds], golds)
+        verdicts = run.verifier.grade([written(gold, run.config.verifier.name) for gold in golds], golds)
+        if run.config.verifier.name not in ("math", "gym"):
+            bare = run.verifier.grade([str(gold) for gold in golds], golds)
             verdicts = [b if b.status is Status.CORRECT else a for a, b in zip(verdicts, bare)]
         return cls(problems, verdicts)
 
@@ -172,45 +172,45 @@ def written(gold: Any, verifier: str) -> str:
 # ── Size ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def trained_parameters(parts: Parts) -> str:
-    parameters = list(parts.bare_scorer.model.parameters())
+def trained_parameters(run: Run) -> str:
+    parameters = list(run.policy.bare_scorer.model.parameters())
     trained, total = (sum(p.numel() for p in ps) for ps in ([p for p in parameters if p.requires_grad], parameters))
-    return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if parts.config.lora else 'all weights'})"
+    return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if run.config.lora else 'all weights'})"
 
 
-def budget(parts: Parts) -> str:
+def budget(run: Run) -> str:
     """Steps × rollouts × tokens, and how often each problem comes up."""
-    config = parts.config
+    config = run.config
     tokens = config.steps * config.rollouts * config.sampling.max_tokens
-    passes = config.steps * config.rollouts / config.group_size / len(parts.problems)
+    passes = config.steps * config.rollouts / config.group_size / len(run.problems)
     return (
         f"{config.steps:,} steps × {config.rollouts:,} rollouts × {config.sampling.max_tokens:,} tokens at most"
         f" = {count_words(tokens)}; {passes:.2g} passes over the problems"
     )
 
 
-def memory(parts: Parts, students: Sequence[int], teachers: Sequence[int]) -> Memory:
+def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory:
     """At the worst moment, if completions are as long as they may be and prompts as long as the longest of these."""
-    longest = parts.config.sampling.max_tokens
+    longest = run.config.sampling.max_tokens
     lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
-    strategy, processes = parts.strategy, parts.accelerator.num_processes
+    strategy, processes = run.policy.strategy, run.accelerator.num_processes
     return Memory.of(
-        Ghost.of(parts.config),
+        Ghost.of(run.config),
         lengths,
         processes=processes,
         in_parts=strategy.in_parts,
-        device=parts.accelerator.device.type,
+        device=run.accelerator.device.type,
     )
 
 
-def _model_config(parts: Parts) -> Any:
-    return parts.bare_scorer.model.config
+def _model_config(run: Run) -> Any:
+    return run.policy.bare_scorer.model.config
 
 
-def files(parts: Parts) -> list[str]:
+def files(run: Run) -> list[str]:
     """What a finished run leaves in its folder."""
     found = ["config.yaml", "metrics.jsonl", "timings.jsonl"]
-    found += ["rollouts.jsonl"] if parts.config.logged_rollouts else []
-    found += ["evaluations.jsonl"] if parts.evaluator else []
-    found += ["bank.sqlite", "ledger.json", "items.json", "sightings.jsonl"] if parts.bank else []
-    return [*found, "checkpoints/", "adapter/" if parts.config.lora else "model/", "summary.json", "report.html"]
+    found += ["rollouts.jsonl"] if run.config.logged_rollouts else []
+    found += ["evaluations.jsonl"] if run.evaluator else []
+    found += ["bank.sqlite", "ledger.json", "items.json", "sightings.jsonl"] if run.bank else []
+    return [*found, "checkpoints/", "adapter/" if run.config.lora else "model/", "summary.json", "report.html"]

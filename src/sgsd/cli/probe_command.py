@@ -17,10 +17,10 @@ from sgsd.cli.training import read_config
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.evaluate.probe import RULE, STANCES
 from sgsd.evaluate.stats import Interval
-from sgsd.records.run_files import write_atomic
+from sgsd.files import write_atomic
 from sgsd.train.contexts.controls import CONTROLS
 from sgsd.train.engines import close_engine
-from sgsd.train.setup import build_parts
+from sgsd.train.setup import build_run
 from sgsd.train.skill_probe import Probe, check_method, run_probe
 from sgsd.types import UserError
 
@@ -49,10 +49,10 @@ def probe(args: list[str], console: Console) -> None:
         raise UserError(f"{target}: the file exists; choose another")
     config = read_config(path, rest, "sgsd probe CONFIG")
     check_method(config.build_method())
-    parts = build_parts(config, make_accelerator())
-    with parts.verifier, ExitStack() as closing, console.status("Sampling and scoring …") as status:
-        closing.callback(close_engine, parts.engine)
-        found = run_probe(parts, rollouts, lambda done: status.update(f"{done} of {rollouts} rollouts scored …"))
+    run = build_run(config, make_accelerator())
+    with run.verifier, ExitStack() as closing, console.status("Sampling and scoring …") as status:
+        closing.callback(close_engine, run.engine)
+        found = run_probe(run, rollouts, lambda done: status.update(f"{done} of {rollouts} rollouts scored …"))
     show(found, console)
     if target is not None:
         write_atomic(Path(target), json.dumps(found.to_dict(), indent=1))

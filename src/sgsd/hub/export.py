@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +14,7 @@ from rich.console import Console
 
 from sgsd.bank import Bank, dump_bank, open_bank
 from sgsd.config.run_config import RunConfig, parse_yaml
+from sgsd.files import replacing, sha256
 from sgsd.hub.model_card import base_model, render_card, vllm_remarks
 from sgsd.hub.public import public_config, public_name
 from sgsd.lab.demo_bank import demo_bank
@@ -69,6 +66,7 @@ def save_model(
     given = {} if weights is None else {"state_dict": dict(weights)}
     adapter = hasattr(model, "peft_config")
     with replacing(folder / ("adapter" if adapter else "model")) as new:
+        new.mkdir(parents=True)
         if adapter:
             # "auto" would ask the hub for the base model's vocabulary, and might save embeddings that did not train.
             model.save_pretrained(new, selected_adapters=["default"], save_embedding_layers=False, **given)
@@ -96,43 +94,9 @@ def _name_base(path: Path, config: Mapping[str, Any], result: Mapping[str, Any])
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
-@contextmanager
-def replacing(final: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `final` once it is whole and on the disk."""
-    new, old = final.with_name(f".{final.name}.tmp"), final.with_name(f".{final.name}.old")
-    if old.exists() and not final.exists():  # killed between the two renames below
-        os.replace(old, final)
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    new.mkdir(parents=True)
-    yield new
-    for file in new.rglob("*"):
-        _sync(file)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(new, final)
-    _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def weight_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each weight file."""
     return {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
-
-
-def sha256(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ── Sharing ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,39 +17,38 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sgsd.config.run_config import RunConfig, make_config
-from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.contexts import AnyProvider, PromptBuilder, load_prompts
+from sgsd.distributed.collectives import all_sum, largest
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import Strategy
+from sgsd.files import write_atomic
 from sgsd.methods import Method
 from sgsd.methods.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.records.metrics import StepMetrics
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import PackedBatch, Scorer
-from sgsd.train.batch import Batch, with_contexts
+from sgsd.train.batch import Batch, build_batch
+from sgsd.train.checks import check_strategy, warn_of_template
 from sgsd.train.contexts.controls import make_nulls
 from sgsd.train.contexts.pools import make_provider
 from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
 from sgsd.train.microbatch import run_microbatches
-from sgsd.train.setup import (
-    Parts,
-    check_strategy,
-    find_ignored_token_ids,
-    load_bank_for,
-    make_verifier,
-    warn_of_template,
-)
+from sgsd.train.policy import Budgets, Policy
+from sgsd.train.setup import find_ignored_token_ids, load_bank_for, make_verifier, may_leave_out
 from sgsd.train.step import (
     Detail,
+    Learner,
     TeacherScores,
     gather_evidence,
+    observations,
     outcome_advantages,
     pad_rows,
     score_teachers,
-    sightings,
 )
 from sgsd.train.teachers import TeacherUpdater, frozen_copy, teacher_weights
 from sgsd.types import Problem, Rollout, UserError, Verdict
+from sgsd.verify import Verifier
 
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
 SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
@@ -112,7 +112,7 @@ class Judged:
 class JudgingPasses:
     """Every rollout as the method judges it, pass by pass."""
 
-    parts: Parts
+    learner: Learner
     batch: Batch
     taught: TeacherScores
     masks: Sequence[Tensor]
@@ -122,12 +122,12 @@ class JudgingPasses:
     metrics: StepMetrics = field(default_factory=StepMetrics)
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        parts, used = self.parts, indices or [0]
+        learner, used = self.learner, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
         evidence = gather_evidence(
-            parts, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
+            learner, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
         )
-        judgement = parts.method.judge(evidence)
+        judgement = learner.method.judge(evidence)
         if indices:  # an idle pass has been made for the others' sake
             self.metrics.add(judgement, evidence, torch.zeros(()))
             self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
@@ -143,8 +143,17 @@ class Borrowed(Strategy):
 class Judge:
     """A method with all it needs to judge the rollouts of a model that somebody else trains."""
 
-    def __init__(self, parts: Parts, end_ids: frozenset[int]) -> None:
-        self.parts, self.end_ids = parts, end_ids
+    def __init__(
+        self,
+        learner: Learner,
+        verifier: Verifier,
+        provider: AnyProvider,
+        nulls: AnyProvider | None,
+        teacher_updater: TeacherUpdater,
+        end_ids: frozenset[int],
+    ) -> None:
+        self.learner, self.verifier, self.provider, self.nulls = learner, verifier, provider, nulls
+        self.teacher_updater, self.end_ids = teacher_updater, end_ids
 
     @classmethod
     def build(cls, config: RunConfig, model: Any, tokenizer: Any, accelerator: Accelerator) -> Judge:
@@ -165,33 +174,17 @@ class Judge:
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
         provider = make_provider(config, method, maker, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
-        nobodys: Any = None  # the other trainer's own
-        return cls(
-            Parts(
-                config=config,
-                method=method,
-                accelerator=accelerator,
-                strategy=Borrowed(accelerator),
-                scorer=scorer,
-                optimizer=nobodys,
-                tokenizer=tokenizer,
-                engine=engine,
-                verifier=make_verifier(config),
-                maker=maker,
-                provider=provider,
-                nulls=make_nulls(method, provider, config.prompts.folder),
-                problems=(),
-                teacher_updater=TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy),
-                evaluator=None,
-                bank=None,
-                evidence_log=evidence_log,
-                ignored_token_ids=find_ignored_token_ids(tokenizer) | engine.end_ids,
-            ),
-            engine.end_ids,
-        )
+        budgets = Budgets(config.compute.student_tokens, config.compute.teacher_tokens)
+        exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
+        policy = Policy(scorer, tokenizer, accelerator, Borrowed(accelerator), budgets, exact)
+        ignored = find_ignored_token_ids(tokenizer) | engine.end_ids
+        learner = Learner(config, method, policy, engine, evidence_log, ignored, may_leave_out(config, method))
+        nulls = make_nulls(method, provider, config.prompts.folder)
+        updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
+        return cls(learner, make_verifier(config), provider, nulls, updater, engine.end_ids)
 
     def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-        return self.parts.verifier.grade(list(texts), [problem.gold for problem in problems])
+        return self.verifier.grade(list(texts), [problem.gold for problem in problems])
 
     @torch.no_grad()
     def judge(
@@ -204,22 +197,22 @@ class Judge:
         Raises:
             UserError: what a teacher is to be shown does not fit.
         """
-        parts = self.parts
-        batch = with_contexts(parts, rollouts, verdicts)
-        taught = score_teachers(parts, batch)
+        learner, policy = self.learner, self.learner.policy
+        batch = build_batch(self.provider, self.nulls, rollouts, verdicts)
+        taught = score_teachers(learner, batch)
         outcome_B = torch.tensor([float(verdict.outcome) for verdict in verdicts])
-        advantages_B = outcome_advantages(parts, batch)
-        masks = [parts.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
+        advantages_B = outcome_advantages(learner, batch)
+        masks = [learner.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
         rows = batch.student_rows()
 
         def begin() -> JudgingPasses:
-            return JudgingPasses(parts, batch, taught, masks, outcome_B, advantages_B)
+            return JudgingPasses(learner, batch, taught, masks, outcome_B, advantages_B)
 
-        done = run_microbatches(parts, "student", rows, rows[0], begin)
+        done = run_microbatches(policy, "student", rows, rows[0], begin)
         details = sorted(done.details, key=lambda detail: detail.position)
-        parts.evidence_log.after_step(step, sightings(batch, details))
+        learner.evidence_log.after_step(step, observations(batch, details))
         done.metrics.add_rollouts(rollouts, verdicts)
-        numbers = done.metrics.finish(parts.all_sum, parts.largest)
+        numbers = done.metrics.finish(partial(all_sum, policy.accelerator), partial(largest, policy.accelerator))
         said = {name: value for name, value in numbers.items() if name not in TRAINERS_OWN}
         return Judged([token_advantages(detail) for detail in details], masks, said)
 
@@ -229,19 +222,19 @@ class Judge:
         Raises:
             UserError: the folder has another run's, or the teacher's weights would have to be read back as well.
         """
-        parts, records = self.parts, self.parts.evidence_log.records
-        if step and parts.method.teacher in ("ema", "periodic"):
+        learner, records = self.learner, self.learner.evidence_log.records
+        if step and learner.method.teacher in ("ema", "periodic"):
             raise UserError(
-                f"method.teacher: a teacher of kind {parts.method.teacher} is in no checkpoint of another trainer;"
+                f"method.teacher: a teacher of kind {learner.method.teacher} is in no checkpoint of another trainer;"
                 " begin anew, or take live or frozen"
             )
         lines = records.read(NAME)
         if lines and not step:
             raise UserError(f"{records.path(NAME)}: is of another run; give another output folder, or resume that run")
         kept = [line for line in lines if line["step"] <= step]
-        parts.evidence_log.ledger = read_ledger(kept)
-        parts.accelerator.wait_for_everyone()
-        if parts.accelerator.is_main_process:
+        learner.evidence_log.ledger = read_ledger(kept)
+        learner.policy.accelerator.wait_for_everyone()
+        if learner.policy.accelerator.is_main_process:
             records.folder.mkdir(parents=True, exist_ok=True)
             if len(kept) < len(lines):
                 write_atomic(records.path(NAME), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

@@ -105,7 +105,7 @@ class SgsdGRPOTrainer(GRPOTrainer):
 
     def _completion(self, index: int, ids: Sequence[int]) -> Completion:
         ended = ids[-1] in self.judge.end_ids
-        text = self.judge.parts.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
+        text = self.judge.learner.policy.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
         return Completion(index, tuple(ids), text, "stop" if ended else "length")
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class SgsdGRPOTrainer(GRPOTrainer):
         theirs_BT = output["completion_mask"].bool()
         if "tool_mask" in output:
             theirs_BT = theirs_BT & output["tool_mask"].bool()
-        rollouts, method = self._rollouts(output), self.judge.parts.method
+        rollouts, method = self._rollouts(output), self.judge.learner.method
         written = [own_T[: len(r.completion.token_ids)] for own_T, r in zip(theirs_BT, rollouts)]
         with self.accelerator.autocast():
             judged = self.judge.judge(rollouts, self.graded.verdicts, written, step=self.state.global_step + 1)
@@ -162,7 +162,7 @@ class Following(TrainerCallback):
         self.judge.resume(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.judge.parts.teacher_updater.after_step(state.global_step)
+        self.judge.teacher_updater.after_step(state.global_step)
 
 
 def laid_out(rows: Sequence[Tensor], like_BT: Tensor) -> Tensor:

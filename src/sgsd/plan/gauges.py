@@ -16,7 +16,7 @@ import torch
 from sgsd.plan.arithmetic import Lengths
 from sgsd.rollout import Engine, Sampling
 from sgsd.scorer import PackedBatch, Role
-from sgsd.train.setup import Parts
+from sgsd.train.setup import Run
 from sgsd.types import Completion
 
 PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
@@ -124,10 +124,10 @@ class PassWatch:
 
 
 @contextmanager
-def watched(parts: Parts) -> Iterator[PassWatch]:
+def watched(run: Run) -> Iterator[PassWatch]:
     """Look at every pass that the scorer makes."""
     watch = PassWatch()
-    handle = parts.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
+    handle = run.policy.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         yield watch
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 from sgsd.checkpoint.saving import Position, checkpoints
 from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import CheckpointConfig, TrackConfig
+from sgsd.distributed.collectives import largest
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes, from_first
 from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
@@ -27,7 +28,7 @@ from sgsd.rollout import BackgroundEngine
 from sgsd.train.engines import close_engine
 from sgsd.train.loop import train
 from sgsd.train.resume_run import Start, begin
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.types import UserError
 
 ENGINE_ROWS = 64  # of an evaluation's share, where an engine of its own makes up the batches
@@ -142,25 +143,25 @@ def _trial(config: RunConfig, count: int, output: Path) -> RunConfig:
 
 def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: Any, gauge: Gauge) -> Measured:
     began = time.perf_counter()
-    parts = build_parts(trial, accelerator)
-    engine = timed_engine(parts)
-    with parts.verifier, ExitStack() as closing:
-        closing.callback(close_engine, parts.engine)
+    run = build_run(trial, accelerator)
+    engine = timed_engine(run)
+    with run.verifier, ExitStack() as closing:
+        closing.callback(close_engine, run.engine)
         records = Records(trial.folder)
-        start = begin(parts, records)
-        if parts.critic is not None:
-            closing.enter_context(parts.critic)
+        start = begin(run, records)
+        if run.critic is not None:
+            closing.enter_context(run.critic)
         setup = time.perf_counter() - began
-        passes, watch = closing.enter_context(watched(parts)), StepWatch()
-        end = train_whole(parts, records, start, watch)
+        passes, watch = closing.enter_context(watched(run)), StepWatch()
+        end = train_whole(run, records, start, watch)
         if more := further_steps(watch.steps, config.steps, seconds):
-            parts.config = trial.model_copy(update={"steps": end.step + more})
+            run.config = trial.model_copy(update={"steps": end.step + more})
             watch.restart()
-            end = train_whole(parts, records, Start(end), watch)
+            end = train_whole(run, records, Start(end), watch)
         save = time.perf_counter() - watch.last[0]  # all that comes after the last step
         lengths = passes.lengths(fmean(call.longest for call in engine.calls) if engine.calls else 0)
         # Last, as the run's last evaluation is: what steps have left of the memory is then in use already.
-        share = EvaluationShare.of(parts, engine) if parts.evaluator else None
+        share = EvaluationShare.of(run, engine) if run.evaluator else None
         return Measured(
             config=config,
             first=watch.steps[0],
@@ -169,20 +170,20 @@ def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: A
             save=save,
             evaluation=0.0 if share is None else share.whole(engine.calls),
             evaluation_share=(0, 0, False) if share is None else (share.measured, share.problems, share.cut_off),
-            peak=parts.largest(gauge.peak()),
+            peak=largest(accelerator, gauge.peak()),
             on_cpu=accelerator.device.type == "cpu",
             lengths=lengths,
             teacher_rows=passes.rows["teacher"] / end.step * accelerator.num_processes,
-            disk=_disk(config, parts),
+            disk=_disk(config, run),
         )
 
 
-def train_whole(parts: Parts, records: Records, start: Start, watch: StepWatch) -> Position:
+def train_whole(run: Run, records: Records, start: Start, watch: StepWatch) -> Position:
     """Train to the end. The first process alone is told of the steps, and tells the others."""
-    end = train(parts, records, start, watch)
-    if end.step < parts.config.steps:
+    end = train(run, records, start, watch)
+    if end.step < run.config.steps:
         raise KeyboardInterrupt
-    watch.steps = from_first(parts.accelerator, lambda: watch.steps)
+    watch.steps = from_first(run.accelerator, lambda: watch.steps)
     return end
 
 
@@ -192,12 +193,12 @@ def further_steps(made: Sequence[Step], steps: int, seconds: float) -> int:
     return max(0, min(math.ceil((seconds - sum(taken)) / fmean(taken)), steps - len(made)))
 
 
-def timed_engine(parts: Parts) -> TimedEngine:
+def timed_engine(run: Run) -> TimedEngine:
     """Put a clock before the engine; before the one within, where the next step's rollouts are sampled meanwhile."""
-    if isinstance(parts.engine, BackgroundEngine):
-        parts.engine.engine = engine = TimedEngine(parts.engine.engine)
+    if isinstance(run.engine, BackgroundEngine):
+        run.engine.engine = engine = TimedEngine(run.engine.engine)
     else:
-        parts.engine = engine = TimedEngine(parts.engine)
+        run.engine = engine = TimedEngine(run.engine)
     return engine
 
 
@@ -219,14 +220,14 @@ class EvaluationShare:
     cut_off: bool  # whether the share's completions were held shorter, and some ran into that
 
     @classmethod
-    def of(cls, parts: Parts, engine: TimedEngine) -> EvaluationShare:
-        evaluator, config = parts.evaluator, parts.config
+    def of(cls, run: Run, engine: TimedEngine) -> EvaluationShare:
+        evaluator, config = run.evaluator, run.config
         assert evaluator is not None
         count, samples, most = len(evaluator.problems), evaluator.samples, evaluator.sampling.max_tokens
         prompt = len(evaluator.maker.student(evaluator.problems[0], thinking=evaluator.thinking))
         own = config.rollout.engine == "transformers"
         fit = max(1, config.compute.rollout_tokens // (prompt + most)) if own else math.inf
-        processes = parts.accelerator.num_processes
+        processes = run.accelerator.num_processes
         wanted = int((fit if own else ENGINE_ROWS) // samples) * processes
         problems = evaluator.problems[: max(processes, min(count, wanted))]
         held = min(most, config.sampling.max_tokens)
@@ -279,16 +280,16 @@ def token_line(calls: Sequence[Generated]) -> tuple[float, float]:
 # ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _disk(config: RunConfig, parts: Parts) -> dict[str, float]:
+def _disk(config: RunConfig, run: Run) -> dict[str, float]:
     """What the finished run leaves, from what the trial has left."""
-    trial, every = parts.config, config.checkpoint.every
+    trial, every = run.config, config.checkpoint.every
     folder = trial.folder
     newest = checkpoints(folder / "checkpoints")[-1]
     checkpoint = sum(file.stat().st_size for file in newest.iterdir())
     lines = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
     rest = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) - lines
     kept = min(config.checkpoint.keep, math.ceil(config.steps / every) if every else 1)
-    saved = [p for p in parts.bare_scorer.model.parameters() if config.lora is None or p.requires_grad]
+    saved = [p for p in run.policy.model.parameters() if config.lora is None or p.requires_grad]
     return {
         "checkpoints": float(kept * checkpoint),
         "adapter" if config.lora else "model": float(bytes_in(saved)),

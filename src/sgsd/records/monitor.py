@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sgsd.notices import warn
 from sgsd.records.guards import GUARDS, TREND, GuardsConfig, Record, trend
 from sgsd.records.run_files import Records
-from sgsd.train.models import warn
 
 
 class GuardStopError(RuntimeError):

@@ -60,13 +60,3 @@ class Records:
         for name, offset in offsets.items():
             if self.path(name).exists():
                 os.truncate(self.path(name), offset)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

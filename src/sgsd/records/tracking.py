@@ -7,7 +7,6 @@ after it is on disk; never a rollout's text.
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from rich.console import Console
 
 from sgsd.config.run_config import RunConfig, parse_yaml
 from sgsd.config.sections import TrackConfig
+from sgsd.files import write_atomic
 from sgsd.hub.public import flat, public_config
 from sgsd.records.run_files import Records
 from sgsd.records.trackers import TRACKERS, Start, Tracker
@@ -43,9 +43,7 @@ class Link:
 
     def save(self, folder: Path) -> None:
         """Not synced to the disk: it is written at every step, and a torn one only means a new run in the tracker."""
-        temporary = folder / f".{LINK}.tmp"
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        os.replace(temporary, folder / LINK)
+        write_atomic(folder / LINK, json.dumps(asdict(self)), sync=False)
 
 
 class TrackerError(Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from sgsd.files import write_atomic
 from sgsd.report import accuracy, figures
 from sgsd.report import rollout_section as rollouts
 from sgsd.report.bank_section import bank_part
@@ -48,22 +48,11 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     """
     page = render(read_run(run))
     target = output or run / "report.html"
-    replace_file(target, page)
-    return target
-
-
-def replace_file(target: Path, text: str) -> None:
-    """Write beside the target and move over it, so that no reader ever sees half a page."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
+        write_atomic(target, page, shared=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{target}: cannot write the report ({error.strerror}); name another output file") from error
+    return target
 
 
 def render(run: Run) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import weakref
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from sgsd.files import replacing
 
 Kind = Literal["adapter", "weights"]  # what a policy that trains is sent as
 
@@ -53,10 +54,10 @@ class Snapshots:
             _remove(self.root, self.rank)
         self.count += 1
         name = f"sgsd-{self.rank}-{self.token}-{self.count}"
-        final, unfinished = self.root / name, self.root / f".{name}"
-        unfinished.mkdir(parents=True)
-        self.save(unfinished)
-        os.replace(unfinished, final)
+        final = self.root / name
+        with replacing(final, sync=False) as new:
+            new.mkdir(parents=True)
+            self.save(new)
         return Snapshot(self.count, name, final)
 
     def drop(self, snapshot: Snapshot | None) -> None:

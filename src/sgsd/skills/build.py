@@ -6,7 +6,6 @@ the store is written in one go at the end from what is on disk. A build killed a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
 from sgsd.config.sections import GrowthConfig
 from sgsd.contexts import PromptSet
+from sgsd.files import replacing
 from sgsd.skills.extraction import Extraction, ExtractSettings, ItemFilter, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
 from sgsd.skills.merge import Layer, Merge, MergeSettings, merge
@@ -148,10 +148,8 @@ def write_history(
     path: Path, memories: Iterable[Memory], proposals: Sequence[Proposal], merges: Mapping[str, Merge], bank: Bank
 ) -> None:
     """The store with every step of the way: the proposals, what each layer made of them, the bank."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.unlink(missing_ok=True)
     skills, mistakes = merges["skills"], merges["mistakes"]
-    with BankStore(draft) as store:
+    with replacing(path) as new, BankStore(new) as store:
         used = {name for proposal in proposals for name in proposal.memories}
         store.remember({memory.id: asdict(memory) for memory in memories if memory.id in used})
         _record(store, proposals, "proposed by the writer")
@@ -159,7 +157,6 @@ def write_history(
             after = [*_step(skills, depth), *_step(mistakes, depth)]
             _record(store, after, f"layer {depth + 1} of merging")
         store.import_bank(bank, note="cold start")
-    os.replace(draft, path)
 
 
 def _record(store: BankStore, proposals: Sequence[Proposal], note: str) -> None:

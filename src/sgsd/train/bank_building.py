@@ -18,7 +18,7 @@ from sgsd.config.run_config import RunConfig
 from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.distributed.launcher import make_accelerator
-from sgsd.records.run_files import write_atomic
+from sgsd.files import write_atomic
 from sgsd.rollout import Engine, TransformersEngine, Untrained
 from sgsd.skills import (
     TEMPLATES,
@@ -150,9 +150,7 @@ def _deliver(store: Path, target: Path) -> None:
     if target.suffix == ".json":
         save_bank(bank, target)
         return
-    draft = target.with_name(f".{target.name}.tmp")
-    draft.write_bytes(store.read_bytes())
-    draft.replace(target)
+    write_atomic(target, store.read_bytes())
 
 
 def _progress(console: Console) -> Progress:

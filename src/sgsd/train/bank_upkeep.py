@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from sgsd.bank import Bank, BankStore
 from sgsd.contexts import load_prompts
 from sgsd.distributed.processes import from_first
+from sgsd.notices import warn
 from sgsd.records.run_files import Records
 from sgsd.skills import (
     TEMPLATES,
@@ -28,9 +29,8 @@ from sgsd.skills import (
     memory_of,
     update_bank,
 )
-from sgsd.train.models import warn
 from sgsd.train.run_bank import RunBank, initial_items
-from sgsd.train.setup import Parts
+from sgsd.train.setup import Run
 from sgsd.train.skill_writer import make_writer
 from sgsd.types import Rollout, UserError, Verdict
 
@@ -39,25 +39,25 @@ from sgsd.types import Rollout, UserError, Verdict
 class Upkeep:
     """Called by every process after every step; only the first one asks the writer and writes the store."""
 
-    parts: Parts
+    run: Run
     records: Records
     settings: UpkeepSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        config = self.parts.config
+        config = self.run.config
         self.settings = UpkeepSettings.from_config(config.growth)
         if self.bank is not None and config.writer.kind == "server":
             # A missing client or key is the user's to mend now, not a warning every so many steps.
-            make_writer(config, self.parts.engine, self.parts.tokenizer).__exit__(None, None, None)
+            make_writer(config, self.run.engine, self.run.tokenizer).__exit__(None, None, None)
 
     @property
     def bank(self) -> RunBank | None:
         """The bank that is kept up to date; None where it stays as it is."""
-        return self.parts.bank if self.settings.every > 0 else None
+        return self.run.bank if self.settings.every > 0 else None
 
     def after_step(self, step: int, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
         """Remember the step; at the end of a window, bring the bank up to date on all processes."""
-        bank, accelerator = self.bank, self.parts.accelerator
+        bank, accelerator = self.bank, self.run.accelerator
         if bank is None:
             return
         mine = [asdict(m) for r, v in zip(rollouts, verdicts) if (m := memory_of(r, v)) is not None]
@@ -67,7 +67,7 @@ class Upkeep:
                 self.records.write("memories", {"step": step, **memory})
         if step % self.settings.every == 0:
             bank.current, bank.event = from_first(accelerator, lambda: self._update(step, bank))
-            self.parts.follow_bank()
+            self.run.follow_bank()
 
     def _update(self, step: int, bank: RunBank) -> tuple[Bank, int]:
         """Bring the store up to date; returns the bank and the number of its last event."""
@@ -86,13 +86,13 @@ class Upkeep:
         return update.bank, event
 
     def _ask(self, step: int, bank: RunBank, window: Sequence[Memory]) -> UpkeepResult:
-        config, parts = self.parts.config, self.parts
+        config, run = self.run.config, self.run
         with BankStore(bank.path, read_only=True) as store:
             given = initial_items(store).keys()
         # The policy learns from step to step: its answers of one update must not stand for those of another.
         with (
             AnswerCache(self.records.folder / "answers.sqlite") as cache,
-            make_writer(config, parts.engine, parts.tokenizer, version=f"step {step}") as writer,
+            make_writer(config, run.engine, run.tokenizer, version=f"step {step}") as writer,
         ):
             prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
             return update_bank(
@@ -101,8 +101,8 @@ class Upkeep:
                 WriterClient(writer, prompts, cache, config.writer.failure_budget),
                 self.settings,
                 step,
-                item_filter=LeakFilter(parts.problems),
-                score=parts.evidence_log.ledger.standing if config.growth.prune == "evidence" else None,
+                item_filter=LeakFilter(run.problems),
+                score=run.evidence_log.ledger.standing if config.growth.prune == "evidence" else None,
                 given=given,
             )
 

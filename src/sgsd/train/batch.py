@@ -1,4 +1,4 @@
-"""What a step trains on: problems asked, answered, graded, and shown to their teachers."""
+"""A step's batch: rollouts, verdicts, and the prompts of the teachers that score them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sgsd.contexts import Graded, pools_for
-from sgsd.data.problems import problem_at
-from sgsd.rollout import Sampling
+from sgsd.contexts import AnyProvider, Graded, pools_for
 from sgsd.scorer import Row
-from sgsd.train.contexts.off_policy import by_reference, reference_completion
-from sgsd.train.setup import Parts
-from sgsd.types import Completion, Problem, Rollout, TeacherView, Verdict
+from sgsd.types import Rollout, TeacherView, Verdict
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Batch:
 
     rollouts: list[Rollout]
     verdicts: list[Verdict]
-    views: list[tuple[TeacherView, ...]]  # one with an empty prompt is a teacher that was left out
+    views: list[tuple[TeacherView, ...]]  # K a rollout; one with an empty prompt is a teacher that was left out
     nulls: Sequence[TeacherView] = ()  # the null teacher of each rollout, where the stance is a contrast to one
     staleness: int = 0  # updates between the weights that sampled and those that train
 
@@ -68,72 +64,24 @@ class Batch:
         return [next(numbers) if null.prompt_ids else None for null in self.nulls]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt that waits for its rollout."""
-
-    index: int  # the rollout's, in the run
-    group: int
-    problem: Problem
-    prompt_ids: tuple[int, ...]
-
-    def answered(self, completion: Completion) -> Rollout:
-        return Rollout(self.problem, self.prompt_ids, completion, self.group)
-
-
-def questions(parts: Parts, step: int) -> list[Question]:
-    """This process's share of a step; whole groups stay together."""
-    size = parts.config.group_size
-    groups = parts.config.rollouts // size
-    mine = range(parts.accelerator.process_index, groups, parts.accelerator.num_processes)
-    thinking = parts.config.prompts.student_thinking
-    asked: list[Question] = []
-    for group in ((step - 1) * groups + j for j in mine):
-        problem = problem_at(parts.problems, group, parts.config.seed)
-        prompt_ids = parts.train_prompts.student(problem, thinking=thinking)
-        asked += [Question(group * size + i, group, problem, prompt_ids) for i in range(size)]
-    return asked
-
-
-def sample(parts: Parts, step: int) -> list[Rollout]:
-    return answer(parts, questions(parts, step))
-
-
-def request(parts: Parts, asked: Sequence[Question]) -> tuple[list[tuple[int, ...]], list[int], Sampling]:
-    """What the engine is asked: prompts, indices, and how to sample. Left out is what a reference solution answers."""
-    own = [q for q in asked if not by_reference(parts.method.on_policy, parts.config.seed, q.index)]
-    return [q.prompt_ids for q in own], [q.index for q in own], parts.config.sampling.to_sampling()
-
-
-def answer(parts: Parts, asked: Sequence[Question]) -> list[Rollout]:
-    """Each depends on its own index and prompt alone, never on the others asked with it."""
-    done = parts.engine.sample(*request(parts, asked), seed=parts.config.seed)
-    if parts.method.on_policy == 1:
-        return [question.answered(completion) for question, completion in zip(asked, done, strict=True)]
-    longest = parts.config.sampling.max_tokens
-    # Solutions come without log-probs, and a sampler is proved by all rollouts of all processes or by none.
-    sampled = {completion.index: replace(completion, logps=()) for completion in done}
-
-    def completion_of(q: Question) -> Completion:
-        return sampled.get(q.index) or reference_completion(q.problem, q.index, parts.tokenizer, longest)
-
-    return [question.answered(completion_of(question)) for question in asked]
-
-
-def verify(parts: Parts, rollouts: Sequence[Rollout]) -> list[Verdict]:
-    return parts.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
-
-
-def with_contexts(parts: Parts, rollouts: list[Rollout], verdicts: list[Verdict]) -> Batch:
-    """The rollouts together with the prompts of their teachers."""
+def build_batch(
+    provider: AnyProvider,
+    nulls: AnyProvider | None,
+    rollouts: list[Rollout],
+    verdicts: list[Verdict],
+    staleness: int = 0,
+) -> Batch:
+    """Put the prompts of their teachers beside graded rollouts."""
     graded = [Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)]
-    views = pools_for(parts.provider, graded)
-    if parts.nulls is None:
-        return Batch(rollouts, verdicts, views)
-    nulls = [null for (null,) in pools_for(parts.nulls, graded)]
+    views = pools_for(provider, graded)
+    if nulls is None:
+        return Batch(rollouts, verdicts, views, staleness=staleness)
+    null_views = [null for (null,) in pools_for(nulls, graded)]
     # Without a null teacher nothing can be said of a pool: where that one does not fit, all of it is left out.
-    views = [pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, nulls, strict=True)]
-    return Batch(rollouts, verdicts, views, nulls)
+    views = [
+        pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, null_views, strict=True)
+    ]
+    return Batch(rollouts, verdicts, views, null_views, staleness)
 
 
 def left_out(view: TeacherView) -> TeacherView:

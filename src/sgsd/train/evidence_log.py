@@ -18,7 +18,8 @@ from accelerate.utils import gather_object
 
 from sgsd.bank import BankStore, Ledger, TeacherObservation
 from sgsd.distributed.processes import from_first
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.files import write_atomic
+from sgsd.records.run_files import Records
 from sgsd.train.run_bank import STORE, item_records
 
 NAME = "sightings"

@@ -7,7 +7,7 @@ from typing import Any
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.processes import from_first
 from sgsd.records.run_files import Records
-from sgsd.train.setup import Parts
+from sgsd.train.setup import Run
 
 
 def evaluation_due(config: RunConfig, step: int) -> bool:
@@ -16,17 +16,17 @@ def evaluation_due(config: RunConfig, step: int) -> bool:
     return every > 0 and 0 < step < config.steps and step % every == 0
 
 
-def evaluate(parts: Parts, records: Records, step: int) -> dict[str, Any] | None:
+def evaluate(run: Run, records: Records, step: int) -> dict[str, Any] | None:
     """Held-out accuracy now, written to evaluations.jsonl; None where no evaluation is configured."""
-    if parts.evaluator is None:
+    if run.evaluator is None:
         return None
-    parts.engine.sync()
-    record = {"step": step, "split": "held-out", **parts.evaluator.run().to_dict()}
-    if parts.accelerator.is_main_process:
+    run.engine.sync()
+    record = {"step": step, "split": "held-out", **run.evaluator.run().to_dict()}
+    if run.accelerator.is_main_process:
         records.write("evaluations", record)
     return record
 
 
-def evaluated(parts: Parts, records: Records) -> set[int]:
+def evaluated(run: Run, records: Records) -> set[int]:
     """The steps whose evaluation has been written."""
-    return from_first(parts.accelerator, lambda: {record["step"] for record in records.read("evaluations")})
+    return from_first(run.accelerator, lambda: {record["step"] for record in records.read("evaluations")})

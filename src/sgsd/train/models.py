@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.torch import load_file
 
 from sgsd.config.sections import LoraConfig, ModelConfig
 from sgsd.methods import Method
+from sgsd.notices import warn
 from sgsd.scorer import TEACHER_ADAPTER, Scorer
 from sgsd.train.teachers import blend_lora, frozen_copy, lora_layers, teacher_rank, teacher_weights
 from sgsd.types import UserError
@@ -33,12 +32,6 @@ MUST_FIT = {"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lor
 
 #: What these settings cannot describe; with any of it, the same weights would mean something else.
 MUST_BE_PLAIN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
-
-
-def warn(message: str) -> None:
-    """One line that is seen whether or not logging is set up, and once however many processes there are."""
-    if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("sgsd").warning("WARNING %s", message)
 
 
 def resolve_path(path: str) -> str:

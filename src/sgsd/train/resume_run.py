@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from sgsd.checkpoint.pending import Pending, read_shards
 from sgsd.checkpoint.saving import Position, examine, load_checkpoint, read_position, text_hash
 from sgsd.config.run_config import RunConfig, make_config, parse_yaml
 from sgsd.distributed.processes import from_first
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.files import clear_leftovers, leftovers, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.train.consistency import check_canary
 from sgsd.train.models import weights_hash
-from sgsd.train.setup import Parts
+from sgsd.train.setup import Run
 from sgsd.types import UserError
 
 #: What may differ between a run and its resumption: it cannot change a result, or by rounding only (`compute`: who ran
@@ -29,7 +29,6 @@ FREE = (
 )
 
 SHOWN_CHANGES = 8
-LEFTOVERS = (".*.tmp*", ".*.partial")  # of a killed write; what they were to replace is still whole
 
 
 @dataclass(frozen=True)
@@ -84,31 +83,31 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return found
 
 
-def fingerprint(parts: Parts) -> dict[str, str]:
+def fingerprint(run: Run) -> dict[str, str]:
     """Hashes of the files that decide a run: one may change while its name stays."""
-    problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in parts.problems]
+    problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in run.problems]
     return {
         "data": text_hash(json.dumps(problems)),
-        "prompts": text_hash(json.dumps(dict(parts.maker.prompts.texts), sort_keys=True)),
-        "bank": parts.bank.started_from if parts.bank else "",
-        "model": weights_hash(parts.config.model),
+        "prompts": text_hash(json.dumps(dict(run.prompts.prompts.texts), sort_keys=True)),
+        "bank": run.bank.started_from if run.bank else "",
+        "model": weights_hash(run.config.model),
     }
 
 
-def begin(parts: Parts, records: Records) -> Start:
+def begin(run: Run, records: Records) -> Start:
     """A fresh run: its folder, its configuration and its bank."""
 
     def write_config() -> None:
         records.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(records.folder / "config.yaml", parts.config.to_yaml())
+        write_atomic(records.folder / "config.yaml", run.config.to_yaml())
 
-    from_first(parts.accelerator, write_config)
-    if parts.bank is not None:
-        parts.bank.start(parts.accelerator)
-    return Start(Position(0, {}, fingerprint(parts), parts.config.model_dump(mode="json")))
+    from_first(run.accelerator, write_config)
+    if run.bank is not None:
+        run.bank.start(run.accelerator)
+    return Start(Position(0, {}, fingerprint(run), run.config.model_dump(mode="json")))
 
 
-def restore(parts: Parts, records: Records, console: Console) -> Start:
+def restore(run: Run, records: Records, console: Console) -> Start:
     """Go back to the newest good checkpoint and forget what was written after it.
 
     Everything is compared before anything is changed.
@@ -116,36 +115,36 @@ def restore(parts: Parts, records: Records, console: Console) -> Start:
     Raises:
         UserError: no checkpoint is good, or what the run was started with is no longer the same.
     """
-    chosen, remark = from_first(parts.accelerator, lambda: _choose(records.folder))
+    chosen, remark = from_first(run.accelerator, lambda: _choose(records.folder))
     console.print(remark, markup=False, soft_wrap=True)
     if chosen is None:
-        from_first(parts.accelerator, lambda: records.truncate(dict.fromkeys(records.offsets(), 0)))
-        return begin(parts, records)
+        from_first(run.accelerator, lambda: records.truncate(dict.fromkeys(records.offsets(), 0)))
+        return begin(run, records)
     position = read_position(chosen)
-    refuse_changes(position.config, parts.config, str(chosen))
-    for what, digest in fingerprint(parts).items():
+    refuse_changes(position.config, run.config, str(chosen))
+    for what, digest in fingerprint(run).items():
         if position.fingerprint.get(what) != digest:
             verb = "have" if what == "prompts" else "has"
             raise UserError(f"{chosen}: the {what} {verb} changed since; put back what the run was started with")
-    load_checkpoint(chosen, parts.bare_scorer, parts.optimizer, parts.strategy)
-    sizes = differences(position.config["compute"], parts.config.compute.model_dump(mode="json"), "compute")
-    changed = check_canary(parts, chosen) + [f"{key} {old} → {new}" for key, (old, new) in sizes.items()]
+    load_checkpoint(chosen, run.policy.bare_scorer, run.policy.strategy.optimizer, run.policy.strategy)
+    sizes = differences(position.config["compute"], run.config.compute.model_dump(mode="json"), "compute")
+    changed = check_canary(run.policy, chosen) + [f"{key} {old} → {new}" for key, (old, new) in sizes.items()]
     if changed:
         said = f"The last bits may differ from an uninterrupted run's, for something else does: {'; '.join(changed)}."
         console.print(said, markup=False, soft_wrap=True)
     records.check_lengths(position.offsets)
-    if parts.bank is not None:
-        parts.bank.go_back(parts.accelerator, position.bank_event, position.bank_version)
-        parts.follow_bank()
-    from_first(parts.accelerator, lambda: records.truncate(position.offsets))
-    return Start(replace(position, config=parts.config.model_dump(mode="json")), read_shards(chosen))
+    if run.bank is not None:
+        run.bank.go_back(run.accelerator, position.bank_event, position.bank_version)
+        run.follow_bank()
+    from_first(run.accelerator, lambda: records.truncate(position.offsets))
+    return Start(replace(position, config=run.config.model_dump(mode="json")), read_shards(chosen))
 
 
 def _choose(folder: Path) -> tuple[Path | None, str]:
     """The checkpoint to go on from, and a line that says so; clears away what a killed session left half-written."""
     root = folder / "checkpoints"
-    for path in leftovers(folder) | leftovers(root):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    clear_leftovers(folder)
+    clear_leftovers(root)
     chosen, passed = examine(root)
     damaged = "; ".join(f"{name} is damaged: {wrong}" for name, wrong in passed.items())
     if chosen is None:
@@ -156,7 +155,3 @@ def _choose(folder: Path) -> tuple[Path | None, str]:
     taken = f"{damaged}; taking {chosen.name}. " if damaged else ""
     rollouts = f", with the rollouts of step {position.step + 1}" if position.pending else ""
     return chosen, f"{taken}Resuming after step {position.step} from {chosen}{rollouts}."
-
-
-def leftovers(folder: Path) -> set[Path]:
-    return {path for pattern in LEFTOVERS for path in folder.glob(pattern)}

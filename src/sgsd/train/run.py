@@ -17,17 +17,18 @@ import sgsd
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
+from sgsd.files import write_atomic
 from sgsd.hub.export import save_model, tell_vllm_remarks
 from sgsd.records.live_view import LiveView
 from sgsd.records.monitor import fired
-from sgsd.records.run_files import Records, write_atomic
+from sgsd.records.run_files import Records
 from sgsd.records.tracking import check_tracker, tracked
 from sgsd.train.engines import close_engine
 from sgsd.train.held_out import evaluate, evaluated
 from sgsd.train.loop import train
 from sgsd.train.models import weights_hash
 from sgsd.train.resume_run import begin, check_folder, restore
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 
@@ -47,38 +48,38 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
         check_folder(folder, config, resume=resume)
         check_tracker(config.track)
         tell_vllm_remarks(config, console)
-    parts = build_parts(config, accelerator)
-    with parts.verifier, ExitStack() as closing:
-        closing.callback(close_engine, parts.engine)
+    run = build_run(config, accelerator)
+    with run.verifier, ExitStack() as closing:
+        closing.callback(close_engine, run.engine)
         records = Records(folder)
-        start = restore(parts, records, console) if resume else begin(parts, records)
+        start = restore(run, records, console) if resume else begin(run, records)
         if main:
             records = closing.enter_context(tracked(records, config, console, resumed=resume))
-        if parts.critic is not None:
-            closing.enter_context(parts.critic)
+        if run.critic is not None:
+            closing.enter_context(run.critic)
         first = start.position.step
-        if parts.evaluator is not None and first == 0 and 0 not in evaluated(parts, records):
+        if run.evaluator is not None and first == 0 and 0 not in evaluated(run, records):
             console.print(f"Measuring the {'model' if config.steps == 0 else 'untrained model'} on held-out problems …")
-            evaluate(parts, records, 0)
+            evaluate(run, records, 0)
         started, before = time.perf_counter(), train_seconds(records)
-        with LiveView(console, title(parts), config.steps, first) as view:
-            end = train(parts, records, start, view)
+        with LiveView(console, title(run), config.steps, first) as view:
+            end = train(run, records, start, view)
         seconds = before + time.perf_counter() - started
         if end.step < config.steps:
             go_on = f"sgsd train {folder / 'config.yaml'} --resume"
             saved = f"saved with the rollouts of step {end.step + 1}" if end.pending else "saved"
             console.print(f"Stopped after step {end.step}, {saved}. Go on with: {go_on}", markup=False, soft_wrap=True)
             return folder
-        if parts.evaluator is not None and config.steps > 0:
+        if run.evaluator is not None and config.steps > 0:
             console.print("Measuring the trained model on the same problems …")
-            evaluate(parts, records, config.steps)
-        weights = parts.strategy.whole_state(parts.bare_scorer.model)
+            evaluate(run, records, config.steps)
+        weights = run.policy.strategy.whole_state(run.policy.model)
         if main:
-            parts.evidence_log.close()
+            run.evidence_log.close()
             records.path("metrics").touch()  # a run without a step is a run as well, and has a report
-            result = summary(parts, records, seconds, command)
+            result = summary(run, records, seconds, command)
             shown = config.model_dump(mode="json")
-            save_model(parts.bare_scorer.model, parts.tokenizer, folder, shown, result, weights)
+            save_model(run.policy.model, run.tokenizer, folder, shown, result, weights)
             write_atomic(folder / "summary.json", json.dumps(result, indent=1))
         accelerator.wait_for_everyone()  # who fails on the way out would end those that still write
     return folder
@@ -90,14 +91,14 @@ def train_seconds(records: Records) -> float:
     return sum(record.get(name, 0.0) for record in records.read("timings") for name in names)
 
 
-def title(parts: Parts) -> str:
-    return f"{parts.config.name}: {parts.method.name}, {parts.method.context.teachers} teachers"
+def title(run: Run) -> str:
+    return f"{run.config.name}: {run.method.name}, {run.method.context.teachers} teachers"
 
 
-def summary(parts: Parts, records: Records, seconds: float, command: str) -> dict[str, Any]:
+def summary(run: Run, records: Records, seconds: float, command: str) -> dict[str, Any]:
     """What came out, and all one needs to get it again."""
     evaluations = {record["step"]: record for record in records.read("evaluations")}
-    config = parts.config
+    config = run.config
 
     def accuracies(step: int) -> dict[str, Any] | None:
         if step not in evaluations:
@@ -108,23 +109,23 @@ def summary(parts: Parts, records: Records, seconds: float, command: str) -> dic
 
     return {
         "name": config.name,
-        "method": parts.method.name,
+        "method": run.method.name,
         "seed": config.seed,
         "before": accuracies(0),
         "after": accuracies(config.steps),
-        "problems": config.evaluation.problems if parts.evaluator else 0,
+        "problems": config.evaluation.problems if run.evaluator else 0,
         "guards": fired(records),
         "steps": config.steps,
         "rollouts": config.rollouts,
         "train_seconds": round(seconds, 3),
         "model": config.model.path,
         "model_sha256": weights_hash(config.model),
-        "bank_version": parts.bank.current.version if parts.bank else None,
+        "bank_version": run.bank.current.version if run.bank else None,
         "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
         "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
-            "device": str(parts.accelerator.device),
+            "device": str(run.accelerator.device),
             "threads": torch.get_num_threads(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
         },

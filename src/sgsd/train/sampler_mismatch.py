@@ -1,4 +1,4 @@
-"""How far the sampler may be from the trainer: what rounding explains, and what it does not."""
+"""How far the sampler's log-probs may be from the trainer's: as far as rounding explains, and no further."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sgsd.train.models import warn
-from sgsd.train.setup import Parts
+from sgsd.distributed.collectives import largest
+from sgsd.notices import warn
+from sgsd.rollout import Engine
+from sgsd.train.policy import Policy
 
 #: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.
 #: Measured on the lab, where sampling goes through a cache and scoring does not: 1.5e-7 and 8e-4. Another engine with
@@ -21,35 +23,35 @@ class StaleSamplerError(RuntimeError):
     """The engine samples from other weights than those that are trained; nothing has been changed by it."""
 
 
-def trainer_rounding(parts: Parts) -> float:
-    """What the trainer's own precision explains."""
-    exact = parts.config.model.dtype == "float32" and parts.accelerator.mixed_precision == "no"
-    return ROUNDING["float32" if exact else "bfloat16"]
+def trainer_rounding(policy: Policy) -> float:
+    """The mean difference that the trainer's own precision explains, nats a token."""
+    return ROUNDING["float32" if policy.exact else "bfloat16"]
 
 
-def sampler_rounding(parts: Parts) -> float:
-    """What the precision of trainer and engine explains: of the two the coarser."""
-    dtype = getattr(parts.engine, "dtype", None)  # an engine that does not say samples as the trainer computes
+def sampler_rounding(policy: Policy, engine: Engine) -> float:
+    """The mean difference that the coarser precision of trainer and engine explains, nats a token."""
+    dtype = getattr(engine, "dtype", None)  # an engine that does not say samples as the trainer computes
     exact = dtype in (None, "float32")
-    return max(trainer_rounding(parts), ROUNDING["float32" if exact else "bfloat16"])
+    return max(trainer_rounding(policy), ROUNDING["float32" if exact else "bfloat16"])
 
 
-def mean_gap(said: Sequence[Tensor], scored: Sequence[Tensor]) -> float:
+def mean_gap(sampler_logps: Sequence[Tensor], trainer_logps: Sequence[Tensor]) -> float:
     """Mean |difference| over all tokens of this process's rollouts, [T] each; nats a token."""
-    return float((torch.cat(list(said)) - torch.cat([logps.cpu() for logps in scored])).abs().mean())
+    return float((torch.cat(list(sampler_logps)) - torch.cat([logps.cpu() for logps in trainer_logps])).abs().mean())
 
 
-def check_gap(parts: Parts, gap: float, *, staleness: int = 0) -> None:
+def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None = None, staleness: int = 0) -> None:
     """Hold a gap of this process against the bounds, together with all others.
 
-    A gap beyond `rollout.gap_alarm` is worth a warning. Weights that are known to be stale have no bound.
+    A gap beyond `alarm` (`rollout.gap_alarm`; None: half of the bound) is worth a warning. Weights that are known to
+    be stale have no bound.
 
     Raises:
         StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
     """
-    worst = parts.largest(gap if gap == gap else math.inf)
-    bound = math.inf if staleness else sampler_rounding(parts)
-    alarm = bound / 2 if parts.config.rollout.gap_alarm is None else parts.config.rollout.gap_alarm
+    worst = largest(policy.accelerator, gap if gap == gap else math.inf)
+    bound = math.inf if staleness else sampler_rounding(policy, engine)
+    alarm = bound / 2 if alarm is None else alarm
     if worst > bound or worst == math.inf:
         raise StaleSamplerError(
             f"the engine samples from other weights than the trainer's: its log-probabilities are off by {worst:.2g}"
@@ -60,6 +62,6 @@ def check_gap(parts: Parts, gap: float, *, staleness: int = 0) -> None:
 
 
 def draws_dropout(model: nn.Module) -> bool:
-    """Whether passes with a gradient differ from those without by more than rounding."""
+    """True where passes with a gradient differ from those without by more than rounding."""
     attention = getattr(getattr(model, "config", None), "attention_dropout", 0.0) or 0.0
     return attention > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())

@@ -36,12 +36,11 @@ from sgsd.methods import losses as L
 from sgsd.methods.context import SkillPairs
 from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
-from sgsd.train.batch import Question, answer, questions, verify
 from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
 from sgsd.train.microbatch import passes
 from sgsd.train.models import weights_hash
-from sgsd.train.setup import Parts
-from sgsd.types import TeacherView, UserError
+from sgsd.train.setup import Run
+from sgsd.types import RolloutRequest, TeacherView, UserError
 
 PACKAGES = ("torch", "transformers", "numpy", "bm25s")
 
@@ -68,20 +67,20 @@ class Probe:
         }
 
 
-def run_probe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> Probe:
+def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> Probe:
     """Sample, verify, score and judge. `tell` hears how many rollouts are done.
 
     Raises:
         UserError: the method retrieves no pairs, or several processes were started.
     """
-    check_method(parts.method)
-    if parts.accelerator.num_processes > 1:
+    check_method(run.method)
+    if run.accelerator.num_processes > 1:
         raise UserError("a probe runs in one process; start it without a launcher")
-    stance = stance_of(parts.method)
-    observations = observe(parts, rollouts, tell)
-    findings = compute_findings(observations, parts.config.seed)
+    stance = stance_of(run.method)
+    observations = observe(run, rollouts, tell)
+    findings = compute_findings(observations, run.config.seed)
     ledger = Ledger().observe(teacher_observations(observations, "bank", stance.kind, stance.confidence))
-    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(parts, rollouts))
+    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
 
 
 def check_method(method: Method) -> None:
@@ -95,18 +94,18 @@ def stance_of(method: Method) -> VerifiedSupport:
     return method.stance if isinstance(method.stance, VerifiedSupport) else VerifiedSupport()
 
 
-def observe(parts: Parts, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
+def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
     """The first rollouts that training would draw, each read by all pools."""
-    parts.engine.sync()
-    parts.scorer.eval()
-    prompts, bank = parts.config.prompts.folder, pairs_alone(parts.provider)
+    run.engine.sync()
+    run.policy.scorer.eval()
+    prompts, bank = run.config.prompts.folder, pairs_alone(run.provider)
     providers: dict[Source, AnyProvider] = {"bank": bank}
-    providers |= {name: make_control(name, bank, prompts, parts.problems) for name in CONTROLS}
+    providers |= {name: make_control(name, bank, prompts, run.problems) for name in CONTROLS}
     readers = Readers(providers, null_teacher(bank, prompts))
-    asked = islice(chain.from_iterable(questions(parts, step) for step in count(1)), rollouts)
+    asked = islice(chain.from_iterable(run.sampler.requests(step) for step in count(1)), rollouts)
     seen: list[ProbedRollout] = []
-    while chunk := list(islice(asked, parts.config.rollouts)):
-        seen += readers.observe(parts, chunk)
+    while chunk := list(islice(asked, run.config.rollouts)):
+        seen += readers.observe(run, chunk)
         tell(len(seen))
     return seen
 
@@ -118,18 +117,18 @@ class Readers:
     providers: Mapping[Source, AnyProvider]
     nulls: AnyProvider
 
-    def observe(self, parts: Parts, asked: Sequence[Question]) -> list[ProbedRollout]:
+    def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[ProbedRollout]:
         """As many rollouts as one step of training would draw."""
-        rollouts = answer(parts, asked)
-        verdicts = verify(parts, rollouts)
-        plain = score_rows(parts, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
+        rollouts = run.sampler.answer(asked)
+        verdicts = run.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
         shown = self._shown([Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)])
         rows = [Row(v.prompt_ids, r.completion.token_ids) for r, views in zip(rollouts, shown) for _, v in views]
-        taught = iter(score_rows(parts, rows, role="teacher"))
+        taught = iter(score_rows(run, rows, role="teacher"))
         found = []
         for rollout, verdict, student_T, views in zip(rollouts, verdicts, plain, shown):
-            mask_T = parts.token_mask(rollout.completion.token_ids)
-            pools = read(stance_of(parts.method), views, [next(taught) for _ in views], student_T, mask_T)
+            mask_T = run.learner.token_mask(rollout.completion.token_ids)
+            pools = read(stance_of(run.method), views, [next(taught) for _ in views], student_T, mask_T)
             found.append(ProbedRollout(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
         return found
 
@@ -170,26 +169,26 @@ def read(
 
 
 @torch.no_grad()
-def score_rows(parts: Parts, rows: Sequence[Row], role: Role) -> list[Tensor]:
+def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
     """The log-probs of every row's completion, each [T]."""
     found: dict[int, Tensor] = {}
     if rows:
-        for indices, pack in passes(parts, rows, parts.config.compute.teacher_tokens, idle=rows[0]):
-            scores: Scores = parts.scorer(pack, role=role)
+        for indices, pack in passes(run.policy, rows, run.config.compute.teacher_tokens, idle=rows[0]):
+            scores: Scores = run.policy.scorer(pack, role=role)
             assert scores.logps_N is not None
             found.update(zip(indices, scores.logps_N.split([len(rows[i].completion_ids) for i in indices])))
     return [found[i] for i in range(len(rows))]
 
 
-def made_by(parts: Parts, rollouts: int) -> dict[str, Any]:
+def made_by(run: Run, rollouts: int) -> dict[str, Any]:
     """All one needs to get the same figures again."""
     return {
-        "config": parts.config.model_dump(mode="json"),
-        "seed": parts.config.seed,
+        "config": run.config.model_dump(mode="json"),
+        "seed": run.config.seed,
         "rollouts": rollouts,
-        "model": parts.config.model.path,
-        "model_sha256": weights_hash(parts.config.model),
-        "bank_version": parts.bank.current.version if parts.bank else None,
+        "model": run.config.model.path,
+        "model_sha256": weights_hash(run.config.model),
+        "bank_version": run.bank.current.version if run.bank else None,
         "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "device": str(parts.accelerator.device)},
+        "machine": {"system": platform.platform(), "device": str(run.accelerator.device)},
     }

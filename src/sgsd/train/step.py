@@ -1,4 +1,4 @@
-"""One step of training on a batch: score the teachers, judge, update."""
+"""One step of training on a batch: score the teachers, compute the objective's loss, update."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from sgsd.bank import TeacherObservation
+from sgsd.config.run_config import RunConfig
 from sgsd.contexts.controls import is_control
+from sgsd.distributed.collectives import all_sum
+from sgsd.methods import Method
 from sgsd.methods.importance import importance_weights
 from sgsd.methods.method import LossInputs, LossOutputs, token_weights
 from sgsd.records.metrics import StepMetrics
+from sgsd.rollout import Engine
 from sgsd.scorer import PackedBatch, Row, Scores, teacher_layout
 from sgsd.train.batch import Batch
+from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import run_microbatches
+from sgsd.train.policy import Policy
 from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
-from sgsd.train.setup import Parts
 from sgsd.types import UserError
 
 
@@ -28,8 +33,26 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Learner:
+    """Everything that scoring, the loss and an update go by."""
+
+    config: RunConfig
+    method: Method
+    policy: Policy
+    engine: Engine  # whose log-probs are compared with the trainer's
+    evidence_log: EvidenceLog  # trust in the teachers' items, for methods that follow it
+    ignored_token_ids: frozenset[int]
+    may_leave_out: bool  # whether a teacher may be missing; a property of the run, so that all processes count alike
+
+    def token_mask(self, token_ids: Sequence[int]) -> Tensor:
+        """The tokens [T] that the loss is of: all, or all but special ones, think tags and runs of newlines."""
+        every = self.method.tokens == "all"
+        return torch.tensor([every or token not in self.ignored_token_ids for token in token_ids])
+
+
+@dataclass(frozen=True)
 class TeacherScores:
-    """What the teachers say of every rollout, in the order of `Batch.teacher_rows`."""
+    """The teachers' log-probs or hidden states of every rollout, in the order of `Batch.teacher_rows`."""
 
     logps: list[Tensor] = field(default_factory=list)  # each [T of that rollout]
     hidden: list[Tensor] = field(default_factory=list)  # each [T, D]
@@ -38,7 +61,7 @@ class TeacherScores:
 
 @dataclass
 class Detail:
-    """What was judged of one rollout, for the ledger and the log."""
+    """The loss's outputs for one rollout, for the evidence log and the records."""
 
     position: int  # in the batch
     judgement: LossOutputs
@@ -48,34 +71,34 @@ class Detail:
 
 @dataclass
 class TeacherPasses:
-    """What the teachers say of their rows, by the row's number: log-probs, hidden states, or both."""
+    """The teachers' log-probs, hidden states, or both, by the number of the row."""
 
-    parts: Parts
+    learner: Learner
     rows: Sequence[Row]
     logps: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        whole, tokens = self.parts.method.matches_distribution, self.parts.method.reads_tokens
-        scores: Scores = self.parts.scorer(pack, role="teacher", hidden_only=not tokens, with_hidden=whole)
+        whole, tokens = self.learner.method.matches_distribution, self.learner.method.reads_tokens
+        scores: Scores = self.learner.policy.scorer(pack, role="teacher", hidden_only=not tokens, with_hidden=whole)
         lengths = [len(self.rows[i].completion_ids) for i in indices]  # none: a pass made for the others' sake
         for kept, values in ((self.logps, scores.logps_N), (self.hidden, scores.hidden_ND)):
             if indices and values is not None:
                 kept.update(zip(indices, values.split(lengths)))
 
 
-def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
+def score_teachers(learner: Learner, batch: Batch) -> TeacherScores:
     """All teachers of all rollouts, the null ones among them, in passes of a token budget; no gradient."""
-    taught = batch.teacher_rows()
+    policy, taught = learner.policy, batch.teacher_rows()
     rows = [*taught, *batch.null_rows()]
     layout = teacher_layout(
-        group=parts.config.group_size,
-        attention=parts.config.model.attention,
-        device=parts.accelerator.device.type,
-        shares=parts.bare_scorer.shares_prefixes,
+        group=learner.config.group_size,
+        attention=learner.config.model.attention,
+        device=policy.device.type,
+        shares=policy.bare_scorer.shares_prefixes,
     )
-    idle, begin = batch.student_rows()[0], lambda: TeacherPasses(parts, rows)
-    scored = run_microbatches(parts, "teacher", rows, idle, begin, layout=layout)
+    idle, begin = batch.student_rows()[0], lambda: TeacherPasses(learner, rows)
+    scored = run_microbatches(policy, "teacher", rows, idle, begin, layout=layout)
     logps, hidden = ([kept[i] for i in sorted(kept)] for kept in (scored.logps, scored.hidden))
     return TeacherScores(logps[: len(taught)], hidden[: len(taught)], nulls=logps[len(taught) :])
 
@@ -84,7 +107,7 @@ def score_teachers(parts: Parts, batch: Batch) -> TeacherScores:
 class StudentPasses:
     """The gradient of one update, what was judged on the way, and its metrics."""
 
-    parts: Parts
+    learner: Learner
     batch: Batch
     taught: TeacherScores
     masks: Sequence[Tensor]
@@ -97,22 +120,22 @@ class StudentPasses:
     metrics: StepMetrics = field(default_factory=StepMetrics)
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        parts, batch, used = self.parts, self.batch, indices or [0]
+        learner, batch, used = self.learner, self.batch, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
         evidence = gather_evidence(
-            parts, batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, self.old_logps
+            learner, batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, self.old_logps
         )
-        judgement = parts.method.judge(evidence)
+        judgement = learner.method.judge(evidence)
         shares_BT = token_weights(
             mask_BT,
-            parts.method.reduce,
-            rollouts=parts.config.rollouts,
+            learner.method.reduce,
+            rollouts=learner.config.rollouts,
             tokens=self.tokens,
-            max_tokens=parts.config.sampling.max_tokens,
+            max_tokens=learner.config.sampling.max_tokens,
         )
         # An idle process goes through the motions with weight 0; all launches average over processes.
         loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, indices)).sum() * bool(indices)
-        parts.strategy.backward(loss * parts.accelerator.num_processes, last=last)
+        learner.policy.strategy.backward(loss * learner.policy.accelerator.num_processes, last=last)
         self.losses.append((indices, loss.detach()))
         if indices:
             self.metrics.add(judgement, evidence, loss.detach())
@@ -120,7 +143,7 @@ class StudentPasses:
 
     def corrected(self, losses_BT: Tensor, evidence: LossInputs, indices: Sequence[int]) -> Tensor:
         """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
-        cap, said = self.parts.config.rollout.importance_cap, self.batch.sampled_logps()
+        cap, said = self.learner.config.rollout.importance_cap, self.batch.sampled_logps()
         if cap is None:
             return losses_BT
         if said is None:
@@ -132,21 +155,22 @@ class StudentPasses:
         return losses_BT * weights_BT
 
 
-def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetrics, lr: float) -> list[Detail]:
+def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepMetrics, lr: float) -> list[Detail]:
     """One student pass a rollout and iteration, whatever the number of teachers; then the optimizer."""
+    policy = learner.policy
     outcome_B = torch.tensor([float(v.outcome) for v in batch.verdicts])
-    advantages_B = outcome_advantages(parts, batch)
-    masks = [parts.token_mask(r.completion.token_ids) for r in batch.rollouts]
-    tokens = int(parts.all_sum(sum(int(mask.sum()) for mask in masks)))
+    advantages_B = outcome_advantages(learner, batch)
+    masks = [learner.token_mask(r.completion.token_ids) for r in batch.rollouts]
+    tokens = int(all_sum(policy.accelerator, sum(int(mask.sum()) for mask in masks)))
     old_logps: dict[int, Tensor] = {}
     details: list[Detail] = []
     rows = batch.student_rows()
 
     def begin() -> StudentPasses:
-        return StudentPasses(parts, batch, taught, masks, tokens, outcome_B, advantages_B, dict(old_logps))
+        return StudentPasses(learner, batch, taught, masks, tokens, outcome_B, advantages_B, dict(old_logps))
 
-    for iteration in range(parts.method.iterations):
-        done = run_microbatches(parts, "student", rows, rows[0], begin)
+    for iteration in range(learner.method.iterations):
+        done = run_microbatches(policy, "student", rows, rows[0], begin)
         old_logps = done.old_logps
         if iteration == 0:
             metrics.sums.update(done.metrics.sums)
@@ -154,23 +178,29 @@ def update(parts: Parts, batch: Batch, taught: TeacherScores, metrics: StepMetri
             if (said := batch.sampled_logps()) is not None:
                 scored = [old_logps[i] for i in range(len(said))]
                 metrics.add_sampler(said, scored, masks)
-                if not draws_dropout(parts.bare_scorer.model):
-                    check_gap(parts, mean_gap(said, scored), staleness=batch.staleness)
-        metrics.grad_norm = apply_gradient(parts, lr, batch, done.losses)
+                if not draws_dropout(policy.model):
+                    check_gap(
+                        policy,
+                        learner.engine,
+                        mean_gap(said, scored),
+                        alarm=learner.config.rollout.gap_alarm,
+                        staleness=batch.staleness,
+                    )
+        metrics.grad_norm = apply_gradient(learner, lr, batch, done.losses)
     return sorted(details, key=lambda detail: detail.position)
 
 
-def outcome_advantages(parts: Parts, batch: Batch) -> Tensor:
+def outcome_advantages(learner: Learner, batch: Batch) -> Tensor:
     """Of this process's rollouts, from the outcomes of all: a mean over the step is one over all processes."""
     mine = [(r.completion.index, r.group, float(v.outcome)) for r, v in zip(batch.rollouts, batch.verdicts)]
     step = sorted(gather_object(mine))  # by the rollout's index: any number of processes adds up in one order
     outcome_S, group_S = torch.tensor([row[2] for row in step]), torch.tensor([row[1] for row in step])
-    advantages_S = parts.method.outcome_advantages(outcome_S, group_S)
+    advantages_S = learner.method.outcome_advantages(outcome_S, group_S)
     places = {row[0]: place for place, row in enumerate(step)}
     return advantages_S[[places[row[0]] for row in mine]]
 
 
-def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, TeacherObservation]]:
+def observations(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, TeacherObservation]]:
     """Every teacher of a bank that was judged, with the index of the rollout; controls say nothing of their items."""
     found = []
     for detail in details:
@@ -187,7 +217,7 @@ def sightings(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Teache
 
 
 def gather_evidence(
-    parts: Parts,
+    learner: Learner,
     batch: Batch,
     taught: TeacherScores,
     pack: PackedBatch,
@@ -203,22 +233,22 @@ def gather_evidence(
     places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
     present = [[place is not None for place in places] for places in zip(*places_KB)]
     teacher_logps_BKT = divergence_BKT = null_logps_BT = None
-    if parts.method.matches_distribution and any(map(any, present)):
+    if learner.method.matches_distribution and any(map(any, present)):
         blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
         states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
-        divergence = parts.method.direction
-        scores: Scores = parts.scorer(pack, entropy=True, teacher_hidden_KND=states_KND, divergence=divergence)
+        divergence = learner.method.direction
+        scores: Scores = learner.policy.scorer(pack, entropy=True, teacher_hidden_KND=states_KND, divergence=divergence)
         assert scores.divergence_KN is not None
         divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in scores.divergence_KN], dim=1)
     else:
-        scores = parts.scorer(pack, entropy=True)
+        scores = learner.policy.scorer(pack, entropy=True)
     assert scores.logps_N is not None
     assert scores.entropy_N is not None
     student_logps_BT = pack.to_rows(scores.logps_N)
     own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
-    if parts.method.matches_distribution and divergence_BKT is None:
+    if learner.method.matches_distribution and divergence_BKT is None:
         divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
-    if K and parts.method.reads_tokens:
+    if K and learner.method.reads_tokens:
         # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
         by_teacher = [pad_rows(choose(taught.logps, places, own.__getitem__)) for places in places_KB]
         teacher_logps_BKT = torch.stack(by_teacher, dim=1)
@@ -238,16 +268,16 @@ def gather_evidence(
         null_logps_BT=null_logps_BT,
         divergence_BKT=divergence_BKT,
         entropy_BT=pack.to_rows(scores.entropy_N),
-        trust_BK=torch.tensor([trusts(parts, batch, i) for i in used], device=device)
-        if parts.method.follows_trust
+        trust_BK=torch.tensor([trusts(learner, batch, i) for i in used], device=device)
+        if learner.method.follows_trust
         else None,
-        present_BK=torch.tensor(present, device=device) if K and parts.may_leave_out else None,
+        present_BK=torch.tensor(present, device=device) if K and learner.may_leave_out else None,
     )
 
 
-def trusts(parts: Parts, batch: Batch, rollout: int) -> list[float]:
+def trusts(learner: Learner, batch: Batch, rollout: int) -> list[float]:
     """The ledger's trust in each of a rollout's K teachers; 0 where a pool has fewer."""
-    trusts = [parts.evidence_log.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
+    trusts = [learner.evidence_log.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
     return trusts + [0.0] * (batch.teachers - len(trusts))
 
 
@@ -256,19 +286,28 @@ def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Calla
     return [absent(b) if place is None else values[place] for b, place in enumerate(places)]
 
 
-def apply_gradient(parts: Parts, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
+def apply_gradient(learner: Learner, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
     """Clip, check, step. Raises NonFiniteError, naming the rollouts, before a bad gradient reaches a weight."""
-    norm = parts.strategy.gradient_norm(parts.config.optimizer.grad_clip)
+    norm = learner.policy.strategy.gradient_norm(learner.config.optimizer.grad_clip)
     if not math.isfinite(norm):
         bad = [i for indices, loss in losses if not math.isfinite(float(loss)) for i in indices]
         rollouts = [batch.rollouts[i] for i in bad] or batch.rollouts
         named = ", ".join(f"{r.problem.id} (rollout {r.completion.index})" for r in rollouts[:8])
         raise NonFiniteError(f"the gradient's norm is {norm}; rollouts of the pass: {named}")
-    for group in parts.optimizer.param_groups:
-        group["lr"] = lr
-    parts.strategy.step()
+    learner.policy.step(lr)
     return norm
 
 
 def pad_rows(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Everything that is logged of one step, on this process."""
+
+    step: int
+    lr: float
+    batch: Batch
+    details: list[Detail]  # one a rollout
+    metrics: StepMetrics

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sgsd.bank.retrieval.vector_cache import warn
 from sgsd.bank.schema import canonical_json
+from sgsd.files import sha256
+from sgsd.notices import warn
 from sgsd.types import UserError
 
 #: What is fetched from the hub: no pickled weights and no code, so that neither can be loaded.
@@ -148,10 +149,7 @@ def _content(folder: Path) -> str:
     """SHA-256 over the files that decide a vector: a folder may change while its name stays."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in FETCHED for path in folder.rglob(pattern)):
-        with path.open("rb") as file:
-            digest.update(
-                f"{path.relative_to(folder).as_posix()}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{sha256(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from sgsd.bank.schema import hash_of
+from sgsd.files import sha256, write_atomic
+from sgsd.notices import warn
 from sgsd.types import UserError
 
 BLOCK_TEXTS = 1024  # embedded between two writes: what is lost when a long first embedding is killed
@@ -76,7 +76,7 @@ class VectorCache:
     def _read(self, path: Path) -> np.ndarray | None:
         """The rows of an intact file; None, with a warning, for a damaged one."""
         try:
-            if hashlib.sha256(path.read_bytes()).hexdigest() == path.stem:
+            if sha256(path) == path.stem:
                 # Mapped: this way numpy reads plain arrays only, never a pickle, and none larger than its file.
                 rows = np.array(np.lib.format.open_memmap(path, mode="r"))
                 if rows.dtype == self._row and rows.ndim == 1 and _are_unit(rows["vector"]):
@@ -94,16 +94,14 @@ class VectorCache:
         """Put the rows on disk under the name of their content, whole or not at all."""
         if self._folder is None:
             return False
-        draft = self._folder / f".{secrets.token_hex(8)}.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                np.save(file, rows, allow_pickle=False)
-            os.replace(draft, self._folder / f"{hashlib.sha256(draft.read_bytes()).hexdigest()}.npy")
+            content = BytesIO()
+            np.save(content, rows, allow_pickle=False)
+            data = content.getvalue()
+            write_atomic(self._folder / f"{sha256(data)}.npy", data, sync=False, shared=True)
         except OSError as error:
             warn(f"{self._folder}: no vectors can be cached there ({error.strerror}); this run makes its own")
-            with suppress(OSError):
-                draft.unlink()
             self._folder = None
         return self._folder is not None
 
@@ -116,12 +114,6 @@ def unit_rows(vectors_ND: np.ndarray) -> np.ndarray:
     if not (np.isfinite(lengths_N1) & (lengths_N1 > 0.0)).all():
         raise UserError("the embedding model gives vectors that are zero or not finite; use dtype float32")
     return (wide_ND / lengths_N1).astype(np.float32)
-
-
-def warn(message: str) -> None:
-    """One line that is seen whether or not logging is set up, and once however many processes there are."""
-    if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("sgsd").warning("WARNING %s", message)
 
 
 def _are_unit(vectors_ND: np.ndarray) -> bool:

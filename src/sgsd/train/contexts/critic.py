@@ -16,9 +16,9 @@ from sgsd.config.run_config import RunConfig
 from sgsd.contexts import Graded
 from sgsd.distributed.processes import from_first
 from sgsd.methods import Method
+from sgsd.notices import warn
 from sgsd.rollout import Engine
 from sgsd.skills import AnswerCache, Request, Writer, WriterFailure
-from sgsd.train.models import warn
 from sgsd.train.skill_writer import make_writer
 from sgsd.types import UserError
 

@@ -1,0 +1,74 @@
+"""What is checked, and warned of, before anything is loaded or sampled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+
+from sgsd.config.run_config import RunConfig
+from sgsd.contexts import PromptBuilder, fitting, thinking_mode
+from sgsd.distributed.launcher import make_strategy
+from sgsd.hub.public import is_hub_name
+from sgsd.methods import Method
+from sgsd.notices import warn
+from sgsd.types import Problem, UserError
+
+
+def usable_problems(config: RunConfig, maker: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:
+    """All of them, or those that fit where the others are to be left out. Raises UserError for one that does not."""
+    p = config.prompts
+    kept, reasons = fitting(problems, maker, thinking=p.student_thinking, unfit=p.unfit)
+    if reasons:
+        warn(f"prompts.unfit: {len(reasons)} of {len(problems)} problems are left out; the first: {reasons[0]}")
+    return kept
+
+
+def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
+    """Say which thinking settings the model's template does not heed, and what else it does that nobody asked for."""
+    p = config.prompts
+    if "strftime_now" in str(tokenizer.chat_template):
+        warn(f"the chat template of {config.model.path} writes today's date into every prompt: each day is another run")
+    mode = thinking_mode(tokenizer)
+    if mode == "switch":
+        return
+    always = mode == "always"
+    roles = {"student": p.student_thinking}
+    if method.has_teachers:
+        roles["teacher"] = p.teacher_thinking
+    if config.evaluation.data is not None:
+        roles["evaluation"] = p.evaluation_thinking
+    if ignored := [f"prompts.{role}_thinking" for role, on in roles.items() if on != always]:
+        why = "always opens a think block" if always else "knows no switch for thinking"
+        names, value = " and ".join(ignored), str(always).lower()
+        warn(f"{names}: ignored, the chat template of {config.model.path} {why}; set {value} to say so")
+
+
+def check_strategy(config: RunConfig, method: Method, accelerator: Accelerator) -> None:
+    """Raises UserError for what several processes, or weights in parts, cannot do."""
+    groups, count, strategy = (
+        config.rollouts // config.group_size,
+        accelerator.num_processes,
+        make_strategy(accelerator),
+    )
+    if groups < count:
+        raise UserError(f"rollouts: {groups} groups cannot be shared by {count} processes")
+    writes = "writer" in method.context.all_needs() or (method.retrieves and config.growth.every > 0)
+    if strategy.in_parts and writes and config.writer.kind == "policy":
+        raise UserError(
+            f"writer.kind: policy writes on one process, which under {strategy.kind} holds only a part of the weights;"
+            " use a writer of kind server, or a launch that keeps them whole"
+        )
+
+
+def warn_of_moving_names(config: RunConfig) -> None:
+    """Say which of the things that come from the hub may be another one tomorrow."""
+    named = {"model": config.model, "data": config.data, "evaluation.data": config.evaluation.data}
+    for key, section in named.items():
+        if section is None or not is_hub_name(section.path):
+            continue
+        if not re.fullmatch("[0-9a-f]{40}", section.revision or ""):
+            what = f"{section.revision} can move" if section.revision else "not pinned"
+            warn(f"{key} {section.path}: {what}: results may change; add {key}.revision: <commit>")
