@@ -1,4 +1,4 @@
-"""Where an item comes from and what has happened to it: its events, its ancestors, and the memories at the root."""
+"""An item's history: its events, its ancestors, and the memories at the root."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ItemHistory:
 
 
 def item_history(store: BankStore, item_id: str) -> ItemHistory:
-    """The item's life. Raises UserError where the store has never held such an item."""
+    """Return the item's history. Raises UserError where the store has never held such an item."""
     by_item: dict[str, list[Event]] = {}
     for event in store.events():
         if event.change.kind is not Kind.DESCRIBED:
@@ -103,7 +103,7 @@ class _HistoryReader:
         return [name for name in named if name in self.events and name != item_id]
 
     def _own_memories(self, item_id: str) -> list[str]:
-        """A merged item's origin names its parents' memories with its own; those are told where they belong."""
+        """A merged item's origin names its parents' memories with its own; those are listed where they belong."""
         origins = self._origins(item_id)
         direct = dict.fromkeys(name for origin in origins if not origin.items for name in origin.memories)
         theirs = {
@@ -136,7 +136,7 @@ def roll_back(store: BankStore, event: int) -> list[Event]:
 
 @dataclass(frozen=True)
 class BankDiff:
-    """What leads from one bank to another, by id."""
+    """The changes that lead from one bank to another, by id."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -146,7 +146,7 @@ class BankDiff:
 
 
 def diff_banks(before: Bank, after: Bank) -> BankDiff:
-    """Items that came, went or changed."""
+    """Compare two banks item by item."""
     old, new = {item.id: item for item in before.items}, {item.id: item for item in after.items}
     kept_before, kept_after = [name for name in old if name in new], [name for name in new if name in old]
     return BankDiff(

@@ -67,7 +67,7 @@ class OutcomeStats:
 
 @dataclass(frozen=True, slots=True)
 class ItemStats:
-    """What is known of one item: how many teachers showed it, and what came of them by outcome."""
+    """Statistics of one item: how many teachers showed it, and how they were judged by outcome."""
 
     retrieved: int = 0
     success: OutcomeStats = OutcomeStats()

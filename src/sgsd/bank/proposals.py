@@ -1,4 +1,4 @@
-"""How a bank changes, as pure functions: a bank and proposals in, a bank out. Nothing here calls a model."""
+"""Changes of a bank as pure functions: a bank and proposals in, a bank out. Nothing here calls a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Proposal:
 
 
 def content_id(item: BankItem) -> str:
-    """The id that an item's words alone decide: the same words have the same id in every run.
+    """Return the id that an item's words alone decide: the same words have the same id in every run.
 
     "gen_" (skill) or "err_" (mistake) + the first 12 hexadecimal digits of the SHA-256 of its words, folded so that
     case, spacing and ways to compose a letter make no difference. (Compatibility forms do: x² is not x2.)
@@ -36,7 +36,7 @@ def content_id(item: BankItem) -> str:
 
 
 def with_content_id(item: ItemT) -> ItemT:
-    """The item under its `content_id`. Raises UserError where the item could not stand in a bank."""
+    """Return the item under its `content_id`. Raises UserError where the item could not stand in a bank."""
     named = replace(item, id=content_id(item))
     check_item(named)
     return named
@@ -47,7 +47,7 @@ def _fold(text: str) -> str:
 
 
 def join_duplicates(proposals: Iterable[Proposal]) -> list[Proposal]:
-    """Exact duplicates (equal words, whatever their ids) made one: the first, with the origins of all."""
+    """Make exact duplicates (equal words, whatever their ids) one: the first, with the origins of all."""
     found: dict[str, Proposal] = {}
     for proposal in proposals:
         known = found.setdefault(content_id(proposal.item), proposal)
@@ -63,7 +63,7 @@ def _union(left: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
 
 
 def bank_of_proposals(proposals: Iterable[Proposal], metadata: Mapping[str, object] | None = None) -> Bank:
-    """A bank of the proposed items, skills and mistakes each in their order, duplicates joined."""
+    """Make a bank of the proposed items, skills and mistakes each in their order, duplicates joined."""
     items = [proposal.item for proposal in join_duplicates(proposals)]
     skills = tuple(item for item in items if isinstance(item, Skill))
     mistakes = tuple(item for item in items if isinstance(item, Mistake))
@@ -71,12 +71,12 @@ def bank_of_proposals(proposals: Iterable[Proposal], metadata: Mapping[str, obje
 
 
 def is_dynamic(item: BankItem) -> bool:
-    """Whether it was learned during a run; the mark is the step."""
+    """Tell whether the item was learned during a run; the mark is the step."""
     return type(item.meta.get(DYNAMIC)) is int
 
 
 def remove_items(bank: Bank, ids: Iterable[str]) -> Bank:
-    """The bank less the items of those ids."""
+    """Return the bank without the items of those ids."""
     gone = set(ids)
     return replace(
         bank,

@@ -136,7 +136,7 @@ def checked_bank(record: Any, source: str) -> BankRecord:
 
 
 def _place(loc: tuple[int | str, ...], record: Any) -> str:
-    """Where in the file: position, id if it can be read, and field."""
+    """The place in the file: position, id if it can be read, and field."""
     match loc:
         case (str(section), int(position), *rest):
             name = _readable_id(record[section][position])

@@ -50,7 +50,7 @@ EventNumber = Annotated[int, tyro.conf.arg(metavar="EVENT")]
 
 @dataclass(frozen=True)
 class Refused:
-    """What a command shows where its answer is no, and the line with which it ends."""
+    """A command's output where its answer is no, and the line with which it ends."""
 
     shown: RenderableType
     complaint: str
@@ -78,7 +78,7 @@ def log(store: Store, events: bool = False, limit: int = 50) -> RenderableType:
 
 
 def diff(before: BankAt, after: BankAt) -> RenderableType:
-    """What leads from one bank to another.
+    """Show what leads from one bank to another.
 
     Args:
         before: A bank, or a store as it was after an event: STORE@EVENT.
@@ -115,13 +115,13 @@ def rollback(store: Store, event: EventNumber) -> RenderableType:
 
 
 def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> RenderableType:
-    """Where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
+    """Show where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
 
     Args:
         store: The store to read.
         item: The id of the item, which may have been retired since.
         run: The folder of a run that used the item, to show what its ledger says of it.
-        limit: How many of the items it stands for to tell, the nearest first.
+        limit: How many of the items it stands for to show, the nearest first.
     """
     if limit < 0:
         raise UserError(f"--limit is {limit}; give 0 or more")
@@ -133,7 +133,7 @@ def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> R
 
 
 def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
-    """How much a bank holds, how long its texts are, and how much of it was learned during a run.
+    """Show how much a bank holds, how long its texts are, and how much of it was learned during a run.
 
     Args:
         path: A JSON file or a store.
@@ -251,7 +251,7 @@ def _sum(life: ItemHistory, limit: int) -> list[RenderableType]:
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:
-    """Of whatever a store holds as a memory: it may be somebody else's."""
+    """Describe whatever a store holds as a memory: it may be somebody else's."""
     correct = memory.get("correct")
     verdict = "right" if correct is True else "wrong" if correct is False else "verdict unknown"
     said = " ".join(str(memory.get("problem", "")).split())

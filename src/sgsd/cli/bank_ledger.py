@@ -1,4 +1,4 @@
-"""What a run's ledger says of items, for `sgsd bank why --run` and `sgsd bank stats --run`."""
+"""A run's ledger as tables, for `sgsd bank why --run` and `sgsd bank stats --run`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_ledger(run: Path) -> Ledger:
 
 
 def item_in_run(item_id: str, run: Path) -> RenderableType:
-    """What came of the teachers that showed the item."""
+    """Show what came of the teachers that showed the item."""
     ledger = read_ledger(run)
     if item_id not in ledger.items:
         return _plain(f"{run}: no teacher showed it")
@@ -56,7 +56,7 @@ def item_in_run(item_id: str, run: Path) -> RenderableType:
 
 
 def best_and_worst(bank: Bank, run: Path) -> RenderableType:
-    """The items whose teachers told successes from failures best, and those that did so worst."""
+    """Show the items whose teachers told successes from failures best, and those that did so worst."""
     ledger = read_ledger(run)
     rows = sorted(
         (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.id)

@@ -1,4 +1,4 @@
-"""How well support separates right answers from wrong ones: under the bank's teachers, and under the controls.
+"""Separation of right answers from wrong ones by support: under the bank's teachers, and under the controls.
 
 Pure: scored rollouts in, figures with intervals and a verdict out. A bank is looked at in two ways.
 
@@ -66,7 +66,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a probe found; `separations` and `by_item` are empty where the AUC is undefined or nearly so."""
+    """Figures of a probe; `separations` and `by_item` are empty where the AUC is undefined or nearly so."""
 
     rollouts: int
     unknown: int  # of them, those of which nothing is known
@@ -84,7 +84,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class ProbeVerdict:
-    """Whether the bank can teach the model anything; `needed` is a rough number of rollouts that would tell."""
+    """Answer to whether the bank can teach the model anything; `needed` rollouts would roughly be enough to decide."""
 
     answer: Literal["yes", "no", "cannot tell"]
     sentence: str
@@ -100,12 +100,12 @@ RULE = (
 def compute_findings(
     observations: Sequence[ProbedRollout], seed: int, stances: Sequence[StanceKind] = STANCES
 ) -> Findings:
-    """All figures; equal seeds give equal intervals."""
+    """Compute all figures; equal seeds give equal intervals."""
     known = [o for o in observations if o.outcome]
     used = [o for o in known if o.usable]
     right = {o.problem_id for o in used if o.outcome > 0}
     wrong = {o.problem_id for o in used if o.outcome < 0}
-    told = min(len(right), len(wrong)) >= FEWEST
+    enough = min(len(right), len(wrong)) >= FEWEST
     return Findings(
         rollouts=len(observations),
         unknown=len(observations) - len(known),
@@ -114,8 +114,8 @@ def compute_findings(
         wrong=sum(o.outcome < 0 for o in used),
         problems=len(right | wrong),
         rarer=min(len(right), len(wrong)),
-        separations={stance: separations(used, stance, seed) for stance in stances} if told else {},
-        by_item={stance: item_by_item(used, stance, seed) for stance in stances} if told else {},
+        separations={stance: separations(used, stance, seed) for stance in stances} if enough else {},
+        by_item={stance: item_by_item(used, stance, seed) for stance in stances} if enough else {},
     )
 
 
@@ -142,7 +142,7 @@ def teacher_observations(
     confidence: float,
     named: Callable[[ProbedRollout, TeacherSupport], tuple[str, ...]] = lambda observation, reading: reading.items,
 ) -> list[TeacherObservation]:
-    """What a ledger is told of a source's teachers; `named` says under which ids."""
+    """Return a source's teachers as a ledger's observations; `named` says under which ids."""
     return [
         TeacherObservation(named(o, r), o.outcome, a, o.outcome * ((a > confidence) - (a < -confidence)))
         for o in observations
@@ -167,19 +167,19 @@ def decide(findings: Findings, stance: StanceKind) -> ProbeVerdict:
     ways = {"as a whole": whole, "item by item": findings.by_item[stance]}
     for way, found in ways.items():
         if _above(found.auc, 0.5) and _above(found.gain, 0.0):
-            return ProbeVerdict("yes", f"Yes: {way}, {_said(found)}: this bank can teach this model.")
-    told = "; ".join(f"{way}, {_said(found)}" for way, found in ways.items())
+            return ProbeVerdict("yes", f"Yes: {way}, {_in_words(found)}: this bank can teach this model.")
+    both = "; ".join(f"{way}, {_in_words(found)}" for way, found in ways.items())
     if all(found.gain is not None and found.gain.high < MARGIN for found in ways.values()):
         return ProbeVerdict(
-            "no", f"No: {told}: this bank tells this model hardly more than off-topic text of its length."
+            "no", f"No: {both}: this bank tells this model hardly more than off-topic text of its length."
         )
     needed = rollouts_needed(findings.right + findings.wrong, ways.values())
     more = "More rollouts would hardly tell" if needed is None else f"About {needed:,} rollouts would"
-    return ProbeVerdict("cannot tell", f"Cannot tell: {told}. {more}, if the figures stay as they are (rough).", needed)
+    return ProbeVerdict("cannot tell", f"Cannot tell: {both}. {more}, if the figures stay as they are (rough).", needed)
 
 
 def rollouts_needed(rollouts: int, ways: Iterable[Separation]) -> int | None:
-    """How many would tell if the figures stayed as they are and half-widths shrank with √n; None: no number would.
+    """Estimate how many rollouts would decide if figures stayed and half-widths shrank with √n; None if none do.
 
     A half-width h must come below the distance d that a figure has to its bound: n · (h / d)². For "yes" that holds of
     one way's AUC and gain, for "no" of both gains; the smaller number is taken, in two digits.
@@ -203,7 +203,7 @@ def _above(interval: Interval | None, bound: float) -> bool:
     return interval is not None and interval.low > bound
 
 
-def _said(found: Separation) -> str:
+def _in_words(found: Separation) -> str:
     assert found.gain is not None
     a, g = found.auc, found.gain
     gain = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) over off-topic text"

@@ -27,7 +27,7 @@ Sample = Callable[[Sequence[int]], Sequence[tuple[int, Memory | None]]]  # indic
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How much to gather and how to distil it."""
+    """Size of a cold start and limits of its calls."""
 
     rollouts: int = 256
     batch: int = 32  # rollouts between two writes of the memory file
@@ -46,7 +46,7 @@ class BuildSettings:
 
 @dataclass
 class Progress:
-    """Where a build tells what it is doing; by default nobody listens."""
+    """Callbacks of a build; by default nobody listens."""
 
     stage: Callable[[str, int, int], None] = lambda name, done, total: None
     layer: Callable[[str, Layer], None] = lambda kind, layer: None
@@ -82,7 +82,7 @@ class BuildResult:
 
 
 def gather(file: MemoryFile, settings: BuildSettings, sample: Sample, progress: Progress) -> list[Memory]:
-    """Rollouts until there are as many as asked for; goes on where an earlier build stopped."""
+    """Sample rollouts until there are as many as asked for; goes on where an earlier build stopped."""
     done = file.next_index
     while done < settings.rollouts:
         progress.stage("sampling", done, settings.rollouts)
@@ -183,7 +183,7 @@ def _count_answers(client: WriterClient, progress: Progress, stage: str, total: 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build will ask for, at most: calls, tokens in, tokens out."""
+    """Upper bounds of a build: calls, tokens in, tokens out."""
 
     rollouts: int
     extract_calls: int
@@ -199,7 +199,7 @@ def forecast(
     count_tokens: Callable[[str], int],
     solution_tokens: int,
 ) -> Forecast:
-    """An upper estimate, before anything is asked: every memory gives all the items it may, and merging halves them.
+    """Estimate a build from above: every memory gives all the items it may, and merging halves them.
 
     `example` stands for every memory; `solution_tokens` is the length limit of a rollout.
     """

@@ -1,4 +1,4 @@
-"""What a writer is asked to answer: one pydantic model for the JSON schema of the request and for reading the reply."""
+"""Forms of a writer's answers: one pydantic model for the JSON schema of the request and for reading the reply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sgsd.types import BankItem, Mistake, Skill
 
 
 def _strict(schema: dict[str, Any]) -> None:
-    """What strict decoding asks of a schema: all properties required, no defaults, whatever a reader forgives."""
+    """Make a schema fit for strict decoding: all properties required, no defaults, whatever a reader forgives."""
     schema["required"] = list(schema["properties"])
     for entry in schema["properties"].values():
         entry.pop("default", None)

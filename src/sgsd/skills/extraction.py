@@ -1,4 +1,4 @@
-"""From memories to proposals: one call a memory, skills after a success, mistakes after a failure."""
+"""Extraction of items from memories: one call a memory, skills after a success, mistakes after a failure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sgsd.verify import Verifier
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the policy wrote and whether the verifier found it right. The reference answer is no part of it."""
+    """A rollout's text and verdict. The reference answer is no part of it."""
 
     index: int  # of the rollout; it decided the draw
     problem_id: str

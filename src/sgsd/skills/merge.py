@@ -18,7 +18,7 @@ from sgsd.types import BankItem, Skill, UserError
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """How far to merge."""
+    """Limits of merging."""
 
     group: int = 32
     patience: int = 3  # layers without shrinking, after which it ends
@@ -42,7 +42,7 @@ class Layer:
 
 @dataclass
 class Merge:
-    """What merging came to: the items left, the passes, and every item that stood in between, for the history."""
+    """The items left, the layers, and every item that stood in between, for the history."""
 
     items: list[Proposal]
     layers: list[Layer] = field(default_factory=list)
@@ -119,7 +119,7 @@ class _Outcome:
 
 
 def _merged(group: Sequence[Proposal], reading: ParsedAnswer | None) -> _Outcome:
-    """What a group became. A merger that answers nothing, or with more than it was given, changes nothing.
+    """Return what a group became. A merger that answers nothing, or with more than it was given, changes nothing.
 
     What an answer leaves out is gone, but not where a part of the answer was lost: then that part may have named it.
     """

@@ -33,7 +33,7 @@ START = "start of the run"  # the note of the event at which the run began; a st
 
 @dataclass
 class RunBank:
-    """What contexts are made from now, and where its history is kept.
+    """The bank that contexts are made from, and the store of its history.
 
     Only the first process opens the store; the others are sent what it holds. A checkpoint pins `event` and the
     version of `current`.

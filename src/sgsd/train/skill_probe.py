@@ -47,7 +47,7 @@ PACKAGES = ("torch", "transformers", "numpy", "bm25s")
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found, the ledger of the bank's items by the method's own stance, and all that decided it."""
+    """A probe's figures, the ledger of the bank's items by the method's own stance, and all that decided them."""
 
     findings: Findings
     verdict: ProbeVerdict
@@ -67,8 +67,8 @@ class Probe:
         }
 
 
-def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> Probe:
-    """Sample, verify, score and judge. `tell` hears how many rollouts are done.
+def run_probe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda done: None) -> Probe:
+    """Sample, verify, score and judge. `on_progress` gets the number of rollouts done.
 
     Raises:
         UserError: the method retrieves no pairs, or several processes were started.
@@ -77,7 +77,7 @@ def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done
     if run.accelerator.num_processes > 1:
         raise UserError("a probe runs in one process; start it without a launcher")
     stance = stance_of(run.method)
-    observations = observe(run, rollouts, tell)
+    observations = observe(run, rollouts, on_progress)
     findings = compute_findings(observations, run.config.seed)
     ledger = Ledger().observe(teacher_observations(observations, "bank", stance.kind, stance.confidence))
     return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
@@ -94,8 +94,8 @@ def stance_of(method: Method) -> VerifiedSupport:
     return method.stance if isinstance(method.stance, VerifiedSupport) else VerifiedSupport()
 
 
-def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
-    """The first rollouts that training would draw, each read by all pools."""
+def observe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
+    """Score the first rollouts that training would draw under all pools."""
     run.engine.sync()
     run.policy.scorer.eval()
     prompts, bank = run.config.prompts.folder, pairs_alone(run.provider)
@@ -106,7 +106,7 @@ def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: 
     seen: list[ProbedRollout] = []
     while chunk := list(islice(asked, run.config.rollouts)):
         seen += readers.observe(run, chunk)
-        tell(len(seen))
+        on_progress(len(seen))
     return seen
 
 
@@ -118,7 +118,7 @@ class Readers:
     nulls: AnyProvider
 
     def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[ProbedRollout]:
-        """As many rollouts as one step of training would draw."""
+        """Sample, grade and score as many rollouts as one step of training would draw."""
         rollouts = run.sampler.answer(asked)
         verdicts = run.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
         plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
@@ -133,7 +133,7 @@ class Readers:
         return found
 
     def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
-        """Of each rollout its null teacher, then all teachers that fit; nothing where the null teacher does not."""
+        """Return each rollout's null teacher, then all teachers that fit; nothing where the null teacher does not."""
         pools = {source: pools_for(provider, rollouts) for source, provider in self.providers.items()}
         nulls = [null for (null,) in pools_for(self.nulls, rollouts)]
         return [
@@ -150,7 +150,7 @@ Shown = tuple[Source | None, TeacherView]  # of no source: the null teacher
 def read(
     stance: VerifiedSupport, shown: Sequence[Shown], logps_KT: Sequence[Tensor], student_T: Tensor, mask_T: Tensor
 ) -> dict[Source, tuple[TeacherSupport, ...]]:
-    """What every teacher says of one rollout, by each stance; the first of them is the null teacher."""
+    """Compute every teacher's support of one rollout, by each stance; the first of them is the null teacher."""
     pools: dict[Source, list[TeacherSupport]] = {source: [] for source in SOURCES}
     if shown:
         mask_1T = mask_T[None]
@@ -170,7 +170,7 @@ def read(
 
 @torch.no_grad()
 def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
-    """The log-probs of every row's completion, each [T]."""
+    """Return the log-probs of every row's completion, each [T]."""
     found: dict[int, Tensor] = {}
     if rows:
         for indices, pack in passes(run.policy, rows, run.config.compute.teacher_tokens, idle=rows[0]):

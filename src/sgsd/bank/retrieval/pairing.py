@@ -1,4 +1,4 @@
-"""From a problem's text to its pool of skill pairs: the k nearest skills and the k nearest mistakes, paired by rank."""
+"""Pools of skill pairs for a problem's text: the k nearest skills and the k nearest mistakes, paired by rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pairing = Literal["rank", "rotated"]
 def pairs_for(
     retriever: Retriever, queries: Sequence[str], k: int, temperature: float = 1.0, pairing: Pairing = "rank"
 ) -> list[tuple[SkillPair, ...]]:
-    """The pool of pairs of each query: rank r's skill with rank r's mistake, weighted by score.
+    """Make the pool of pairs of each query: rank r's skill with rank r's mistake, weighted by score.
 
     w_r = exp(s_r / T) / Σ exp(s / T), s_r the mean of the two scores. With pairing "rotated" rank r's skill goes with
     the mistake of rank (r + h) mod k, h a hash of the query. By rank, problems of one kind show an item with the same
@@ -41,7 +41,7 @@ def pairs_for(
 
 
 def retrieve_pairs(retriever: Retriever, query: str, k: int, temperature: float = 1.0) -> tuple[SkillPair, ...]:
-    """The pool of pairs of one query; see `pairs_for`."""
+    """Make the pool of pairs of one query; see `pairs_for`."""
     return pairs_for(retriever, [query], k, temperature)[0]
 
 

@@ -49,7 +49,7 @@ UNFIT = "an item that may not stand in a bank"
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """What could be read of an answer; `unusable` says why nothing could."""
+    """The items of an answer that could be read; `unusable` says why nothing could."""
 
     drafts: tuple[Draft, ...] = ()
     dropped: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class ParsedAnswer:
 
     @property
     def wants_repair(self) -> bool:
-        """Whether asking once more may bring something: nothing was read, but something was meant."""
+        """Asking once more may bring something: nothing was read, but something was meant."""
         return self.unusable is not None or (not self.drafts and self.dropped.total() > 0)
 
 
@@ -80,7 +80,7 @@ def parse_answer(text: str, answer: AnswerType) -> ParsedAnswer:
 
 
 def after_thinking(text: str) -> str | None:
-    """What follows the last think block; None if it never closes."""
+    """Return the text after the last think block; None if it never closes."""
     tail = text.rpartition("</think>")[2]
     return None if "<think>" in tail else tail
 
@@ -92,7 +92,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _list_starts(text: str, answer: AnswerType) -> list[int]:
-    """Where items may begin: after a mention of the key, or, where there is none, at the first item."""
+    """Return the places where items may begin: after a mention of the key, or else at the first item."""
     named = [m.end() for m in re.finditer(rf"""{answer.key}["'”]?\s*+:\s*+(?=[\[{{]|null|None)""", text)]
     if named:
         return named
@@ -160,7 +160,7 @@ class _Items:
         return self._by_fields(start, stop)
 
     def _by_fields(self, start: int, stop: int) -> tuple[Any, int]:
-        """What stands between the names of the fields, in an object that is not JSON, and where it ends."""
+        """Return the text between the names of the fields, in an object that is not JSON, and where it ends."""
         fields = self.fields[bisect_right(self.field_starts, start) : bisect_right(self.field_starts, stop - 1)]
         last = fields[-1].end() if fields else start
         # The end of the last value, then the brace: a brace inside a text has no quote of that kind before it.
@@ -184,7 +184,7 @@ class _Items:
 
 
 def _decoded(text: str) -> tuple[Any, int] | str | None:
-    """What is JSON at the beginning of the text, and its length."""
+    """Decode the JSON at the beginning of the text; returns it and its length."""
     try:
         return _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:

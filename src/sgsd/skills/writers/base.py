@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True)
 class WriterReply:
-    """What came back, and what it cost; `faults` of the tries before, by reason."""
+    """A writer's text, and what it cost; `faults` of the tries before, by reason."""
 
     text: str
     prompt_tokens: int = 0

@@ -24,7 +24,7 @@ OPTIONAL = ("temperature", "max_tokens", "response_format")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where the server is and how to treat it.
+    """The server's address and how it is asked.
 
     The key is read from the environment by the client and never stored: give the name of its variable, not the key.
     """

@@ -117,7 +117,7 @@ class VllmWriter:
 
 
 def _reason(error: Exception) -> str:
-    """What vLLM has against it, in one line and without the settings it prints."""
+    """Return vLLM's reason in one line, without the settings it prints."""
     text = str(error)
     found = re.search(r"Value error, (.*?)(?:\[type=|\Z)", text, re.DOTALL)
     return " ".join((found[1] if found else text).split())[:240]

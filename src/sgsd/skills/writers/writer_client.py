@@ -1,4 +1,4 @@
-"""The desk between the bank and its writer: cached answers first, one repair, a budget for failures, and the bill."""
+"""The client between a build and its writer: cached answers first, one repair, a budget for failures, and a count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WriterError(RuntimeError):
 
 @dataclass
 class Usage:
-    """What the writer was asked and what became of it."""
+    """Counts of requests, tokens and failures."""
 
     calls: int = 0
     cached: int = 0  # answers that cost no call
@@ -65,7 +65,7 @@ class WriterClient:
     usage: Usage = field(default_factory=Usage)
 
     def ask(self, requests: Sequence[Request]) -> list[ParsedAnswer | None]:
-        """A reading for every request, in order; None where there is none, and the bill says why.
+        """A reading for every request, in order; None where there is none, and `usage` says why.
 
         Raises:
             WriterError: too many failed.
