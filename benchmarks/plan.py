@@ -160,7 +160,7 @@ def allocated_alone(config: RunConfig) -> dict[str, Any]:
 
     def listened(parts: Any, *others: Any) -> Any:
         nonlocal most, weights
-        weights = sum(p.numel() * p.element_size() for p in parts.bare_scorer.parameters())
+        weights = sum(p.numel() * p.element_size() for p in parts.policy.bare_scorer.parameters())
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             end = loop.train(parts, *others)
         events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]

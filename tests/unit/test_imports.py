@@ -10,12 +10,13 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "files"}
+GROUND = {"types", "secrets", "notices", "files"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
+    "notices": set(),
     "files": set(),
     "methods": {"types"},
     "bank": {"types", "files", "methods"},

@@ -29,8 +29,9 @@ from sgsd.methods.joints import Always, MatchDistribution
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.scorer import plan_microbatches
-from sgsd.train.batch import Batch, sample
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train import microbatch
+from sgsd.train.batch import Batch
+from sgsd.train.setup import Run, build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
 
@@ -129,28 +130,28 @@ def same(pool: Pool) -> Pool:
     return pool
 
 
-def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Parts, Batch]:
+def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Run, Batch]:
     settings = {"method": method, "lora": LORA, "rollouts": 4, "prompts": {"unfit": "skip"}, "data": {"limit": 16}}
-    parts = build_parts(small_config(folder, **merged(settings, changes)), Accelerator())
-    rollouts = sample(parts, 1)
+    parts = build_run(small_config(folder, **merged(settings, changes)), Accelerator())
+    rollouts = parts.sampler.sample(1)
     views = parts.provider.views([rollout.problem for rollout in rollouts])
     statuses = [Status.CORRECT if n % 2 else Status.INCORRECT for n in range(len(rollouts))]
     return parts, Batch(rollouts, [Verdict(status) for status in statuses], views)
 
 
-def taken(parts: Parts, batch: Batch) -> tuple[dict[str, Any], int]:
+def taken(parts: Run, batch: Batch) -> tuple[dict[str, Any], int]:
     """A step's numbers, and how many completion tokens were scored under teachers."""
-    scored, forward = 0, parts.bare_scorer.forward
+    scored, forward = 0, parts.policy.bare_scorer.forward
 
     def counting(pack: Any, **options: Any) -> Any:
         nonlocal scored
         scored += pack.targets_N.numel() if options.get("role") == "teacher" else 0
         return forward(pack, **options)
 
-    parts.scorer.forward = counting
+    parts.policy.scorer.forward = counting
     metrics = StepMetrics()
-    update(parts, batch, score_teachers(parts, batch), metrics, lr=1e-30)
-    parts.scorer.forward = forward
+    update(parts.learner, batch, score_teachers(parts.learner, batch), metrics, lr=1e-30)
+    parts.policy.scorer.forward = forward
     metrics.add_rollouts(batch.rollouts, batch.verdicts)
     return metrics.finish(lambda sums: sums), scored
 
@@ -183,7 +184,7 @@ def test_a_rollout_without_teachers_adds_nothing_and_is_counted(method: dict[str
     assert scored == len(batch.views[0]) * len(batch.rollouts[0].completion.token_ids)
     assert (found["untaught_rollouts"], found["skipped_teachers"]) == (1, len(batch.views[1]))
     # In a pass of its own, which then has no teacher at all, it is worth as little.
-    parts.config = small_config(tmp_path, **merged(parts.config.model_dump(), {"compute": {"student_tokens": 1}}))
+    parts.policy.budgets.student = 1
     assert taken(parts, part)[0] == pytest.approx(found, rel=1e-4, abs=1e-7)
     alone, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
     assert (alone["loss"], alone["grad_norm"], scored) == (0, 0, 0)
@@ -196,8 +197,8 @@ def test_a_process_without_any_teacher_keeps_step_with_the_others(
     method: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, batch = prepare(tmp_path, method)
-    more = lambda self, value: value if isinstance(value, bool) else value + 1  # noqa: E731
-    monkeypatch.setattr(Parts, "all_max", more)  # another process has one pass more, and no trouble
+    more = lambda accelerator, value: value if isinstance(value, bool) else value + 1  # noqa: E731
+    monkeypatch.setattr(microbatch, "all_max", more)  # another process has one pass more, and no trouble
     found, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
     assert (found["loss"], found["grad_norm"]) == (0, 0)
     assert scored == len(batch.rollouts[0].completion.token_ids)  # the idle pass
@@ -242,7 +243,7 @@ def test_a_run_leaves_out_counts_and_says_so_once(tmp_path: Path, caplog: pytest
             t.get("skipped") for t in record["teachers"]
         )
     assert not [r for r in caplog.records if r.name == "sgsd"]  # teachers are counted in the metrics
-    parts = build_parts(small_config(tmp_path / "b", prompts={"unfit": "skip", "max_tokens": 26}), Accelerator())
+    parts = build_run(small_config(tmp_path / "b", prompts={"unfit": "skip", "max_tokens": 26}), Accelerator())
     assert 0 < parts.skipped_problems < 256
     assert len(parts.problems) == 256 - parts.skipped_problems
     (said,) = [r for r in caplog.records if r.name == "sgsd"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from sgsd.contexts import AnyProvider, Graded, pools_for
 from sgsd.scorer import Row
 from sgsd.types import Rollout, TeacherView, Verdict
+from sgsd.verify import Verifier
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Batch:
         """[B]: where among `null_rows` each rollout's null teacher stands."""
         numbers = count()
         return [next(numbers) if null.prompt_ids else None for null in self.nulls]
+
+
+def grade(verifier: Verifier, rollouts: Sequence[Rollout]) -> list[Verdict]:
+    """Ask the verifier about every rollout."""
+    return verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
 
 
 def build_batch(

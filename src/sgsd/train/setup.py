@@ -155,7 +155,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
 def build_policy(
     config: RunConfig, method: Method, tokenizer: Any, accelerator: Accelerator
 ) -> tuple[Policy, Engine, frozenset[int]]:
-    """Load the model, prepare it and its optimizer, and make the engine that samples from it; also returns end tokens."""
+    """Load the model, prepare it and its optimizer, make the engine that samples from it; with its end tokens."""
     model = load_model(config.model)
     check_vocabulary(model, tokenizer)
     checkpointing = config.model.gradient_checkpointing

@@ -36,6 +36,7 @@ from sgsd.methods import losses as L
 from sgsd.methods.context import SkillPairs
 from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
+from sgsd.train.batch import grade
 from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
 from sgsd.train.microbatch import passes
 from sgsd.train.models import weights_hash
@@ -120,7 +121,7 @@ class Readers:
     def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[ProbedRollout]:
         """Sample, grade and score as many rollouts as one step of training would draw."""
         rollouts = run.sampler.answer(asked)
-        verdicts = run.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        verdicts = grade(run.verifier, rollouts)
         plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
         shown = self._shown([Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)])
         rows = [Row(v.prompt_ids, r.completion.token_ids) for r, views in zip(rollouts, shown) for _, v in views]
