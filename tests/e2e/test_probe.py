@@ -198,7 +198,7 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
     class Two:
         num_processes = 2
 
-    parts.accelerator = Two()  # type: ignore[assignment]
+    parts.policy.accelerator = Two()  # type: ignore[assignment]
     with parts.verifier, pytest.raises(UserError, match="a probe runs in one process"):
         run_probe(parts, 8)
 

@@ -233,13 +233,13 @@ def test_a_finished_run_tells_what_came_of_each_item(tmp_path: Path, built: Path
     bank = demo_bank(0)
     assert {item["id"] for item in told} == {item.id for item in bank.items}
     assert [item["standing"] for item in told] == sorted((ledger.standing(i.id) for i in bank.items), reverse=True)
-    rows = {row.ids[0]: row for row in ledger.rows()}
+    rows = {row.id: row for row in ledger.rows()}
     for item in told:
         assert item["says"] in item_texts(bank.item(item["id"]))
         assert (item["kept"], item["learned"]) == (True, None)
         row = rows.get(item["id"])
         assert item["retrieved"] == (row.retrieved if row else 0)
-        assert item["posterior_high"] == (row.posterior_high if row else pytest.approx(0.975))
+        assert item["trust"] == (row.trust if row else 0.0)
     page = write_report(folder).read_text(encoding="utf-8")
     assert f"{len(rows)} of {len(bank)}\u00a0items were shown to a teacher." in page
 

@@ -136,7 +136,7 @@ def test_why_tells_an_ancestor_of_several_once_and_an_item_of_many_rollouts_shor
         target.import_bank(Bank((skill("d"),)), "", {"d": Origin((), ("b", "c"))})
     told = words(printed(cli.why(path, "d")))
     assert told.count("skill a,") == 1
-    assert told.count("a, told above") == 1
+    assert told.count("a, shown above") == 1
     assert told.count("rollout 0 on") == 1
     assert "… and 4 more rollouts" in told
     assert "learned from 9 rollouts, 5 right and 4 wrong" in told

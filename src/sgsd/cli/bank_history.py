@@ -32,9 +32,9 @@ from sgsd.bank import (
     open_bank,
     parse_bank_reference,
     roll_back,
-    terminal_safe,
 )
-from sgsd.cli.bank_ledger import best_and_worst, counted, item_in_run
+from sgsd.cli.bank_ledger import best_and_worst, item_in_run
+from sgsd.cli.bank_text import counted, headline, plain, summary
 from sgsd.types import Skill, UserError
 
 EXCERPT = 160  # characters of a problem
@@ -72,8 +72,8 @@ def log(store: Store, events: bool = False, limit: int = 50) -> RenderableType:
     with BankStore(store, read_only=True) as source:
         table, rows = _events(source.events()) if events else _versions(source.versions())
     for row in rows[-limit:]:
-        table.add_row(*(_plain(cell) for cell in row))
-    earlier = [_plain(f"… and {len(rows) - limit} earlier; see them with --limit")] if len(rows) > limit else []
+        table.add_row(*(plain(cell) for cell in row))
+    earlier = [plain(f"… and {len(rows) - limit} earlier; see them with --limit")] if len(rows) > limit else []
     return Group(*earlier, table)
 
 
@@ -86,16 +86,16 @@ def diff(before: BankAt, after: BankAt) -> RenderableType:
     """
     old, new = _bank_at(before), _bank_at(after)
     found = diff_banks(old, new)
-    lines: list[RenderableType] = [_plain(f"+ {name}: {_headline(new, name)}") for name in found.added]
-    lines += [_plain(f"- {name}: {_headline(old, name)}") for name in found.removed]
+    lines: list[RenderableType] = [plain(f"+ {name}: {headline(new.item(name))}") for name in found.added]
+    lines += [plain(f"- {name}: {headline(old.item(name))}") for name in found.removed]
     for name in found.edited:
         changed = [(was, now) for was, now in zip(item_texts(old.item(name)), item_texts(new.item(name))) if was != now]
-        lines.append(_plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
-        lines += [_plain(f"    was: {was}\n    now: {now}") for was, now in changed]
+        lines.append(plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
+        lines += [plain(f"    was: {was}\n    now: {now}") for was, now in changed]
     counts = [f"{len(found.added)} added, {len(found.removed)} removed, {len(found.edited)} edited"]
     counts += ["the others in another order"] if found.moved else []
     counts += ["other metadata"] if found.described else []
-    return Group(*lines, _plain(", ".join(counts)))
+    return Group(*lines, plain(", ".join(counts)))
 
 
 def rollback(store: Store, event: EventNumber) -> RenderableType:
@@ -111,7 +111,7 @@ def rollback(store: Store, event: EventNumber) -> RenderableType:
         bank = target.snapshot()
         now = target.event
     done = f"back to event {event} by {len(written)} new events" if written else f"is as after event {event} already"
-    return _plain(f"{store}: {done}; {_counts(bank)}, at event {now}")
+    return plain(f"{store}: {done}; {summary(bank)}, at event {now}")
 
 
 def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> RenderableType:
@@ -168,11 +168,11 @@ def lint(path: BankFile) -> RenderableType:
     """
     findings = lint_bank(open_bank(path))
     if not findings:
-        return _plain(f"{path}: nothing found")
+        return plain(f"{path}: nothing found")
     table = Table("severity", "what", "item", "field", "where", box=None, pad_edge=False)
     for found in findings:
         row = (found.severity, found.kind, found.item, found.field, found.excerpt)
-        table.add_row(*(_plain(str(cell)) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     refused = len({found.item for found in findings if found.severity is Severity.REFUSE})
     if not refused:
         return table
@@ -205,36 +205,36 @@ def _bank_at(reference: str) -> Bank:
 
 def _tree(life: ItemHistory, shown: set[str]) -> Tree:
     """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `item_history`."""
-    told = {life.item.id}
-    tree = _told(Tree(_title(life)), life)
+    shown_before = {life.item.id}
+    tree = _add_events(Tree(_title(life)), life)
     under_way = [(tree, iter(life.parents))]
     while under_way:
         branch, left = under_way[-1]
         parent = next(left, None)
         if parent is None:
             under_way.pop()
-        elif parent.item.id in told:
-            branch.add(_plain(f"{parent.item.id}, told above"))
+        elif parent.item.id in shown_before:
+            branch.add(plain(f"{parent.item.id}, shown above"))
         elif parent.item.id in shown:
-            told.add(parent.item.id)
-            under_way.append((_told(branch.add(_title(parent)), parent), iter(parent.parents)))
+            shown_before.add(parent.item.id)
+            under_way.append((_add_events(branch.add(_title(parent)), parent), iter(parent.parents)))
     return tree
 
 
-def _told(branch: Tree, life: ItemHistory) -> Tree:
+def _add_events(branch: Tree, life: ItemHistory) -> Tree:
     for event in life.events:
-        branch.add(_plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
+        branch.add(plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
     for memory in life.own[:ROLLOUTS]:
-        branch.add(_plain(_memory_line(memory)))
+        branch.add(plain(_memory_line(memory)))
     if len(life.own) > ROLLOUTS:
-        branch.add(_plain(f"… and {counted(len(life.own) - ROLLOUTS, 'more rollout')}"))
+        branch.add(plain(f"… and {counted(len(life.own) - ROLLOUTS, 'more rollout')}"))
     return branch
 
 
 def _title(life: ItemHistory) -> Text:
     kind = "skill" if isinstance(life.item, Skill) else "mistake"
     standing = "in the bank" if life.current else "no longer in the bank"
-    return _plain(f"{kind} {life.item.id}, {standing}: {' | '.join(item_texts(life.item))}")
+    return plain(f"{kind} {life.item.id}, {standing}: {' | '.join(item_texts(life.item))}")
 
 
 def _sum(life: ItemHistory, limit: int) -> list[RenderableType]:
@@ -244,28 +244,16 @@ def _sum(life: ItemHistory, limit: int) -> list[RenderableType]:
     wrong = sum(memory.get("correct") is False for memory in memories)
     merged = [f"stands for {counted(ancestors, 'other item')}"] if ancestors else []
     learned = [f"learned from {counted(len(memories), 'rollout')}, {right} right and {wrong} wrong"] if memories else []
-    told = ", ".join(merged + learned)
+    known = ", ".join(merged + learned)
     further = counted(ancestors - limit, "item")
-    more = [_plain(f"… and {further} further back; see them with --limit")] if ancestors > limit else []
-    return [*more, _plain(f"In all: {told}" if told else "The store does not know what it was learned from.")]
+    more = [plain(f"… and {further} further back; see them with --limit")] if ancestors > limit else []
+    return [*more, plain(f"In all: {known}" if known else "The store does not know what it was learned from.")]
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:
     """Describe whatever a store holds as a memory: it may be somebody else's."""
     correct = memory.get("correct")
     verdict = "right" if correct is True else "wrong" if correct is False else "verdict unknown"
-    said = " ".join(str(memory.get("problem", "")).split())
-    cut = said if len(said) <= EXCERPT else f"{said[: EXCERPT - 1]}…"
+    problem = " ".join(str(memory.get("problem", "")).split())
+    cut = problem if len(problem) <= EXCERPT else f"{problem[: EXCERPT - 1]}…"
     return f"rollout {memory.get('index', '?')} on {memory.get('problem_id', '?')}, {verdict}: {cut}"
-
-
-def _headline(bank: Bank, item_id: str) -> str:
-    return item_texts(bank.item(item_id))[0]
-
-
-def _counts(bank: Bank) -> str:
-    return f"{len(bank.skills)} skills, {len(bank.mistakes)} mistakes, version {bank.version[:12]}"
-
-
-def _plain(text: str) -> Text:
-    return Text(terminal_safe(text))

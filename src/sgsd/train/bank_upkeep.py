@@ -48,7 +48,7 @@ class Upkeep:
         self.settings = UpkeepSettings.from_config(config.growth)
         if self.bank is not None and config.writer.kind == "server":
             # A missing client or key is the user's to mend now, not a warning every so many steps.
-            make_writer(config, self.run.engine, self.run.tokenizer).__exit__(None, None, None)
+            make_writer(config, self.run.engine, self.run.tokenizer).close()
 
     @property
     def bank(self) -> RunBank | None:

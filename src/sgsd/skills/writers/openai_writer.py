@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.writers.base import Request, WriterFailure, WriterReply
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
 from sgsd.types import UserError
 
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for a longer one is as good as away
@@ -50,7 +49,7 @@ class _Fault:
     pause: float | None = None
 
 
-class ServerWriter:
+class ServerWriter(Writer):
     """Asks a server, several requests at a time.
 
     Raises:
@@ -60,12 +59,9 @@ class ServerWriter:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self.name = f"server:{settings.model}@{settings.temperature}"
         self._client = _client(settings)
         self._without = frozenset[str]() if settings.json_schema else frozenset(["response_format"])
-
-    @property
-    def name(self) -> str:
-        return f"server:{self.settings.model}@{self.settings.temperature}"
 
     def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="writer")
@@ -87,12 +83,7 @@ class ServerWriter:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._client.close()
 
     def _ask(self, request: Request, stop: threading.Event) -> WriterReply | WriterFailure:

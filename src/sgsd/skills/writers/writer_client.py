@@ -35,17 +35,7 @@ class Usage:
     dropped: Counter[str] = field(default_factory=Counter)  # items of readable answers that were left out, by reason
 
     def to_dict(self) -> dict[str, object]:
-        return {
-            "calls": self.calls,
-            "cached": self.cached,
-            "repairs": self.repairs,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "answers": self.answers,
-            "retried": dict(self.retried),
-            "failures": dict(self.failures),
-            "dropped": dict(self.dropped),
-        }
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
 
 @dataclass
@@ -65,18 +55,16 @@ class WriterClient:
     usage: Usage = field(default_factory=Usage)
 
     def ask(self, requests: Sequence[Request]) -> list[ParsedAnswer | None]:
-        """A reading for every request, in order; None where there is none, and `usage` says why.
+        """Return the parsed answer of every request, in order; None where there is none, and `usage` says why.
 
         Raises:
             WriterError: too many failed.
         """
         allowed = max(MIN_FAILURES, self.failure_budget * len(requests))
         replies = self._replies(requests, allowed)
-        readings = {i: parse_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, WriterReply)}
-        again = self._repair(requests, replies, readings, allowed)
-        for position in range(len(requests)):
-            self._count(replies[position], readings.get(position))
-        kept = [self._kept(readings.get(position)) for position in range(len(requests))]
+        answers = {i: parse_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, WriterReply)}
+        again = self._repair(requests, replies, answers, allowed)
+        kept = [self._count(replies[position], answers.get(position)) for position in range(len(requests))]
         if self._too_many_failed(kept):
             if self.cache is not None:  # or the same command would read the same unusable answers for ever
                 lost = [i for i in range(len(requests)) if kept[i] is None]
@@ -89,23 +77,23 @@ class WriterClient:
         self,
         requests: Sequence[Request],
         replies: dict[int, WriterReply | WriterFailure],
-        readings: dict[int, ParsedAnswer],
+        answers: dict[int, ParsedAnswer],
         allowed: float,
     ) -> dict[int, Request]:
-        """Ask once more where nothing could be read; puts the better readings in place, and returns what was asked."""
-        broken = sorted(i for i, reading in readings.items() if reading.wants_repair)
-        again = {i: self._repair_request(requests[i], replies[i], readings[i]) for i in broken}
+        """Ask once more where nothing could be read; puts the better answers in place, and returns what was asked."""
+        broken = sorted(i for i, answer in answers.items() if answer.wants_repair)
+        again = {i: self._repair_request(requests[i], replies[i], answers[i]) for i in broken}
         self.usage.repairs += len(again)
         for place, reply in self._replies(list(again.values()), allowed, repeated=True).items():
             if isinstance(reply, WriterReply):
                 better = parse_answer(reply.text, requests[broken[place]].form)
                 if better.unusable is None:
-                    readings[broken[place]] = better
+                    answers[broken[place]] = better
         return again
 
-    def _repair_request(self, request: Request, reply: WriterReply | WriterFailure, reading: ParsedAnswer) -> Request:
+    def _repair_request(self, request: Request, reply: WriterReply | WriterFailure, answer: ParsedAnswer) -> Request:
         said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, WriterReply) else ""
-        wrong = reading.unusable or ", ".join(reading.dropped)
+        wrong = answer.unusable or ", ".join(answer.dropped)
         asked = self.prompts.render("repair", problem=wrong, key=request.form.key, fields=_fields(request))
         talk: tuple[tuple[str, str], ...] = (*request.messages, ("assistant", said or "…"), ("user", asked))
         return Request(talk, request.answer, request.max_tokens)
@@ -113,6 +101,7 @@ class WriterClient:
     def _replies(
         self, requests: Sequence[Request], allowed: float, *, repeated: bool = False
     ) -> dict[int, WriterReply | WriterFailure]:
+        progress = (lambda: None) if repeated else self.on_answer
         found: dict[int, WriterReply | WriterFailure] = {}
         twins: dict[str, list[int]] = {}  # equal requests are one call, as they would be for a second build
         for position, request in enumerate(requests):
@@ -122,7 +111,7 @@ class WriterClient:
             else:
                 found[position] = known
                 self.usage.cached += 1
-                self._tell(repeated)
+                progress()
         missing = list(twins.values())
         failed, dead = Counter[str](), 0
         for place, reply in self.writer.write([requests[same[0]] for same in missing]) if missing else ():
@@ -130,7 +119,7 @@ class WriterClient:
             self._enter(reply, requests[same[0]], len(same))
             for position in same:
                 found[position] = reply
-                self._tell(repeated)
+                progress()
             if isinstance(reply, WriterFailure):
                 failed[reply.reason] += len(same)
                 dead += len(same) if reply.dead else 0
@@ -154,21 +143,17 @@ class WriterClient:
             if self.cache is not None:
                 self.cache.put(self.writer.name, request, reply)
 
-    def _tell(self, repeated: bool) -> None:
-        if not repeated:
-            self.on_answer()
-
-    def _count(self, reply: WriterReply | WriterFailure, reading: ParsedAnswer | None) -> None:
+    def _count(self, reply: WriterReply | WriterFailure, answer: ParsedAnswer | None) -> ParsedAnswer | None:
+        """Count what became of a request; returns its answer where it is of use."""
         if isinstance(reply, WriterFailure):
             self.usage.failures[reply.reason] += 1
-        elif reading is not None and reading.unusable is not None:
-            self.usage.failures[reading.unusable] += 1
-        elif reading is not None:
+        elif answer is not None and answer.unusable is not None:
+            self.usage.failures[answer.unusable] += 1
+        elif answer is not None:
             self.usage.answers += 1
-            self.usage.dropped += reading.dropped
-
-    def _kept(self, reading: ParsedAnswer | None) -> ParsedAnswer | None:
-        return None if reading is None or reading.unusable is not None else reading
+            self.usage.dropped += answer.dropped
+            return answer
+        return None
 
     def _too_many_failed(self, kept: Sequence[ParsedAnswer | None]) -> bool:
         failed, answers = self.usage.failures.total(), self.usage.answers
