@@ -1,4 +1,4 @@
-"""Draws docs/bank_item.svg: one item of a bank, from the rollouts it was learned from to its evidence in a run.
+"""Draws docs/bank_item.svg: one item of a bank, from the rollouts it was learned from to its record in a run.
 
 `python docs/bank_item.py` (in a checkout, with the extra `writer`) builds a bank from 64 rollouts of the lab's policy,
 trains 20 steps with it, takes the item with the longest way behind it and draws it: half a minute on one core. Policy,
@@ -70,12 +70,12 @@ def drawing(life: ItemHistory, row: ItemRow | None = None, steps: int = STEPS) -
     merged = _merged(life)
     last = max(2, merged.column + 1)
     bank = Node("bank", last, _bank_lines(life, row, steps), [merged])
-    names = ["rollouts", "proposals", *(f"merged, layer {n}" for n in range(1, last - 1)), "bank → evidence"]
+    names = ["rollouts", "proposals", *(f"merged, layer {n}" for n in range(1, last - 1)), "bank → ledger"]
     heads = [tag("text", name, x=_left(column), y=22, class_="head") for column, name in enumerate(names[:-1])]
     heads.append(tag("text", names[-1], x=_left(last), y=22, class_="head"))
     width, height = _left(last) + WIDTHS["bank"] + 14, round(bank.room) + 48
     parts = [
-        tag("title", f"The way of {life.item.id} from its rollouts to its evidence"),
+        tag("title", f"The way of {life.item.id} from its rollouts to its record in a run"),
         tag("style", Markup(STYLE)),
         tag("rect", class_="bg", width=width, height=height, rx=6),
         *heads,
