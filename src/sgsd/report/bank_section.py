@@ -75,7 +75,10 @@ def parse_item(row: Row) -> BankItem:
     learned = row.fields.get("learned")
     validated, reversed_ = row.integer("validated"), row.integer("reversed")
     judged = validated + reversed_
-    share = wilson(validated / judged if judged else math.nan, judged)
+    if "posterior_mean" in row.fields:  # a run of before the ledger gave up its posterior
+        share = Estimate(*(row.number(f"posterior_{part}") for part in ("mean", "low", "high")))
+    else:
+        share = wilson(validated / judged if judged else math.nan, judged)
     return BankItem(
         id=row.text("id"),
         kind=row.text("kind"),
