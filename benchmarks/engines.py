@@ -34,8 +34,8 @@ VLLM = {"rollout.engine": "vllm", "rollout.options": {"enforce_eager": True, "ma
 WAYS: dict[str, dict[str, Any]] = {
     "transformers": {},
     "vllm": VLLM,
-    "overlap": {**VLLM, "rollout.overlap": True},
-    "weighed": {**VLLM, "rollout.overlap": True, "rollout.importance_cap": 2.0},
+    "overlap": {**VLLM, "rollout.prefetch": True},
+    "weighed": {**VLLM, "rollout.prefetch": True, "rollout.importance_cap": 2.0},
 }
 
 
@@ -55,7 +55,7 @@ def train(way: str, seed: int, changes: dict[str, Any], folder: Path) -> dict[st
         "seed": seed,
         "before": told["before"]["avg_at_4"],
         "after": told["after"]["avg_at_4"],
-        "sampler_gap": max(record["sampler_gap"] for record in metrics),
+        "sampler_gap": max(record["sampler_mismatch"] for record in metrics),
         "sampling_seconds": sampling,
         "training_seconds": told["train_seconds"] - sampling,
         "all_seconds": time.perf_counter() - begun,

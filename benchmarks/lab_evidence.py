@@ -32,7 +32,7 @@ from accelerate import Accelerator
 
 import sgsd
 from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
-from sgsd.config.run_config import load_config, make_config
+from sgsd.config.loading import load_config, make_config
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.evaluate.probe import STANCES, ProbedRollout, TeacherSupport, teacher_observations
 from sgsd.evaluate.stats import Scored, auc, over_seeds

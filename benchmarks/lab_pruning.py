@@ -28,7 +28,7 @@ from rich.console import Console
 
 import sgsd.train.bank_upkeep
 from sgsd.bank import BankStore, is_dynamic, item_texts, save_bank
-from sgsd.config.run_config import parse_yaml
+from sgsd.config.yaml_text import parse_yaml
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import FAMILIES
 from sgsd.lab.task_skills import HELPFUL, MISLEADING, Aim, make_mistake, make_skill
@@ -63,7 +63,7 @@ def run(seed: int, prune: str, folder: Path) -> dict[str, Any]:
         "seed": seed,
         "output": str(folder / "run"),
         "bank": {"path": str(bank), "pairing": "rotated"},
-        "growth": {**growth, "prune": prune},
+        "skills": {**growth, "prune": prune},
         "compute": {"threads": 1},
     }
     run_folder = run_training(make_config({**demo, **changes}), Console(quiet=True))

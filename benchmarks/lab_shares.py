@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from sgsd.bank import open_bank
-from sgsd.config.run_config import load_config
+from sgsd.config.loading import load_config
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.lab.task_skills import kind_for_problem
 

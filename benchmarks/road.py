@@ -60,7 +60,7 @@ RUN: dict[str, Any] = {
     },
     "sampling": {"max_tokens": 96},
     "bank": {"path": "lab"},
-    "optimizer": {"lr": 1e-4, "grad_clip": 1.0},
+    "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0},
     "compute": {"threads": 1},
 }
 TOY: dict[str, Any] = {"rollouts": 2, "method": {"name": "sgsd", "k": 2, "confidence": 0.01}}

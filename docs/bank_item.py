@@ -177,8 +177,8 @@ def real_item(folder: Path) -> tuple[ItemHistory, ItemRow]:
     bank = {"path": str(folder / "bank.sqlite"), "pairing": "rotated"}
     with scripted_server() as (url, _):
         writer = {"kind": "server", "model": "scripted", "base_url": url, "retries": 0}
-        growth = {"rollouts": 64, "merge_group": 8}
-        build_from_config(make_config(merged(SMALL, {"bank": bank, "writer": writer, "growth": growth})), quiet())
+        skills = {"rollouts": 64, "merge_group": 8}
+        build_from_config(make_config(merged(SMALL, {"bank": bank, "writer": writer, "skills": skills})), quiet())
     changes = {"output": str(folder / "run"), "bank": bank, "steps": STEPS, "rollouts": 32}
     run_training(make_config(merged(SMALL, changes)), quiet())
     ledger = read_ledger(folder / "run")

@@ -48,7 +48,8 @@ def main(output: str) -> None:
     trainer = SgsdGRPOTrainer(model, SETTINGS, args=args, processing_class=tokenizer)
     trainer.train()
     for entry in trainer.state.log_history[:-1]:
-        shares = ", ".join(f"{name} {entry[f'sgsd/{name}']:.2f}" for name in ("validated", "neutral", "reversed"))
+        names = ("validated", "neutral", "reversed")
+        shares = ", ".join(f"{name} {entry[f'sgsd/polarity/{name}']:.2f}" for name in names)
         logging.info("step %d: reward %.2f; of the teachers: %s", entry["step"], entry["reward"], shares)
 
 

@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     },
     "sampling": {"max_tokens": 96},
     "bank": {"path": "lab"},
-    "optimizer": {"lr": 1e-4, "grad_clip": 1.0},
+    "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0},
     "compute": {"threads": 1},
 }
 LORA = {"rank": 4, "alpha": 8}

@@ -29,8 +29,8 @@ ROLLOUTS = 48
 
 def build_config(folder: Path, url: str, **changes: object) -> dict[str, object]:
     writer = {"kind": "server", "model": "scripted", "base_url": url, "batch": 2, "retries": 0}
-    growth = {"rollouts": ROLLOUTS, "merge_group": 8}
-    return merged(SMALL, {"bank": {"path": str(folder / "bank.sqlite")}, "writer": writer, "growth": growth, **changes})
+    skills = {"rollouts": ROLLOUTS, "merge_group": 8}
+    return merged(SMALL, {"bank": {"path": str(folder / "bank.sqlite")}, "writer": writer, "skills": skills, **changes})
 
 
 def test_a_cold_start_keeps_the_way_from_rollout_to_item(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_other_settings_are_refused_while_a_build_is_under_way(tmp_path: Path) -
         with pytest.raises(UserError, match="is there already"):
             build_from_config(make_config(config), quiet())
         (tmp_path / "bank.sqlite").unlink()
-        other = merged(config, {"growth": {"items": 2}})
-        with pytest.raises(UserError, match=r"growth\.items: was 3, now 2"):
+        other = merged(config, {"skills": {"items": 2}})
+        with pytest.raises(UserError, match=r"skills\.items: was 3, now 2"):
             build_from_config(make_config(other), quiet())
 
 

@@ -51,9 +51,9 @@ def test_no_guard_fires_on_the_demo_in_small(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["guards"] == {}
     assert "Guards that fired" not in write_report(folder).read_text()
     record = lines(folder, "metrics")[-1]
-    assert sum(record["support_bins"]) == sum(record["polarity_bins"]) == 16 * 2
-    assert record["polarity_bins"][0] == round(record["reversed"] * 32)
-    assert 0 < record["style_tokens"] < 0.2
+    assert sum(record["support_histogram"]) == sum(record["polarity_histogram"]) == 16 * 2
+    assert record["polarity_histogram"][0] == round(record["polarity/reversed"] * 32)
+    assert 0 < record["style_token_share"] < 0.2
     assert record["delta_trend"] > 0
 
 
@@ -124,10 +124,10 @@ def test_a_sampler_that_is_left_behind(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Sampler, "sample", stale)
     # Slowly: a gap that rounding cannot explain ends the run by itself.
-    guards = {"sampler_gap": {"window": 2, "bound": 1e-5}}
+    guards = {"sampler_mismatch": {"window": 2, "bound": 1e-5}}
     folder = run_small(tmp_path / "run", steps=3, optimizer={"lr": 3e-6}, guards=guards)
-    assert max(record["sampler_gap"] for record in lines(folder, "metrics")) < 1e-3
-    assert "sampler_gap" in fired(folder)
+    assert max(record["sampler_mismatch"] for record in lines(folder, "metrics")) < 1e-3
+    assert "sampler_mismatch" in fired(folder)
 
 
 # ── To warn and to stop, and to go on ──────────────────────────────────────────────────────────────────────────────
@@ -180,7 +180,7 @@ def test_a_stop_is_a_checkpoint_and_a_run_that_can_go_on(
     assert not (tmp_path / "run" / "summary.json").exists()
     assert "The run was stopped here." in write_report(tmp_path / "run").read_text()
     folder = run_small(tmp_path / "run", resume=True, **cut("stop"))  # the same trouble stops it once
-    assert caplog.text.count("guard truncation, step 2: share of rollouts cut off 1,") == 1
+    assert caplog.text.count("guard truncation, step 2: share of rollouts truncated 1,") == 1
     assert_same_bits(whole, folder)
     assert fired(folder) == {"truncation": [2]}
 

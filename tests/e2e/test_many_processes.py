@@ -146,7 +146,7 @@ def gradient(folder: Path) -> torch.Tensor:
 
 def assert_same_run(left: Path, right: Path) -> None:
     for a, b in zip(lines(left, "metrics"), lines(right, "metrics"), strict=True):
-        for name in ("sampler_gap", "sampler_gap_max"):  # rounding and nothing else, so bounded, not compared
+        for name in ("sampler_mismatch", "sampler_mismatch_max"):  # rounding and nothing else, so bounded, not compared
             assert max(a.pop(name), b.pop(name)) < 1e-4
         assert numbers(a) == pytest.approx(numbers(b), rel=1e-4, abs=1e-6)
     (weights, optimizer), (weights2, optimizer2) = final_state(left), final_state(right)

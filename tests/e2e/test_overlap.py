@@ -1,4 +1,4 @@
-"""`rollout.overlap`: the next step's rollouts are sampled while this one trains, from weights one update old.
+"""`rollout.prefetch`: the next step's rollouts are sampled while this one trains, from weights one update old.
 
 The engine here has weights of its own, as vLLM has: a copy of the policy, brought up to date by each sync.
 """
@@ -30,7 +30,7 @@ from sgsd.train.rollout_source import RolloutSource
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap
 from sgsd.types import Completion, UserError
 
-LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "grad_clip": 1.0}}
+LR: dict[str, Any] = {"optimizer": {"lr": 1e-3, "max_grad_norm": 1.0}}
 GATE_SECONDS = 60.0
 
 
@@ -76,7 +76,7 @@ def staleness(folder: Path) -> list[int]:
 def test_rollouts_come_from_the_weights_before_the_last_update(engines: list[OwnWeights], tmp_path: Path) -> None:
     folder = run_small(tmp_path / "run", steps=4, checkpoint={"every": 1, "keep": 9}, **LR)
     assert staleness(folder) == [0, 1, 1, 1]
-    gaps = [record["sampler_gap"] for record in lines(folder, "metrics")]
+    gaps = [record["sampler_mismatch"] for record in lines(folder, "metrics")]
     assert gaps[0] < 1e-6
     assert all(gap > 1e-4 for gap in gaps[1:])
     # The rollouts of step 1, then in each step a probe of what it was given and the rollouts of the next.
@@ -269,10 +269,10 @@ def test_teachers_that_ask_the_policy_get_the_same_answers_after_a_resume(
 @pytest.mark.parametrize(
     ("rollout", "refusal"),
     [
-        ({"overlap": True}, "rollout.overlap: means something to vllm and server, not to engine transformers"),
+        ({"prefetch": True}, "rollout.prefetch: means something to vllm and server, not to engine transformers"),
         (
-            {"overlap": True, "engine": "vllm", "sleep": 1},
-            "rollout.sleep: with rollout.overlap the engine is never idle",
+            {"prefetch": True, "engine": "vllm", "sleep": 1},
+            "rollout.sleep: with rollout.prefetch the engine is never idle",
         ),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_null_teacher_is_scored_once_a_rollout_and_counts_as_no_teacher(tmp_
         parts = build_run(small_config(tmp_path / stance, method=sgsd(stance)), Accelerator())
         with parts.verifier:
             rollouts = parts.sampler.sample(1)
-            batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+            batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
         taught = score_teachers(parts.learner, batch)
         assert len(taught.logps) == 2 * len(rollouts)
         assert len(taught.nulls) == (len(rollouts) if stance == "contrast" else 0)
@@ -101,7 +101,7 @@ def test_a_rollout_whose_null_teacher_does_not_fit_is_left_out_whole(tmp_path: P
     parts.nulls = FitsSome(parts.nulls)
     with parts.verifier:
         rollouts = parts.sampler.sample(1)
-        batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     metrics = StepMetrics()
     details = update(parts.learner, batch, score_teachers(parts.learner, batch), metrics, lr=1e-30)
     metrics.add_rollouts(batch.rollouts, batch.verdicts)

@@ -51,13 +51,13 @@ def test_every_step_says_how_far_the_sampler_is_from_the_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for record in lines(run_small(tmp_path / "same"), "metrics"):
-        assert 0 < record["sampler_gap"] < 1e-6
-        assert record["sampler_gap"] <= record["sampler_gap_max"] < 1e-4
+        assert 0 < record["sampler_mismatch"] < 1e-6
+        assert record["sampler_mismatch"] <= record["sampler_mismatch_max"] < 1e-4
     sample_from_a_copy(monkeypatch)
     with pytest.raises(StaleSamplerError, match=r"off by 0\.\d+ nats a token, 0\.001 is what rounding explains"):
         run_small(tmp_path / "stale", optimizer={"lr": 1e-3})
     (first,) = lines(tmp_path / "stale", "metrics")
-    assert first["sampler_gap"] < 1e-6  # at first the copy is the model
+    assert first["sampler_mismatch"] < 1e-6  # at first the copy is the model
     assert [path.name for path in checkpoints(tmp_path / "stale" / "checkpoints")] == ["step-000001"]
 
 
@@ -110,7 +110,7 @@ def test_dropout_and_engines_that_say_nothing_raise_no_alarm(tmp_path: Path) -> 
 
 def first_batch(parts: Run) -> Batch:
     rollouts = parts.sampler.sample(1)
-    return build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+    return build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
 
 
 def lora_layers_of(parts: Run) -> list[Any]:

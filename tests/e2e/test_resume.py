@@ -18,7 +18,7 @@ from resumable import METHODS, assert_same_bits, final_state, leftovers, lines, 
 from runs import quiet, run_small, small_config
 from sgsd.checkpoint.saving import MANIFEST, checkpoints, damage
 from sgsd.files import sha256
-from sgsd.train import loop, rollout_source, run_training
+from sgsd.train import rollout_source, run_training, session
 from sgsd.train.rollout_source import RolloutSource
 from sgsd.train.sampling import Sampler
 from sgsd.types import Status, UserError, Verdict
@@ -155,7 +155,7 @@ def test_what_was_sampled_and_graded_is_used_and_not_done_again(
     monkeypatch.setattr(Sampler, "sample", never)
     monkeypatch.setattr(rollout_source, "grade", never)
     assert "with the rollouts of step 1" in resumed(parts, steps=1)
-    assert lines(parts, "metrics")[0]["unknown"] == 1.0
+    assert lines(parts, "metrics")[0]["ungraded"] == 1.0
     assert_same_bits(whole, parts)
 
 
@@ -309,7 +309,7 @@ def test_a_kill_inside_a_save_costs_nothing_but_the_step(point: str, tmp_path: P
     whole = run_small(tmp_path / "whole", **settings)
 
     def train() -> None:
-        plain = loop.save_checkpoint
+        plain = session.save_checkpoint
 
         def save_checkpoint(root: Path, position: Any, *arguments: Any, **options: Any) -> Path:
             if position.step == 2:
@@ -317,7 +317,7 @@ def test_a_kill_inside_a_save_costs_nothing_but_the_step(point: str, tmp_path: P
                 setattr(sys.modules[module], name, deadly)
             return plain(root, position, *arguments, **options)
 
-        loop.save_checkpoint = save_checkpoint
+        session.save_checkpoint = save_checkpoint
         run_small(tmp_path / "run", **settings)
 
     killed(train)

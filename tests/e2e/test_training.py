@@ -72,9 +72,9 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     metrics = lines(folder, "metrics")
     assert [m["step"] for m in metrics] == [1, 2, 3]
     assert not {"time", "seconds", "tokens_per_s"} & metrics[0].keys()
-    assert {"loss", "accuracy", "entropy", "gate_kept", "validated", "reversed"} <= metrics[0].keys()
+    assert {"loss", "accuracy", "entropy", "gate_kept", "polarity/validated", "polarity/reversed"} <= metrics[0].keys()
     for m in metrics:
-        assert m["support_plus"] + m["support_zero"] + m["support_minus"] == pytest.approx(1)
+        assert m["stance/supports"] + m["stance/neutral"] + m["stance/suppresses"] == pytest.approx(1)
     assert [e["step"] for e in lines(folder, "evaluations")] == [0, 2, 3]
     for r in lines(folder, "rollouts"):
         assert "".join(r["tokens"]).startswith(r["completion"][:5])
@@ -153,5 +153,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert done.stdout.count("Report:") == 1
     for a, b in zip(lines(one, "metrics"), lines(tmp_path / "two", "metrics"), strict=True):
         # The sampler's gap is rounding and nothing else, so it is bounded, not compared.
-        assert max(record.pop(name) for record in (a, b) for name in ("sampler_gap", "sampler_gap_max")) < 1e-4
+        assert (
+            max(record.pop(name) for record in (a, b) for name in ("sampler_mismatch", "sampler_mismatch_max")) < 1e-4
+        )
         assert numbers(a) == pytest.approx(numbers(b), rel=1e-4, abs=1e-6)

@@ -25,9 +25,9 @@ pytest.importorskip("openai", reason="the client is an extra: pip install 'sgsd[
 STEPS = 4
 
 
-def growing(url: str, **growth: Any) -> dict[str, Any]:
+def growing(url: str, **skills: Any) -> dict[str, Any]:
     writer = {"kind": "server", "model": "scripted", "base_url": url, "batch": 4, "retries": 0, "timeout": 5.0}
-    return {"steps": STEPS, "writer": writer, "growth": {"every": 2, "threshold": 1.0, "add": 2, **growth}}
+    return {"steps": STEPS, "writer": writer, "skills": {"every": 2, "threshold": 1.0, "add": 2, **skills}}
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:

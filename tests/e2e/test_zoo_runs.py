@@ -19,8 +19,8 @@ from sgsd.lab.task import TaskSettings, problems
 from sgsd.records.run_files import Records
 from sgsd.report import write_report
 from sgsd.skills import ScriptedWriter
+from sgsd.train import critic
 from sgsd.train.batch import build_batch, grade
-from sgsd.train.contexts import critic
 from sgsd.train.setup import build_run
 
 GROUP = {"group": 4}
@@ -66,7 +66,7 @@ def test_rcsd_shows_the_rubric_of_the_data(tmp_path: Path) -> None:
     parts = build_run(small_config(tmp_path / "look", **settings), Accelerator())
     with parts.verifier:
         rollouts = parts.sampler.sample(1)
-        batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     for rollout, (view,) in zip(rollouts, batch.views, strict=True):
         shown = parts.tokenizer.decode(view.prompt_ids)
         assert f"Answer: {rollout.problem.gold}\nRemember to carry the one.\n" in shown

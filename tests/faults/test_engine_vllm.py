@@ -196,7 +196,7 @@ def test_old_keys_and_values_are_never_used(make: Make) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(make: Make) -> None:
-    with pytest.raises(UserError, match=r"rollout.context: a prompt of 64 tokens leaves no room in 64"):
+    with pytest.raises(UserError, match=r"rollout.max_model_len: a prompt of 64 tokens leaves no room in 64"):
         sample(make(), [(1,) * 64])
 
 

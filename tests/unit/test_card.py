@@ -110,7 +110,7 @@ def test_the_layout_is_what_vllm_reads(tmp_path: Path, lab_tokenizer: Any) -> No
     assert (settings["r"], settings["lora_alpha"], settings["bias"], settings["peft_type"]) == (4, 8, "none", "LORA")
     assert settings["modules_to_save"] is None
     assert not any(settings[name] for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"))
-    assert settings["target_modules"] == sorted(configuration()["lora"]["targets"])
+    assert settings["target_modules"] == sorted(configuration()["lora"]["target_modules"])
     pattern = r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         names = [re.fullmatch(pattern, key) for key in file.keys()]  # noqa: SIM118 - not a mapping
@@ -179,7 +179,7 @@ def test_vllm_sizes() -> None:
     assert vllm_remarks({**lora, "rank": 64}) == vllm_remarks(None) == []
     assert "max_lora_rank=16" in vllm_remarks({**lora, "rank": 12})[0]
     assert "up to rank 512" in vllm_remarks({**lora, "rank": 1024})[0]
-    assert "embed_tokens" in vllm_remarks({**lora, "rank": 8, "targets": ["q_proj", "embed_tokens"]})[0]
+    assert "embed_tokens" in vllm_remarks({**lora, "rank": 8, "target_modules": ["q_proj", "embed_tokens"]})[0]
     told = io.StringIO()
     tell_vllm_remarks(small_config(Path("x"), lora={"rank": 12, "alpha": 8}), Console(file=told, width=200))
     assert "needs max_lora_rank=16" in told.getvalue()

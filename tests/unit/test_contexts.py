@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sgsd.methods.context import Shown
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +28,6 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.contexts.prompts import BUNDLED
-from sgsd.methods.context import Shown
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))

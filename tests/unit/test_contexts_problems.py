@@ -8,6 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sgsd.methods.context import (
+    Answer,
+    Context,
+    Feedback,
+    Hints,
+    Irrelevant,
+    Joined,
+    Mixed,
+    NoContext,
+    Null,
+    RandomPairs,
+    Shuffled,
+    Sibling,
+    SkillPairs,
+)
+from sgsd.train.contexts.controls import in_place_of_pairs, null_teacher, pairs_alone
+from sgsd.train.contexts.pools import (
+    foreseen,
+    make_eval_prompts,
+    make_foreseen,
+    make_provider,
+    make_train_prompts,
+    sampled_kinds,
+)
 
 from graded import OTHERS, PROBLEM
 from runs import small_config
@@ -28,31 +52,7 @@ from sgsd.contexts import (
 )
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods import Method
-from sgsd.methods.context import (
-    Answer,
-    Context,
-    Feedback,
-    Hints,
-    Irrelevant,
-    Joined,
-    Mixed,
-    NoContext,
-    Null,
-    RandomPairs,
-    Shuffled,
-    Sibling,
-    SkillPairs,
-)
 from sgsd.methods.joints import MatchSampledToken
-from sgsd.train.contexts.controls import in_place_of_pairs, null_teacher, pairs_alone
-from sgsd.train.contexts.pools import (
-    foreseen,
-    make_eval_prompts,
-    make_foreseen,
-    make_provider,
-    make_train_prompts,
-    sampled_kinds,
-)
 from sgsd.types import Problem, UserError
 
 MATH = load_prompts("math")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sgsd.methods.context import Answer, Demonstration, Shown, SkillPairs
+from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
 from graded import OTHERS, PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
 from sgsd.contexts import PromptBuilder, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.methods.context import Answer, Demonstration, Shown, SkillPairs
 from sgsd.methods.zoo import ZOO, defaults
 from sgsd.rollout import ScriptedEngine
-from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
 SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sgsd.train.contexts.controls import CONTROLS, in_place_of_pairs, load_off_topic, make_control, null_teacher
+from sgsd.train.contexts.pools import make_provider
 
 from runs import small_config
 from sgsd.bank import dump_bank, make_retriever, pairs_for, render_pair
@@ -31,8 +33,6 @@ from sgsd.contexts import controls as module
 from sgsd.contexts.controls import beginnings
 from sgsd.lab.demo_bank import demo_bank, off_topic_bank
 from sgsd.lab.task import TaskSettings, problems
-from sgsd.train.contexts.controls import CONTROLS, in_place_of_pairs, load_off_topic, make_control, null_teacher
-from sgsd.train.contexts.pools import make_provider
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 STREAM = problems(TaskSettings(), held_out=False, seed=3)

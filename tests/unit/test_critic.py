@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from graded import PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
 from sgsd.config.sections import DataConfig
+from sgsd.contexts import Answer
 from sgsd.data.problems import read_problems
-from sgsd.methods.context import Answer
 from sgsd.methods.joints import FollowOutcome, MatchDistribution, MatchSampledToken
 from sgsd.methods.method import Method
 from sgsd.skills import Request, ScriptedWriter, WriterFailure, WriterReply
-from sgsd.train.contexts.critic import WriterCritic, make_critic
-from sgsd.train.contexts.off_policy import by_reference, check_solutions, reference_completion
+from sgsd.train.critic import WriterCritic, make_critic
+from sgsd.train.off_policy import by_reference, check_solutions, reference_completion
 from sgsd.types import Problem, UserError
 
 BATCH = group_of(RIGHT, WRONG, WRONG)

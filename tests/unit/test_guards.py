@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import small_config
-from sgsd.config.run_config import parse_config, parse_yaml
-from sgsd.records.guards import GUARDS, GuardConfig, GuardsConfig
+from sgsd.config.guards_config import GuardConfig, GuardsConfig
+from sgsd.config.loading import parse_config
+from sgsd.config.yaml_text import parse_yaml
+from sgsd.records.guards import GUARDS
 from sgsd.records.monitor import Finding, Monitor
 from sgsd.types import UserError
 
@@ -30,15 +32,15 @@ def healthy(step: int) -> dict[str, Any]:
         "entropy": 0.06 - 0.03 * done + 0.1 * wobble,
         "length": 23 + 10 * wobble,
         "truncated": 0.02 + 0.2 * abs(wobble),
-        "style_share": 0.05 + wobble / 2,
-        "style_tokens": 0.06,
+        "style_advantage_share": 0.05 + wobble / 2,
+        "style_token_share": 0.06,
         "delta_abs": 0.04 - 0.02 * done + 0.1 * wobble,
-        "support_negative": 0.55 + wobble,
+        "support_below_zero": 0.55 + wobble,
         "support_auc": 0.6 + 2 * wobble,
-        "teacher_surprise": 0.01,
-        "reversed": 0.2,
-        "neutral": 0.2 + 0.55 * done,
-        "sampler_gap": 1e-3,
+        "teacher_nll_ratio": 0.01,
+        "polarity/reversed": 0.2,
+        "polarity/neutral": 0.2 + 0.55 * done,
+        "sampler_mismatch": 1e-3,
     }
 
 
@@ -49,13 +51,13 @@ TROUBLE: dict[str, Change] = {
     "length": lambda step: {"length": 23 * 1.2 ** (step - 30)},
     "truncation": lambda step: {"truncated": 0.9},
     "accuracy": lambda step: {"accuracy": 0.2},
-    "style": lambda step: {"style_share": 0.6},
+    "style": lambda step: {"style_advantage_share": 0.6},
     "support_auc": lambda step: {"support_auc": 0.35 + 0.1 * (-1) ** step},
-    "chase": lambda step: {"delta_abs": 0.03 * 1.2 ** (step - 30), "support_negative": 0.98},
+    "chase": lambda step: {"delta_abs": 0.03 * 1.2 ** (step - 30), "support_below_zero": 0.98},
     "teacher_equals_student": lambda step: {"delta_abs": 1e-7},
-    "teacher_uniform": lambda step: {"teacher_surprise": 1.0},
-    "polarity": lambda step: {"reversed": 0.97, "neutral": 0.03},
-    "sampler_gap": lambda step: {"sampler_gap": 0.3},
+    "teacher_uniform": lambda step: {"teacher_nll_ratio": 1.0},
+    "polarity": lambda step: {"polarity/reversed": 0.97, "polarity/neutral": 0.03},
+    "sampler_mismatch": lambda step: {"sampler_mismatch": 0.3},
 }
 
 
@@ -92,7 +94,7 @@ def test_each_guard_fires_on_its_trouble_once_and_soon(name: str) -> None:
     [
         ("length", {"length": 5.0}),
         ("length", {"length": 0.0}),
-        ("polarity", {"neutral": 1.0, "reversed": 0.0}),
+        ("polarity", {"polarity/neutral": 1.0, "polarity/reversed": 0.0}),
     ],
 )
 def test_the_other_side_of_a_trouble_is_seen_too(name: str, change: dict[str, Any]) -> None:
@@ -215,7 +217,7 @@ def test_a_setting_that_means_nothing_is_refused_by_name(text: str, said: str, t
 
 
 def test_settings_survive_the_command_line_and_the_run_s_own_config(tmp_path: Path) -> None:
-    from sgsd.cli.training import read_config
+    from sgsd.cli.overrides import read_config
 
     config = small_config(tmp_path, guards={"length": {"action": "off"}})
     saved = tmp_path / "config.yaml"

@@ -10,7 +10,7 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "notices", "files"}
+GROUND = {"types", "secrets", "notices", "files", "lookup"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
@@ -18,16 +18,17 @@ BELOW: dict[str, set[str]] = {
     "secrets": set(),
     "notices": set(),
     "files": set(),
-    "methods": {"types"},
+    "lookup": {"types"},
+    "contexts": {"types", "lookup"},
+    "methods": {"types", "lookup", "contexts"},
     "bank": {"types", "files", "notices"},
     "verify": {"types", "methods"},
-    "contexts": {"types", "methods"},
     "rollout": {"types", "files", "methods"},
     "scorer": {"types", "methods"},
     "evaluate": CORE,
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "files", "bank", "verify", "contexts", "rollout", "config", "data"},
-    "config": RUN,
+    "config": {"types", "notices", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
     "distributed": RUN,
@@ -36,9 +37,10 @@ BELOW: dict[str, set[str]] = {
     "train": RUN,
     "plan": {*RUN, "train"},
     "integrations": {*RUN, "train"},
-    "report": GROUND,
+    "report": {*GROUND, "records"},
 }
 BELOW["cli"] = {*BELOW} - {"cli"}
+BELOW["__main__"] = {"cli"}
 
 
 def room(path: Path) -> str:

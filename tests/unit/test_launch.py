@@ -40,7 +40,7 @@ def test_launches_that_cannot_be_done_right_are_refused(tmp_path: Path) -> None:
     config = small_config(tmp_path, rollouts=4, **METHODS["grpo-lora"])
     with pytest.raises(UserError, match="1 groups cannot be shared by 2 processes"):
         check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
-    config = small_config(tmp_path, growth={"every": 1}, writer={"kind": "policy"})
+    config = small_config(tmp_path, skills={"every": 1}, writer={"kind": "policy"})
     check_strategy(config, config.build_method(), accelerator(DistributedType.MULTI_CPU))
     with pytest.raises(UserError, match=r"writer.kind: policy .* under fsdp2"):
         check_strategy(config, config.build_method(), accelerator(DistributedType.FSDP))
@@ -121,7 +121,7 @@ def test_a_launch_that_cannot_make_a_pass_again_says_so(tmp_path: Path, monkeypa
     monkeypatch.setattr(parts.policy.strategy, "can_do_again", lambda kind: False)
     with parts.verifier:
         rollouts = parts.sampler.sample(1)
-        batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     bursting(monkeypatch, 0)
     with pytest.raises(UserError, match="which replicated cannot make again; start a new run with a lower one"):
         update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), 1e-4)

@@ -78,18 +78,18 @@ def test_shares_and_means_are_those_counted_by_hand() -> None:
             "grad_norm": 1.5,
             "rollouts": 4,
             "accuracy": 1 / 4,
-            "unknown": 2 / 4,
+            "ungraded": 2 / 4,
             "length": 14 / 4,
             "truncated": 1 / 4,
             "entropy": (15 + 3 + 6 + 10) / 14,
             "delta_abs": (14 + 12) * NATS / 28,
             "gate_kept": (26 * kept + 2) / 28,
-            "support_plus": 4 / 8,
-            "support_zero": 1 / 8,
-            "support_minus": 3 / 8,
-            "validated": 1 / 8,  # teacher 0 on the success
-            "neutral": 5 / 8,  # the silent one, and both on the two rollouts that nobody could grade
-            "reversed": 2 / 8,
+            "stance/supports": 4 / 8,
+            "stance/neutral": 1 / 8,
+            "stance/suppresses": 3 / 8,
+            "polarity/validated": 1 / 8,  # teacher 0 on the success
+            "polarity/neutral": 5 / 8,  # the silent one, and both on the two rollouts that nobody could grade
+            "polarity/reversed": 2 / 8,
         },
         abs=1e-6,
     )
@@ -110,7 +110,7 @@ def test_micro_batches_and_processes_add_up_to_the_whole() -> None:
 def test_a_method_without_teachers_reports_none() -> None:
     record = collect(slice(None), method="grpo").finish(alone)
     assert record.keys() == {
-        "loss", "grad_norm", "rollouts", "accuracy", "unknown", "length", "truncated", "entropy",
+        "loss", "grad_norm", "rollouts", "accuracy", "ungraded", "length", "truncated", "entropy",
     }  # fmt: skip
 
 
@@ -130,17 +130,17 @@ def test_a_share_is_never_negative() -> None:
     metrics.add(judgement, seen, torch.tensor(0.0))
     metrics.add_rollouts([rollout(0, 5, "stop")], [Verdict(Status.CORRECT)])
     record = metrics.finish(alone)
-    assert record["support_plus"] == 0.9
-    assert record["support_zero"] >= 0
-    assert record["neutral"] >= 0
+    assert record["stance/supports"] == 0.9
+    assert record["stance/neutral"] >= 0
+    assert record["polarity/neutral"] >= 0
 
 
 # ── The view ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 RECORD = {
-    "accuracy": 0.5, "length": 21.25, "truncated": 0.03, "entropy": 0.321, "support_plus": 0.6, "support_zero": 0.1,
-    "support_minus": 0.3, "validated": 0.45, "neutral": 0.2, "reversed": 0.35, "gate_kept": 0.9, "loss": -0.0125,
-    "grad_norm": 0.75,
+    "accuracy": 0.5, "length": 21.25, "truncated": 0.03, "entropy": 0.321, "gate_kept": 0.9, "loss": -0.0125,
+    "stance/supports": 0.6, "stance/neutral": 0.1, "stance/suppresses": 0.3,
+    "polarity/validated": 0.45, "polarity/neutral": 0.2, "polarity/reversed": 0.35, "grad_norm": 0.75,
 }  # fmt: skip
 TIMING = {"tokens_per_s": 1234.4}
 
@@ -162,7 +162,7 @@ def test_elsewhere_than_on_a_terminal_a_line_every_tenth_of_the_run() -> None:
     assert [int(line.split("/")[0].split()[1]) for line in printed(50, done=23)] == [24, *range(25, 51, 5)]
     assert len(printed(4)) == 4
     last = printed(50)[-1]  # wider than the console, and one line nevertheless
-    assert last.startswith("  step   50/50  correct  50% (last ten 50%)  length 21.2  validated 45% reversed 35%")
+    assert last.startswith("  step   50/50  accuracy  50% (last ten 50%)  length 21.2  validated 45% reversed 35%")
     assert last.endswith("1234 tokens/s  0:00 left")
 
 
@@ -203,19 +203,19 @@ def test_on_a_terminal_one_table_with_every_number_explained() -> None:
     text = shown(accuracy=0.75)
     assert "demo: sgsd, 4 teachers · step 7 of 40" in text
     for row in (
-        ("correct", "75%", "the verifier called correct"),
-        ("length", "21.2", "tokens a rollout"),
-        ("cut off", "3%", "length limit"),
-        ("entropy", "0.321", "nats a token"),
-        ("teachers for", "60%", "likelier"),
-        ("teachers silent", "10%", "threshold"),
-        ("teachers against", "30%", "less likely"),
-        ("validated", "45%", "agreed"),
-        ("reversed", "35%", "disagreed"),
-        ("gate kept", "90%", "lets through"),
-        ("loss", "-0.01250", "objective"),
-        ("gradient", "0.7500", "before clipping"),
-        ("speed", "1234", "tokens a second"),
+        ("Accuracy", "75%", "the verifier called correct"),
+        ("Completion length", "21.2", "tokens"),
+        ("Truncated", "3%", "length limit"),
+        ("Entropy", "0.321", "nats a token"),
+        ("Stance: supports", "60%", "likelier"),
+        ("Stance: neutral", "10%", "threshold"),
+        ("Stance: suppresses", "30%", "less likely"),
+        ("Polarity: validated", "45%", "agrees"),
+        ("Polarity: reversed", "35%", "disagrees"),
+        ("Gate kept", "90%", "lets through"),
+        ("Loss", "-0.01250", "depend on the method"),
+        ("Gradient norm", "0.7500", "before clipping"),
+        ("Throughput", "1234", "tokens a second"),
     ):
         assert [line for line in text.splitlines() if all(cell in line for cell in row)], row
 

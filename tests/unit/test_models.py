@@ -24,7 +24,7 @@ from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make
 from sgsd.types import UserError
 
 TARGETS = ["q_proj", "v_proj"]
-OURS = LoraConfig(rank=4, alpha=8, targets=TARGETS)
+OURS = LoraConfig(rank=4, alpha=8, target_modules=TARGETS)
 
 
 def config(path: Path, **options: Any) -> ModelConfig:
@@ -213,7 +213,11 @@ def test_every_teacher_begins_where_the_student_does(teacher: str, tmp_path: Pat
     [
         ({"r": 8}, {}, r"lora\.rank: the adapter .* has 8, the configuration 4"),
         ({"lora_alpha": 16}, {}, r"lora\.alpha: the adapter .* has 16, the configuration 8"),
-        ({}, {"targets": ["q_proj"]}, r"lora\.targets: .* has \['q_proj', 'v_proj'\], the configuration \['q_proj'\]"),
+        (
+            {},
+            {"target_modules": ["q_proj"]},
+            r"lora\.target_modules: .* has \['q_proj', 'v_proj'\], the configuration \['q_proj'\]",
+        ),
         ({"use_rslora": True}, {}, r"no plain LoRA adapter \(use_rslora\)"),
         ({"modules_to_save": ["lm_head"]}, {}, r"no plain LoRA adapter \(modules_to_save\)"),
         ({"bias": "lora_only"}, {}, r"no plain LoRA adapter \(LORA, bias lora_only\)"),

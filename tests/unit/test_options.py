@@ -21,7 +21,7 @@ from sgsd.types import UserError
         ("--seed 1 --rollouts=8", "8", "--seed 1"),
         ("--rollouts=a=b", "a=b", ""),
         ("--rollouts -1", "-1", ""),
-        ("--growth.rollouts 8 --rollouts-more=3", None, "--growth.rollouts 8 --rollouts-more=3"),
+        ("--skills.rollouts 8 --rollouts-more=3", None, "--skills.rollouts 8 --rollouts-more=3"),
         ("", None, ""),
     ],
 )

@@ -55,7 +55,7 @@ def test_differences_are_dotted_names_of_all_that_differs() -> None:
 def test_the_sampler_s_gap_is_over_the_tokens_that_teach() -> None:
     metrics = StepMetrics()
     metrics.sums = {
-        name: torch.tensor(1.0) for name in ("loss", "rollouts", "correct", "unknown", "length", "truncated")
+        name: torch.tensor(1.0) for name in ("loss", "rollouts", "correct", "ungraded", "length", "truncated")
     }
     metrics.sums["tokens"] = torch.tensor(3.0)
     said = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0])]
@@ -63,6 +63,6 @@ def test_the_sampler_s_gap_is_over_the_tokens_that_teach() -> None:
     masks = [torch.tensor([True, True]), torch.tensor([False, True])]
     metrics.add_sampler(said, scored, masks)
     record = metrics.finish(lambda sums: sums, lambda mine: max(mine, 0.6))  # another process had a larger one
-    assert (record["sampler_gap"], record["sampler_gap_max"]) == (0.25, 0.6)
+    assert (record["sampler_mismatch"], record["sampler_mismatch_max"]) == (0.25, 0.6)
     metrics.add_sampler(said[:1], said[:1], [torch.tensor([False, False])])  # no token teaches
-    assert metrics.sampler_gap_max == 0.0
+    assert metrics.sampler_mismatch_max == 0.0

@@ -76,7 +76,7 @@ def test_no_text_of_a_run_can_change_the_structure_of_its_page(tmp_path: Path) -
 def test_numbers_that_are_not_finite_leave_gaps_and_are_named(run: Path) -> None:
     def spoil(i: int, row: dict[str, Any]) -> None:
         changes = {10: {"loss": math.nan}, 11: {"loss": -math.inf}, 20: {"entropy": 10**400, "accuracy": math.nan}}
-        row.update(changes.get(i, {}) | ({"support_plus": math.nan} if i == 30 else {}))
+        row.update(changes.get(i, {}) | ({"stance/supports": math.nan} if i == 30 else {}))
 
     edit_lines(run / "metrics.jsonl", spoil)
     edit_lines(run / "timings.jsonl", lambda i, row: row.update(sample=math.inf if i == 3 else row["sample"]))

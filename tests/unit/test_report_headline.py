@@ -117,7 +117,7 @@ def test_the_details_say_how_many_guards_watched(unfinished: Path) -> None:
 
 
 def test_the_page_of_a_real_config_counts_all_guards(unfinished: Path) -> None:
-    from sgsd.records.guards import GuardsConfig
+    from sgsd.config.guards_config import GuardsConfig
 
     configure(unfinished, guards=GuardsConfig().model_dump(mode="json"))
     expected = "No guard fired: 12 watched, 0 off; 1 had fewer steps than its window."  # support_auc's is 20
@@ -126,17 +126,18 @@ def test_the_page_of_a_real_config_counts_all_guards(unfinished: Path) -> None:
 
 def test_every_number_of_a_step_has_a_name_or_its_own_key(tmp_path: Path) -> None:
     def more(i: int, row: dict[str, Any]) -> None:
-        row.update(sampler_gap=1e-4 * i, sampler_gap_max=1e-3 * i, staleness=int(i > 0), support_pairs=100 + i)
+        row.update(sampler_mismatch=1e-4 * i, sampler_mismatch_max=1e-3 * i)
+        row.update(staleness=int(i > 0), support_auc_count=100 + i)
         row["sources"] = {"shuffled": {"share": 0.25, "validated": i / 100, "reversed": 0.1}}
 
     run = make_run(tmp_path / "demo")
     edit_lines(run / "metrics.jsonl", more)
     page = page_of(run)
     titles = {title.strip() for title in page.texts["h3"]}
-    assert {"Gap to the sampler", "Largest gap to the sampler", "Staleness", "Teachers behind the AUC"} <= titles
-    assert "sources · shuffled · validated" in titles
-    assert "sources · shuffled · reversed" in page.texts["dt"]  # it never changed
-    assert not titles & {"sampler_gap", "sampler_gap_max", "staleness", "support_pairs"}
+    assert {"Sampler mismatch", "Largest sampler mismatch", "Staleness", "Teachers behind the AUC"} <= titles
+    assert "Validated: shuffled" in titles
+    assert "Reversed: shuffled" in page.texts["dt"]  # it never changed
+    assert not titles & {"sampler_mismatch", "sampler_mismatch_max", "staleness", "support_auc_count"}
 
 
 def test_the_caption_of_polarity_promises_no_direction(tmp_path: Path) -> None:

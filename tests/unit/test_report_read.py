@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.report.jsonl import Row, as_float, read_lines
+from sgsd.records.lenient import as_float, parse
+from sgsd.records.rollout_schema import RolloutRecord
+from sgsd.report.jsonl import read_lines
 from sgsd.report.read import read_run
 from sgsd.secrets import hide_secrets, without_secrets
 from sgsd.types import UserError
@@ -177,15 +179,15 @@ def test_what_the_config_counts_is_a_whole_number_or_not_known(
 
 
 def test_nested_numbers_are_measurements_under_their_path(tmp_path: Path) -> None:
-    row = {"step": 1, "sources": {"shuffled": {"validated": 0.25, "note": "x"}}, "support_bins": [1, 2]}
-    assert read_run(write_run(tmp_path, metrics=[row])).metrics[0].values == {"sources · shuffled · validated": 0.25}
+    row = {"step": 1, "sources": {"shuffled": {"validated": 0.25, "note": "x"}}, "support_histogram": [1, 2]}
+    assert read_run(write_run(tmp_path, metrics=[row])).metrics[0].values == {"sources/shuffled/validated": 0.25}
 
 
 def test_a_teacher_that_was_left_out_said_nothing(tmp_path: Path) -> None:
     written = {"skipped": True, "weight": 0.0, "support": 0.0, "stance": 0, "polarity": 0, "delta": [0.0, 0.0]}
     (rollout,) = read_run(write_run(tmp_path, rollouts=[ROLLOUT | {"teachers": [written]}])).rollouts
     (teacher,) = rollout.teachers
-    assert teacher.left_out
+    assert teacher.skipped
     assert (teacher.stance, teacher.polarity, teacher.delta, teacher.gate) == (None, None, (), ())
     assert math.isnan(teacher.support)
 
@@ -255,5 +257,6 @@ def test_no_secret_of_config_or_summary_is_read(tmp_path: Path) -> None:
 
 
 def test_a_row_quotes_what_it_found_briefly() -> None:
-    error = Row("metrics.jsonl, line 9", {"step": "x" * 500}).complain("step", "a whole number")
-    assert len(str(error)) < 200
+    with pytest.raises(UserError) as caught:
+        parse(RolloutRecord, {"step": "x" * 500}, "metrics.jsonl, line 9")
+    assert len(str(caught.value)) < 200

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
+from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.report import rollout_section as rollouts
-from sgsd.report.values import RolloutTrace, TeacherTrace
 
-TEACHER = TeacherTrace("skill_pair", ("gen_001",), 0.25, 0.1, 1, 1, (0.5, -1.0, 2.0), (0.4, 0.3, 0.1))
-TRACE = RolloutTrace(
+Record = TypeVar("Record", RolloutRecord, TeacherRecord)
+
+TEACHER = TeacherRecord(
+    source="skill_pair",
+    items=("gen_001",),
+    weight=0.25,
+    support=0.1,
+    stance=1,
+    polarity=1,
+    delta=(0.5, -1.0, 2.0),
+    gate=(0.4, 0.3, 0.1),
+)
+TRACE = RolloutRecord(
     step=1,
     index=0,
     problem_id="p",
@@ -27,6 +38,10 @@ TRACE = RolloutTrace(
     advantages=(0.2, -0.1, 5.0),
     teachers=(TEACHER,),
 )
+
+
+def replace(record: Record, **changes: object) -> Record:
+    return record.model_copy(update=changes)
 
 
 def classes(html: str) -> list[str]:
@@ -95,7 +110,7 @@ def test_a_long_rollout_keeps_its_beginning_and_its_end_in_every_list() -> None:
     assert rollouts.shorten(TRACE) == (TRACE, ())
 
 
-def cells(teacher: TeacherTrace) -> tuple[tuple[str, str, str], str, str]:
+def cells(teacher: TeacherRecord) -> tuple[tuple[str, str, str], str, str]:
     row = rollouts.teacher_row(1, teacher)
     return row.stance, row.polarity, row.support
 
@@ -104,7 +119,7 @@ def test_a_stance_is_shown_only_of_a_teacher_that_was_judged() -> None:
     assert cells(replace(TEACHER, stance=0, polarity=0)) == (("•", "neutral", "neutral"), "neutral", "+0.100")
     unjudged = replace(TEACHER, stance=None, polarity=None, support=math.nan)
     assert cells(unjudged) == (("", "–", "neutral"), "", "–")
-    assert cells(replace(unjudged, left_out=True)) == (("", "left out", "neutral"), "", "–")
+    assert cells(replace(unjudged, skipped=True)) == (("", "left out", "neutral"), "", "–")
 
 
 def test_an_unknown_status_is_shown_as_it_stands() -> None:
@@ -114,7 +129,7 @@ def test_an_unknown_status_is_shown_as_it_stands() -> None:
 
 def test_the_chosen_colour_is_of_a_teacher_that_has_gaps() -> None:
     """Without advantages the first teacher with gaps colours the tokens; one that was left out cannot."""
-    gone = replace(TEACHER, delta=(), gate=(), stance=None, polarity=None, left_out=True)
+    gone = replace(TEACHER, delta=(), gate=(), stance=None, polarity=None, skipped=True)
     shown = rollouts.card(replace(TRACE, advantages=(), teachers=(gone, TEACHER)), rollouts.limits([TRACE]))
     assert (shown.colouring, shown.coloured_by) == ("delta", 2)
     assert rollouts.card(TRACE, rollouts.limits([TRACE])).coloured_by == 0

@@ -240,10 +240,10 @@ def test_the_key_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.Mon
     with fake_vllm(listen) as server, pytest.raises(EngineError) as caught:
         make(tmp_path, server.url, key=key_from("SOME_KEY")).sync()
     assert set(seen) == {"Bearer secret-key"}
-    assert "rollout.key_variable" in str(caught.value)
+    assert "rollout.api_key_env" in str(caught.value)
     assert "secret" not in str(caught.value)
     monkeypatch.setenv("SOME_KEY", "two words")
-    with pytest.raises(UserError, match=r"rollout.key_variable: the key in SOME_KEY has a character"):
+    with pytest.raises(UserError, match=r"rollout.api_key_env: the key in SOME_KEY has a character"):
         key_from("SOME_KEY")
 
 

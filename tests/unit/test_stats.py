@@ -182,7 +182,7 @@ def test_an_evaluation_counts_by_problem(lab_tokenizer: Any) -> None:
         "greedy": wilson(3, 4).to_dict(),
         "avg_at_k": {**found.avg_at_k.to_dict(), "k": 2},
         "truncated": 2 / 8,
-        "unknown": 3 / 8,
+        "ungraded": 3 / 8,
     }
 
 

@@ -61,7 +61,7 @@ def test_ours_and_the_direct_way_have_one_loss_and_one_gradient() -> None:
     assert mine.loss == pytest.approx(loss, abs=1e-7)
     norms = [torch.cat([g.flatten() for g in some]).norm() for some in (found, gradient)]
     assert mine.grad_norm == pytest.approx(float(norms[1]), rel=1e-4)
-    for a, b in zip(found, gradient, strict=True):  # ours is cut to optimizer.grad_clip by now
+    for a, b in zip(found, gradient, strict=True):  # ours is cut to optimizer.max_grad_norm by now
         assert (a / norms[0] - b / norms[1]).abs().max() <= 1e-5
 
 

@@ -14,7 +14,7 @@ from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.train.models import make_scorer
 from sgsd.train.teachers import TeacherUpdater, lora_layers, low_rank_sum
 
-LORA = LoraConfig(rank=4, alpha=8, targets=["q_proj", "down_proj"])
+LORA = LoraConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
 
 def adapters(scorer: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

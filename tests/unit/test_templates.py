@@ -172,7 +172,7 @@ def test_what_is_scored_is_what_was_sampled_to_the_last_id(kind: str, tmp_path: 
 
     parts.engine.sample = sample  # type: ignore[method-assign]
     rollouts = parts.sampler.sample(1)
-    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    views = parts.contexts.teachers.views([rollout.problem for rollout in rollouts])
     batch = Batch(rollouts, [Verdict(Status.INCORRECT)] * len(rollouts), views)
     rows = batch.student_rows()
     assert [row.prompt_ids for row in rows] == seen["prompts"]

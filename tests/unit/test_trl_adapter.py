@@ -14,12 +14,12 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
+from sgsd.methods.context import Answer
 
 from runs import SMALL, small_config
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build
-from sgsd.methods.context import Answer
 from sgsd.methods.method import token_weights
 from sgsd.records.metrics import StepMetrics
 from sgsd.train.batch import build_batch, grade
@@ -173,7 +173,7 @@ def test_a_judge_says_what_a_step_of_ours_does(
     parts = build_run(small_config(tmp_path / "ours", method=method, group=2), Accelerator(cpu=True))
     rollouts = parts.sampler.sample(1)
     verdicts = grade(parts.verifier, rollouts)
-    batch = build_batch(parts.provider, parts.nulls, rollouts, verdicts)
+    batch = build_batch(parts.contexts, rollouts, verdicts)
     details = update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
     judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
     judge.resume(0)
@@ -188,11 +188,11 @@ def test_a_judge_says_what_a_step_of_ours_does(
         assert not advantages_T.requires_grad
     assert all(p.grad is None for p in lab_model.parameters())
     assert bool(judge.learner.evidence_log.ledger.items) == (method["name"] != "grpo")
-    documented = set(re.findall(r"`(?:sgsd/)?(\w+)`", TRL_NUMBERS)) - {"sgsd", "train"}
-    assert {"unknown"} <= judged.metrics.keys() <= documented
+    documented = set(re.findall(r"`sgsd/([\w/]+)`", TRL_NUMBERS))
+    assert {"ungraded"} <= judged.metrics.keys() <= documented
 
 
-TRL_NUMBERS = (Path(__file__).parents[2] / "docs" / "trl.md").read_text(encoding="utf-8").split("**Numbers.**")[1]
+TRL_NUMBERS = (Path(__file__).parents[2] / "docs" / "trl.md").read_text(encoding="utf-8").split("**Metrics**")[1]
 TRL_NUMBERS = TRL_NUMBERS.split("Guards")[0]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from sgsd.methods.context import SkillPairs
 
 from runs import LORA, merged, run_small, small_config
 from sgsd.contexts import (
@@ -23,7 +24,6 @@ from sgsd.contexts import (
     load_prompts,
 )
 from sgsd.methods import Method
-from sgsd.methods.context import SkillPairs
 from sgsd.methods.gates import NoGate
 from sgsd.methods.joints import Always, MatchDistribution
 from sgsd.records.metrics import StepMetrics
@@ -134,7 +134,7 @@ def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Run, 
     settings = {"method": method, "lora": LORA, "rollouts": 4, "prompts": {"unfit": "skip"}, "data": {"limit": 16}}
     parts = build_run(small_config(folder, **merged(settings, changes)), Accelerator())
     rollouts = parts.sampler.sample(1)
-    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    views = parts.contexts.teachers.views([rollout.problem for rollout in rollouts])
     statuses = [Status.CORRECT if n % 2 else Status.INCORRECT for n in range(len(rollouts))]
     return parts, Batch(rollouts, [Verdict(status) for status in statuses], views)
 

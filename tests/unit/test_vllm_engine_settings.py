@@ -41,16 +41,24 @@ def test_the_default_is_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rollout", "changes", "said"),
     [
-        ({"memory": 0.5}, {}, "rollout.memory: means something to vllm, not to engine transformers"),
+        (
+            {"gpu_memory_utilization": 0.5},
+            {},
+            "rollout.gpu_memory_utilization: means something to vllm, not to engine transformers",
+        ),
         ({"timeout": 5.0}, {}, "rollout.timeout: means something to vllm and server, not to engine transformers"),
         ({**VLLM, "base_url": "http://x"}, {}, "rollout.base_url: means something to server, not to engine vllm"),
         ({**SERVER, "sleep": 1}, {}, "rollout.sleep: means something to vllm, not to engine server"),
         ({**SERVER, "options": {"a": 1}}, {}, "rollout.options: means something to vllm"),
         ({"engine": "server"}, {}, "rollout.base_url: where is the server?"),
         ({**VLLM, "sleep": 2}, {"lora": LORA}, "rollout.sleep: 2 forgets the weights under the adapter; use 1"),
-        ({**VLLM, "context": 600}, {}, "prompts.max_tokens and sampling.max_tokens together are 608, 600 is less"),
-        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is the engine's own to say"),
-        ({**VLLM, "memory": 1.5}, {}, "rollout.memory"),
+        (
+            {**VLLM, "max_model_len": 600},
+            {},
+            "prompts.max_tokens and sampling.max_tokens together are 608, 600 is less",
+        ),
+        ({**VLLM, "options": {"logprobs_mode": "x"}}, {}, "rollout.options: logprobs_mode is set by the engine itself"),
+        ({**VLLM, "gpu_memory_utilization": 1.5}, {}, "rollout.gpu_memory_utilization"),
         ({"engine": "sglang"}, {}, "rollout.engine"),
     ],
 )
@@ -68,7 +76,7 @@ def parts_with(tmp_path: Path, **changes: Any) -> Run:
 
 def test_each_engine_is_made_and_nothing_is_started(tmp_path: Path) -> None:
     assert isinstance(parts_with(tmp_path).engine, TransformersEngine)
-    own = {"memory": 0.3, "sleep": 1, "tensor_parallel": 2, "options": {"max_num_seqs": 7}}
+    own = {"gpu_memory_utilization": 0.3, "sleep": 1, "tensor_parallel": 2, "options": {"max_num_seqs": 7}}
     parts = parts_with(tmp_path, rollout={**VLLM, **own}, lora={"rank": 12, "alpha": 8})
     engine = parts.engine
     assert isinstance(engine, VllmEngine)
@@ -147,14 +155,17 @@ def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run
     check_gap(parts.policy, parts.engine, 4e-4)
     assert not heard
     check_gap(parts.policy, parts.engine, 6e-4)
-    assert heard == ["sampler_gap: the engine's log-probabilities are off by 0.0006 nats a token (gap_alarm 0.0005)"]
+    assert heard == [
+        "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token"
+        " (rollout.mismatch_warning 0.0005)"
+    ]
     check_gap(parts.policy, parts.engine, 2e-4, alarm=1e-4)
     assert len(heard) == 2
 
 
 def test_a_dropout_hides_the_gap(tmp_path: Path, parts: Run) -> None:
     assert not draws_dropout(parts.policy.model)
-    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).bare_scorer.model)
+    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).policy.model)
 
 
 # ── Importance weights ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +222,7 @@ def gradient(
 
 def test_the_update_weighs_every_token_by_it(parts: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = parts.sampler.sample(1)
-    batch = build_batch(parts.provider, parts.nulls, rollouts, grade(parts.verifier, rollouts))
+    batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     plain = gradient(parts, batch, monkeypatch)
     capped = copy.copy(parts)
     capped.learner = replace(
@@ -235,4 +246,4 @@ def test_the_update_weighs_every_token_by_it(parts: Run, monkeypatch: pytest.Mon
     cut = gradient(capped, shifted(math.log(8.0)), monkeypatch, metrics)
     torch.testing.assert_close(cut, 2.0 * plain, rtol=1e-3, atol=1e-7)
     tokens = float(metrics.sums["tokens"])
-    assert (metrics.sums["importance"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)
+    assert (metrics.sums["importance_weight"], metrics.sums["importance_capped"]) == (2 * tokens, tokens)

@@ -120,13 +120,13 @@ def our_gradient(
         rollouts=len(rollouts),
         group=group,
         sampling={"max_tokens": MAX_TOKENS},
-        optimizer={"grad_clip": 1e9},
+        optimizer={"max_grad_norm": 1e9},
     )
     parts = build_run(config, Accelerator(cpu=True))
     parts.evidence_log.ledger = lived_ledger()
     taking = TakingOptimizer(parts.policy.model)
     parts.policy.strategy.optimizer = taking
-    batch = build_batch(parts.provider, parts.nulls, list(rollouts), list(verdicts))
+    batch = build_batch(parts.contexts, list(rollouts), list(verdicts))
     update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
     return taking.gradients
 

@@ -34,7 +34,7 @@ def test_a_trained_adapter_gives_our_log_probs_in_vllm(tmp_path: Path, lab_model
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    folder = run_small(tmp_path / "run", steps=2, lora=RANK, optimizer={"lr": 1e-2, "grad_clip": 1.0})
+    folder = run_small(tmp_path / "run", steps=2, lora=RANK, optimizer={"lr": 1e-2, "max_grad_norm": 1.0})
     adapter = folder / "adapter"
     prompts = prompts_of(lab_tokenizer, 4)
     with in_this_process():

@@ -18,10 +18,10 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 SETTINGS: dict[str, Any] = {
     "lora": RANK,
     "steps": 4,
-    "optimizer": {"lr": 1e-2, "grad_clip": 1.0},
+    "optimizer": {"lr": 1e-2, "max_grad_norm": 1.0},
     "rollout": {
         "engine": "vllm",
-        "overlap": True,
+        "prefetch": True,
         "importance_cap": 2.0,
         "options": {"enforce_eager": True, "max_num_seqs": 32},
         "start_timeout": 240.0,
@@ -43,6 +43,6 @@ def test_the_next_step_s_rollouts_come_meanwhile(tmp_path: Path, monkeypatch: py
     run_small(folder, resume=True, **SETTINGS)
     found = lines(folder, "metrics")
     assert [record["staleness"] for record in found] == [0, 1, 1, 1]
-    assert found[0]["sampler_gap"] < 1e-5
-    assert all(record["sampler_gap"] > 1e-3 for record in found[1:])  # a step of this rate, and it is known
+    assert found[0]["sampler_mismatch"] < 1e-5
+    assert all(record["sampler_mismatch"] > 1e-3 for record in found[1:])  # a step of this rate, and it is known
     assert not list(folder.glob("engine/*"))

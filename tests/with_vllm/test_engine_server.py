@@ -52,7 +52,7 @@ def test_a_killed_server(server: PolicyServer, tmp_path: Path, monkeypatch: pyte
     settings: dict[str, Any] = {
         "lora": RANK,
         "steps": 3,
-        "optimizer": {"lr": 1e-2, "grad_clip": 1.0},
+        "optimizer": {"lr": 1e-2, "max_grad_norm": 1.0},
         "rollout": {"engine": "server", "base_url": server.url, "dtype": "float32", "start_timeout": 240.0},
     }
     folder = tmp_path / "run"
@@ -66,7 +66,7 @@ def test_a_killed_server(server: PolicyServer, tmp_path: Path, monkeypatch: pyte
     run_small(folder, **settings)
     assert steps_done(folder) == [1, 2, 3]
     assert server.starts == 2
-    assert all(record["sampler_gap"] < 1e-5 for record in lines(folder, "metrics"))
+    assert all(record["sampler_mismatch"] < 1e-5 for record in lines(folder, "metrics"))
     first, *_, last = lines(folder, "metrics")
     assert last["rollouts"] == first["rollouts"] == 8
 
@@ -79,6 +79,6 @@ def test_a_killed_server(server: PolicyServer, tmp_path: Path, monkeypatch: pyte
     server.start()
     run_small(tmp_path / "other", resume=True, **other)
     assert steps_done(tmp_path / "other") == [1, 2, 3]
-    assert all(record["sampler_gap"] < 1e-5 for record in lines(tmp_path / "other", "metrics"))
+    assert all(record["sampler_mismatch"] < 1e-5 for record in lines(tmp_path / "other", "metrics"))
     gc.collect()
     assert not list((tmp_path / "other").glob("engine/*"))

@@ -38,10 +38,10 @@ def whole(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_command(folder: Path, url: str) -> list[str]:
     writer = {"kind": "server", "model": SERVED_AS, "base_url": url, "batch": BATCH, "retries": 0}
-    growth = {"rollouts": ROLLOUTS, "merge_group": 8, "extract_tokens": 400, "merge_tokens": 400}
+    skills = {"rollouts": ROLLOUTS, "merge_group": 8, "extract_tokens": 400, "merge_tokens": 400}
     bank = {"path": str(folder / "bank.sqlite")}
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(merged(SMALL, {"bank": bank, "writer": writer, "growth": growth})))
+    config.write_text(yaml.safe_dump(merged(SMALL, {"bank": bank, "writer": writer, "skills": skills})))
     return [sys.executable, "-m", "sgsd.cli", "bank", "build", str(config)]
 
 

@@ -57,7 +57,7 @@ def test_it_answers_by_schema(writer_folder: Path, monkeypatch: pytest.MonkeyPat
 def test_what_vllm_refuses_is_one_line_for_the_user() -> None:
     with pytest.raises(UserError) as caught:
         VllmWriter(str(POLICY_FOLDER), context=8192, options=ENGINE)
-    assert "writer.context 8192: User-specified max_model_len (8192) is greater than" in str(caught.value)
+    assert "writer.max_model_len 8192: User-specified max_model_len (8192) is greater than" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no_such_option"):
         VllmWriter(str(POLICY_FOLDER), context=512, options={"no_such_option": 1})

@@ -1,7 +1,7 @@
 """Rollouts of a step that a stop did not let end: kept with the checkpoint, used again instead of sampled again.
 
 What was graded stays graded: a grader's time-out on the first try is a time-out after resuming too. Rollouts sampled
-ahead of their step (`rollout.overlap`) are kept by every checkpoint and are not graded yet. One JSON file a process; a
+ahead of their step (`rollout.prefetch`) are kept by every checkpoint and are not graded yet. One JSON file a process; a
 run resumed with another number of processes reads them all and takes its own groups.
 """
 

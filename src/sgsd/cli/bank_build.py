@@ -14,7 +14,7 @@ The sections model, data, prompts, sampling and verifier say what is rolled out,
 how many. Killed anywhere, the same command goes on.
 
   --dry-run         only say how many calls and tokens that takes at most
-  --key.part value  change a key of the config: --growth.rollouts 64"""
+  --key.part value  change a key of the config: --skills.rollouts 64"""
 
 
 def build(args: list[str], console: Console) -> None:
@@ -23,7 +23,7 @@ def build(args: list[str], console: Console) -> None:
     if path is None:
         return
     dry_run = take_switch(rest, "--dry-run")
-    from sgsd.cli.training import read_config  # slow: with torch
-    from sgsd.train.bank_building import build_from_config
+    from sgsd.cli.overrides import read_config
+    from sgsd.train.bank_building import build_from_config  # slow: with torch
 
     build_from_config(read_config(path, rest, "sgsd bank build CONFIG"), console, dry_run=dry_run)

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,26 @@ COMMANDS = {
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
     "probe": "before any training: can this bank teach this model? sgsd probe CONFIG [--rollouts N]",
-    "plan": "time, memory and disk of a run before it: sgsd plan CONFIG [--steps N | --on DEVICE]",
+    "plan": "time, memory and disk of a run before it: sgsd plan CONFIG [--steps N | --memory GB]",
+    "migrate": "rewrite a config file of an older version with today's keys: sgsd migrate CONFIG [--write]",
     "report": "write one offline HTML page about a run folder",
     "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
     "push": "upload a finished run to the hub: sgsd push RUN OWNER/NAME [--private] [--dry-run]",
     "bank": "build, import, validate, show, search, export, log, diff, rollback, why, stats, lint",
     "lab": "the bundled policy: pretrain, measure, bank; methods on it: config, table",
     "doctor": "what this machine has, and what is missing",
+}
+HOMES = {
+    "demo": "training:demo",
+    "train": "training:train",
+    "preview": "training:preview",
+    "probe": "probe_command:probe",
+    "plan": "plan_command:plan",
+    "migrate": "migrate_command:migrate",
+    "track": "push_command:track",
+    "push": "push_command:push",
+    "lab": "lab_command:lab",
+    "doctor": "doctor:doctor",
 }
 USER_ERROR, RUN_FAILED = 2, 1
 
@@ -67,38 +81,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _command(name: str) -> Callable[[list[str], Console], None]:
-    """Only the command that is asked for is imported: `sgsd bank` does not wait for torch."""
+    """The function behind a command; only its own module is imported, so that `sgsd bank` does not wait for torch."""
     if name not in COMMANDS:
         from sgsd.methods.zoo import nearest
 
         raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
-    if name in ("train", "preview", "demo"):
-        from sgsd.cli import training
-
-        return {"train": training.train, "preview": training.preview, "demo": training.demo}[name]
-    if name == "probe":
-        from sgsd.cli import probe_command
-
-        return probe_command.probe
-    if name == "plan":
-        from sgsd.cli import plan_command
-
-        return plan_command.plan
-    if name == "report":
-        return _report
-    if name in ("push", "track"):
-        from sgsd.cli import push_command
-
-        return {"push": push_command.push, "track": push_command.track}[name]
-    if name == "bank":
-        return _bank
-    if name == "lab":
-        from sgsd.cli import lab_command
-
-        return lab_command.lab
-    from sgsd.cli import doctor
-
-    return doctor.doctor
+    if name in ("report", "bank"):
+        return {"report": _report, "bank": _bank}[name]
+    module, _, function = HOMES[name].partition(":")
+    found: Callable[[list[str], Console], None] = getattr(import_module(f"sgsd.cli.{module}"), function)
+    return found
 
 
 def _bank(args: list[str], console: Console) -> None:

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
 from accelerate import PartialState
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from sgsd.cli.options import config_first, take_switch
-from sgsd.cli.overrides import taken_out
-from sgsd.config.run_config import parse_yaml
-from sgsd.config.run_config import read_config as read_file
+from sgsd.cli.overrides import read_config
+from sgsd.config.loading import make_config, parse_config, read_saved
+from sgsd.config.run_config import RunConfig
+from sgsd.config.yaml_text import parse_yaml
 from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
-from sgsd.train import RunConfig, load_config, make_config, run_training
+from sgsd.train.run import run_training
 from sgsd.types import UserError
 
 USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
@@ -90,29 +90,15 @@ def finish(folder: Path, console: Console) -> None:
         console.print(f"Report: {write_report(folder)}", markup=False, soft_wrap=True)
 
 
-def read_config(path: Path, overrides: Sequence[str], prog: str) -> RunConfig:
-    """The file, with what the command line says laid over it.
-
-    Raises:
-        UserError: see `load_config`.
-    """
-    first, rest = taken_out(overrides)
-    if not rest:
-        return load_config(path, first)
-    config = read_file(path, first)
-    changed = tyro.cli(RunConfig, default=config, args=rest, prog=prog, config=(tyro.conf.AvoidSubcommands,))
-    return make_config(changed.model_dump(), "command line")
-
-
 def preview(args: list[str], console: Console) -> None:
     """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
     path, rest = config_first(args, "preview", USAGE, console)
     if path is None:
         return
-    from sgsd.contexts import PromptBuilder, load_prompts
+    from sgsd.contexts.prompt_builders import PromptBuilder
+    from sgsd.contexts.prompts import load_prompts
     from sgsd.data.problems import load_problems
-    from sgsd.train.contexts.controls import make_nulls
-    from sgsd.train.contexts.pools import make_eval_prompts, make_foreseen, make_train_prompts, sampled_kinds
+    from sgsd.train.context_resources import make_contexts
     from sgsd.train.models import load_tokenizer
     from sgsd.train.setup import load_bank_for
 
@@ -123,21 +109,21 @@ def preview(args: list[str], console: Console) -> None:
     problem, bank = problems[0], load_bank_for(config, method)
     maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     thinking = config.prompts.student_thinking
-    student = make_train_prompts(config, method, maker, bank).student(problem, thinking=thinking)
+    contexts = make_contexts(config, method, maker, bank, problems=problems).before_rollouts()
+    student = contexts.train_prompts.student(problem, thinking=thinking)
     _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
     if config.evaluation.skills:
         thinking = config.prompts.evaluation_thinking
-        examined = make_eval_prompts(config, maker, bank).student(problem, thinking=thinking)
+        examined = contexts.eval_prompts.student(problem, thinking=thinking)
         _show(console, tokenizer, f"evaluation, thinking {_on(thinking)}", examined)
-    provider = make_foreseen(config, method, maker, bank, problems)
-    (views,) = provider.views([problem])
+    (views,) = contexts.teachers.views([problem])
     for number, view in enumerate(views, start=1):
         what = f"weight {view.weight:.3f} ({', '.join(view.item_ids) or view.source})"
         heading = f"teacher {number}, {what}, thinking {_on(config.prompts.teacher_thinking)}"
         _show(console, tokenizer, heading, view.prompt_ids)
-    if kinds := sampled_kinds(method):
+    if kinds := method.context.sampled_kinds():
         console.print(Text(f"Made of the rollouts, which there are none of yet: {', '.join(kinds)}"))
-    nulls = make_nulls(method, provider, config.prompts.folder) if views else None
+    nulls = contexts.null_teachers
     for view in nulls.views([problem])[0] if nulls else ():
         heading = f"null teacher, which the others are compared with, thinking {_on(config.prompts.teacher_thinking)}"
         _show(console, tokenizer, heading, view.prompt_ids)
@@ -181,11 +167,18 @@ def _clear_old_demo(output: Path, config: RunConfig) -> None:
         raise UserError(f"{output}: is a file; choose a folder with --output")
     if not output.exists() or not any(output.iterdir()):
         return
-    saved = output / "config.yaml"
-    found = parse_yaml(saved.read_text(encoding="utf-8"), str(saved)) if saved.is_file() else {}
-    if not isinstance(found, dict) or {**found, "seed": config.seed} != yaml.safe_load(config.to_yaml()):
+    if not _is_demo(output / "config.yaml", config):
         raise UserError(f"{output}: the folder holds something else than a demo; choose another with --output")
     shutil.rmtree(output)
+
+
+def _is_demo(saved: Path, config: RunConfig) -> bool:
+    """True where the file is the configuration of this demo, with any seed."""
+    try:
+        found = parse_config(read_saved(saved), str(saved))
+    except UserError:
+        return False
+    return found.model_copy(update={"seed": config.seed}) == config
 
 
 def _tell_result(folder: Path, console: Console) -> None:

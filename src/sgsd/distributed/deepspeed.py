@@ -47,7 +47,7 @@ class DeepSpeed(Strategy):
             raise UserError("accelerate: set zero3_init_flag: false; every process loads the model and then shares it")
         chosen = plugin.deepspeed_config
         chosen["train_micro_batch_size_per_gpu"] = 1  # it counts samples, which are none of its business here
-        chosen["gradient_clipping"] = settings.grad_clip
+        chosen["gradient_clipping"] = settings.max_grad_norm
         chosen["bf16"] = {"enabled": model.dtype == "bfloat16" or self.accelerator.mixed_precision == "bf16"}
         chosen["data_types"] = {"grad_accum_dtype": "fp32"}
         self.settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}

@@ -19,12 +19,12 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from sgsd.bank import Ledger, TeacherObservation
+from sgsd.contexts.controls import CONTROLS
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
 from sgsd.methods.joints import StanceKind
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-CONTROLS = SOURCES[1:]
 STANCES: tuple[StanceKind, ...] = get_args(StanceKind)
 
 TIES = 5  # decimals; supports that differ by rounding alone are equal

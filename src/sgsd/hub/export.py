@@ -13,7 +13,8 @@ import yaml
 from rich.console import Console
 
 from sgsd.bank import Bank, dump_bank, open_bank
-from sgsd.config.run_config import RunConfig, parse_yaml
+from sgsd.config.loading import read_saved
+from sgsd.config.run_config import RunConfig
 from sgsd.files import replacing, sha256
 from sgsd.hub.model_card import base_model, render_card, vllm_remarks
 from sgsd.hub.public import public_config, public_name
@@ -171,7 +172,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         result = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{folder / 'summary.json'}: is not readable as JSON: {error}") from error
-    return parse_yaml(saved.read_text(encoding="utf-8"), str(saved)), result
+    return read_saved(saved), result
 
 
 def run_bank(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Bank | None:

@@ -64,8 +64,8 @@ def vllm_remarks(lora: Mapping[str, Any] | None) -> list[str]:
         remarks.append(f"lora.rank: vLLM loads adapters up to rank {VLLM_RANKS[-1]}; this one has {rank}")
     elif room != rank:
         remarks.append(f"lora.rank: {rank} is none of vLLM's sizes; it needs max_lora_rank={room} and their memory")
-    if odd := sorted(set(lora["targets"]) - VLLM_TARGETS):
-        remarks.append(f"lora.targets: whether vLLM takes {', '.join(odd)} depends on the model and its version")
+    if odd := sorted(set(lora["target_modules"]) - VLLM_TARGETS):
+        remarks.append(f"lora.target_modules: whether vLLM takes {', '.join(odd)} depends on the model and its version")
     return remarks
 
 
@@ -148,7 +148,7 @@ def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -
         lines.append("The base model was a local folder; only its hash says which one.")
     if config["model"].get("trust_remote_code"):
         lines.append("The base model needs code of its own (`trust_remote_code`), which is not part of this folder.")
-    if config.get("lora") and set(config["lora"]["targets"]) - VLLM_TARGETS:
+    if config.get("lora") and set(config["lora"]["target_modules"]) - VLLM_TARGETS:
         lines.append("Whether vLLM takes an adapter for all of these layers depends on the model and its version.")
     lines.append("It was not loaded with vLLM; the snippet follows vLLM's documented interface.")
     return lines

@@ -15,8 +15,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from sgsd.contexts.base import Context
+from sgsd.contexts.skill_pairs import SkillPairs
 from sgsd.methods import losses as L
-from sgsd.methods.context import Context, SkillPairs
 from sgsd.methods.gates import Gate, NoGate, slope
 from sgsd.methods.inputs import LossInputs, LossOutputs
 from sgsd.methods.joints import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sgsd.methods.context import Hints, SkillPairs
+from sgsd.contexts.rollouts import Hints
+from sgsd.contexts.skill_pairs import SkillPairs
 from sgsd.methods.gates import Absolute, NoGate
 from sgsd.methods.joints import (
     ContrastHints,

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from sgsd.contexts.names import named_context
+from sgsd.lookup import load_attribute, nearest
+from sgsd.methods.joints import Uniform
 from sgsd.methods.method import Method
 from sgsd.methods.recipes.distributions import critique, op2sd, opsd, rcsd, sdft, sdpo
 from sgsd.methods.recipes.outcomes import dasd, grpo, reinforce, rlcsd, rlrt, rlsd, sdpg
@@ -28,12 +30,6 @@ ZOO: Mapping[str, Callable[..., Method]] = {
 }
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """A hint for a misspelt word: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-
-
 def recipe(name: str) -> Callable[..., Method]:
     """The function behind a method's name: one of the zoo, or `module:function` of one's own.
 
@@ -42,13 +38,9 @@ def recipe(name: str) -> Callable[..., Method]:
     """
     if name in ZOO:
         return ZOO[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UserError(f"method.name: there is no method {name!r}; {nearest(name, list(ZOO))}")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"method.name: {name} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    found = load_attribute(name, "method.name")
     if not callable(found):
         raise UserError(f"method.name: {name} is not a function that returns a Method")
     return found
@@ -67,10 +59,14 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 def build(name: str, **options: Any) -> Method:
     """Make a method by name with some options changed.
 
+    Every method takes the option `context`, a name of `sgsd.contexts.names` or `module:name` of one's own; it takes the
+    place of the method's own context.
+
     Raises:
         UserError: no such method, no such option, one that is missing, or options that do not make a method.
     """
     known = _parameters(name)
+    context = None if "context" in known else options.pop("context", None)
     if unknown := [key for key in options if key not in known]:
         raise UserError(f"method.{unknown[0]}: {name} has no such option; {nearest(unknown[0], list(known))}")
     if missing := [key for key, p in known.items() if p.default is p.empty and key not in options]:
@@ -81,4 +77,14 @@ def build(name: str, **options: Any) -> Method:
         raise UserError(f"method: {error}") from error
     if not isinstance(method, Method):
         raise UserError(f"method.name: {name} returned {type(method).__name__}, not a Method")
-    return method
+    return method if context is None else with_context(method, context)
+
+
+def with_context(method: Method, name: str) -> Method:
+    """The method with another context; its teachers weigh equally where that retrieves nothing. Raises UserError."""
+    context = named_context(name)
+    weights = method.weights if "bank" in context.all_needs() else Uniform()
+    try:
+        return replace(method, context=context, weights=weights)
+    except ValueError as error:
+        raise UserError(f"method.context: {name} does not fit: {error}") from error

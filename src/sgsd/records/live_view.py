@@ -1,4 +1,4 @@
-"""The live view: one table that a newcomer can follow, or one line now and then where nobody watches."""
+"""The live view: a table that a newcomer can follow on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-_ROWS = (
-    ("correct", "accuracy", "share of the step's rollouts the verifier called correct", "{:.0%}"),
-    ("length", "length", "tokens a rollout", "{:.1f}"),
-    ("cut off", "truncated", "rollouts that ran into the length limit", "{:.0%}"),
-    ("entropy", "entropy", "nats a token: how undecided the policy is", "{:.3f}"),
-    ("teachers for", "support_plus", "teachers that made the rollout likelier", "{:.0%}"),
-    ("teachers silent", "support_zero", "teachers within the confidence threshold", "{:.0%}"),
-    ("teachers against", "support_minus", "teachers that made the rollout less likely", "{:.0%}"),
-    ("validated", "validated", "teachers followed, because the outcome agreed", "{:.0%}"),
-    ("reversed", "reversed", "teachers inverted, because the outcome disagreed", "{:.0%}"),
-    ("gate kept", "gate_kept", "of each gap, what the gate lets through", "{:.0%}"),
-    ("loss", "loss", "the objective", "{:+.5f}"),
-    ("gradient", "grad_norm", "its norm before clipping", "{:.4f}"),
-)
+from sgsd.records.glossary import GLOSSARY
+
+#: Which metrics are shown, and in which format; label and meaning are the glossary's.
+ROWS = {
+    "accuracy": "{:.0%}",
+    "length": "{:.1f}",
+    "truncated": "{:.0%}",
+    "entropy": "{:.3f}",
+    "stance/supports": "{:.0%}",
+    "stance/neutral": "{:.0%}",
+    "stance/suppresses": "{:.0%}",
+    "polarity/validated": "{:.0%}",
+    "polarity/reversed": "{:.0%}",
+    "gate_kept": "{:.0%}",
+    "loss": "{:+.5f}",
+    "grad_norm": "{:.4f}",
+    "tokens_per_s": "{:.0f}",
+}
 
 
 class LiveView:
-    """Shows each step. On a terminal a table that stays in place; elsewhere a line every tenth of the run."""
+    """Shows each step: a table that stays in place on a terminal, a line every tenth of the run elsewhere."""
 
     def __init__(self, console: Console, title: str, steps: int, done: int = 0) -> None:
         self.console, self.title, self.steps, self.first = console, title, steps, done
@@ -56,11 +60,10 @@ class LiveView:
 
     def _line(self, record: dict[str, Any], timing: dict[str, Any]) -> str:
         mean = sum(self.recent) / len(self.recent)
-        teachers = (
-            f"  validated {record['validated']:.0%} reversed {record['reversed']:.0%}" if "validated" in record else ""
-        )
+        validated, reversed_ = record.get("polarity/validated"), record.get("polarity/reversed")
+        teachers = "" if validated is None else f"  validated {validated:.0%} reversed {reversed_:.0%}"
         return (
-            f"  step {record['step']:>4}/{self.steps}  correct {record['accuracy']:>4.0%} (last ten {mean:.0%})"
+            f"  step {record['step']:>4}/{self.steps}  accuracy {record['accuracy']:>4.0%} (last ten {mean:.0%})"
             f"  length {record['length']:.1f}{teachers}  {timing['tokens_per_s']:.0f} tokens/s"
             f"  {_clock(self.seconds_left(record['step']))} left"
         )
@@ -71,11 +74,14 @@ class LiveView:
         table = Table(title=heading, title_justify="left")
         table.add_column("")
         table.add_column("now", justify="right")
+        table.add_column("", style="dim")
         table.add_column("what it is", style="dim")
-        for name, key, meaning, style in _ROWS:
-            if key in record:
-                table.add_row(name, style.format(record[key]), meaning)
-        table.add_row("speed", f"{timing['tokens_per_s']:.0f}", "sampled tokens a second, everything counted")
+        values = {**record, "tokens_per_s": timing["tokens_per_s"]}
+        for key, style in ROWS.items():
+            if key in values:
+                metric = GLOSSARY[key]
+                unit = "" if metric.unit == "share" else metric.unit
+                table.add_row(metric.label, style.format(values[key]), unit, Text(metric.sentence))
         return table
 
 

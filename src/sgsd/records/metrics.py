@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sgsd.methods.method import LossInputs, LossOutputs
+from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.types import Rollout, Status, Verdict
 
 #: Edges of the bins in which a step's teachers are counted; a value on an edge counts above it.
@@ -34,7 +35,7 @@ class StepMetrics:
         ] = {}  # of each kind of teacher: how many, their weight, validated, reversed
         self.uniform = None if vocabulary is None else math.log(vocabulary)
         self.grad_norm = 0.0
-        self.sampler_gap_max = 0.0
+        self.sampler_mismatch_max = 0.0
 
     def _add(self, name: str, value: Tensor | float) -> None:
         value = torch.as_tensor(value).detach().double()
@@ -50,7 +51,7 @@ class StepMetrics:
         self._add_teacher_tokens(judgement, evidence)
         if judgement.stance_BK is not None and judgement.polarity_BK is not None:
             self._add("teachers", judgement.stance_BK.numel() if present_BK is None else present_BK.sum())
-            for name, values_BK in (("support", judgement.stance_BK), ("polarity", judgement.polarity_BK)):
+            for name, values_BK in (("stance", judgement.stance_BK), ("polarity", judgement.polarity_BK)):
                 self._add(f"{name}_plus", (values_BK > 0).sum())
                 self._add(f"{name}_minus", (values_BK < 0).sum())
         if present_BK is not None:
@@ -95,19 +96,19 @@ class StepMetrics:
         """What was sampled and how it was graded."""
         self._add("rollouts", len(rollouts))
         self._add("correct", sum(v.status is Status.CORRECT for v in verdicts))
-        self._add("unknown", sum(v.outcome == 0 for v in verdicts))
+        self._add("ungraded", sum(v.outcome == 0 for v in verdicts))
         self._add("length", sum(len(r.completion.token_ids) for r in rollouts))
         self._add("truncated", sum(r.completion.finish == "length" for r in rollouts))
 
     def add_sampler(self, said: Sequence[Tensor], scored: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
         """How far the sampler's log-probs of its tokens are from the student's, [T] a rollout: the weights are one."""
         gaps_N = torch.cat([(a - b.cpu()).abs()[mask] for a, b, mask in zip(said, scored, masks, strict=True)])
-        self._add("sampler_gap", gaps_N.sum())
-        self.sampler_gap_max = float(gaps_N.max()) if len(gaps_N) else 0.0
+        self._add("sampler_mismatch", gaps_N.sum())
+        self.sampler_mismatch_max = float(gaps_N.max()) if len(gaps_N) else 0.0
 
     def add_importance(self, weights_BT: Tensor, mask_BT: Tensor, cap: float) -> None:
         """What the sampler's tokens were weighed by, and how many of them the cap cut."""
-        self._add("importance", (weights_BT * mask_BT).sum())
+        self._add("importance_weight", (weights_BT * mask_BT).sum())
         self._add("importance_capped", ((weights_BT >= cap) & mask_BT).sum())
 
     def finish(
@@ -125,43 +126,45 @@ class StepMetrics:
             "grad_norm": self.grad_norm,
             "rollouts": int(rollouts),
             "accuracy": totals["correct"] / rollouts,
-            "unknown": totals["unknown"] / rollouts,
+            "ungraded": totals["ungraded"] / rollouts,
             "length": totals["length"] / rollouts,
             "truncated": totals["truncated"] / rollouts,
         }
         if "entropy" in totals:
             record["entropy"] = totals["entropy"] / tokens
         if totals.get("pull"):  # of a step in which nothing pulls, no share can be given
-            record["style_tokens"] = totals["text_style"] / tokens
-            record["style_share"] = totals["pull_style"] / totals["pull"]
+            record["style_token_share"] = totals["text_style"] / tokens
+            record["style_advantage_share"] = totals["pull_style"] / totals["pull"]
         if "teacher_tokens" in totals:
             count = max(1.0, totals["teacher_tokens"])
             record |= {name: totals[name] / count for name in _TEACHER_MEANS if name in totals}
             if "teacher_logp" in totals and self.uniform:
-                record["teacher_surprise"] = -totals["teacher_logp"] / count / self.uniform
+                record["teacher_nll_ratio"] = -totals["teacher_logp"] / count / self.uniform
         if "teachers" in totals:
             shares = {name: totals[name] / max(1.0, totals["teachers"]) for name in _SHARES}
             record |= {
-                "support_plus": shares["support_plus"],
-                "support_zero": max(0.0, 1 - shares["support_plus"] - shares["support_minus"]),
-                "support_minus": shares["support_minus"],
-                "validated": shares["polarity_plus"],
-                "neutral": max(0.0, 1 - shares["polarity_plus"] - shares["polarity_minus"]),
-                "reversed": shares["polarity_minus"],
+                "stance/supports": shares["stance_plus"],
+                "stance/neutral": max(0.0, 1 - shares["stance_plus"] - shares["stance_minus"]),
+                "stance/suppresses": shares["stance_minus"],
+                "polarity/validated": shares["polarity_plus"],
+                "polarity/neutral": max(0.0, 1 - shares["polarity_plus"] - shares["polarity_minus"]),
+                "polarity/reversed": shares["polarity_minus"],
             }
         if self.teachers is not None:
             record |= teacher_figures(gather(self.teachers))
         if len(kinds := joined_sources(gather([self.sources]))) > 1:
-            record["sources"] = {source: told(found, rollouts) for source, found in kinds.items()}
-        record |= {name: totals[name] / tokens for name in ("importance", "importance_capped") if name in totals}
-        if "sampler_gap" in totals:
-            record |= {"sampler_gap": totals["sampler_gap"] / tokens, "sampler_gap_max": largest(self.sampler_gap_max)}
+            record["sources"] = {source: source_shares(found, rollouts) for source, found in kinds.items()}
+        record |= {name: totals[name] / tokens for name in _WEIGHTS if name in totals}
+        if "sampler_mismatch" in totals:
+            record["sampler_mismatch"] = totals["sampler_mismatch"] / tokens
+            record["sampler_mismatch_max"] = largest(self.sampler_mismatch_max)
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
 
 
 _TEACHER_MEANS = ("delta_abs", "gate_kept", "divergence")  # a teacher's token
+_WEIGHTS = ("importance_weight", "importance_capped")  # a trained token
 _SKIPPED = ("skipped_teachers", "untaught_rollouts")  # counts, where prompts.unfit is skip
-_SHARES = ("support_plus", "support_minus", "polarity_plus", "polarity_minus")
+_SHARES = ("stance_plus", "stance_minus", "polarity_plus", "polarity_minus")
 
 
 def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
@@ -188,7 +191,7 @@ def joined_sources(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[fl
     return {kind: [sum(x) for x in zip(*(part[kind] for part in parts if kind in part))] for kind in kinds}
 
 
-def told(found: Sequence[float], rollouts: float) -> dict[str, float]:
+def source_shares(found: Sequence[float], rollouts: float) -> dict[str, float]:
     """A kind's share of the weight (of all rollouts), and how its teachers were judged."""
     count, weight, plus, minus = found
     return {"share": weight / rollouts, "teachers": count, "validated": plus / count, "reversed": minus / count}
@@ -206,10 +209,10 @@ def teacher_figures(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
     support_N, outcome_N, polarity_N = np.array(rows, dtype=float).reshape(-1, 3).T
     known_N = outcome_N != 0
     figures: dict[str, Any] = {
-        "support_bins": counts(support_N, SUPPORT_EDGES),
-        "polarity_bins": counts(polarity_N, POLARITY_EDGES),
-        "support_negative": float((support_N < 0).mean()) if len(support_N) else 0.0,
-        "support_pairs": int(known_N.sum()),
+        "support_histogram": counts(support_N, SUPPORT_EDGES),
+        "polarity_histogram": counts(polarity_N, POLARITY_EDGES),
+        "support_below_zero": float((support_N < 0).mean()) if len(support_N) else 0.0,
+        "support_auc_count": int(known_N.sum()),
     }
     found = separation(support_N[known_N], outcome_N[known_N] > 0)
     return figures if found is None else {**figures, "support_auc": found}
@@ -239,37 +242,41 @@ def rollout_record(
     detail: Any,
     pool: Sequence[Any],
 ) -> dict[str, Any]:
-    """One rollout with every token's numbers, for rollouts.jsonl and the report."""
-    judgement, row, T = detail.judgement, detail.row, len(tokens)
+    """One rollout with every token's numbers, as a line of rollouts.jsonl."""
+    advantages_BT = detail.judgement.advantages_BT
+    record = RolloutRecord(
+        step=step,
+        index=rollout.completion.index,
+        problem_id=rollout.problem.id,
+        problem=rollout.problem.text,
+        gold=rollout.problem.gold,
+        completion=rollout.completion.text,
+        tokens=tuple(tokens),
+        status=str(verdict.status),
+        answer=verdict.answer,
+        outcome=verdict.outcome,
+        mask=tuple(mask_T.tolist()),
+        teachers=tuple(teacher_record(k, view, detail, len(tokens)) for k, view in enumerate(pool)),
+        **({} if advantages_BT is None else {"advantages": rounded(advantages_BT[detail.row, : len(tokens)])}),
+    )
+    return record.model_dump(exclude_unset=True)
 
-    def numbers(tensor: Tensor | None) -> list[float] | None:
-        return None if tensor is None else [round(x, 6) for x in tensor[..., :T].detach().float().tolist()]
 
-    teachers = []
-    for k, view in enumerate(pool):
-        teacher = {"source": view.source, "items": list(view.item_ids), "weight": round(view.weight, 6)}
-        if not view.prompt_ids:
-            teacher["skipped"] = True
-        if judgement.delta_BKT is not None and judgement.slope_BKT is not None:
-            teacher["delta"] = numbers(judgement.delta_BKT[row, k])
-            teacher["gate"] = numbers(judgement.slope_BKT[row, k])
-        if judgement.support_BK is not None:
-            teacher["support"] = round(float(judgement.support_BK[row, k]), 6)
-            teacher["stance"] = int(judgement.stance_BK[row, k])
-            teacher["polarity"] = int(judgement.polarity_BK[row, k])
-        teachers.append(teacher)
-    return {
-        "step": step,
-        "index": rollout.completion.index,
-        "problem_id": rollout.problem.id,
-        "problem": rollout.problem.text,
-        "gold": rollout.problem.gold,
-        "completion": rollout.completion.text,
-        "tokens": list(tokens),
-        "status": str(verdict.status),
-        "answer": verdict.answer,
-        "outcome": verdict.outcome,
-        "mask": [int(m) for m in mask_T.tolist()],
-        "advantages": numbers(None if judgement.advantages_BT is None else judgement.advantages_BT[row]),
-        "teachers": teachers,
-    }
+def teacher_record(k: int, view: Any, detail: Any, length: int) -> TeacherRecord:
+    """Teacher k of one rollout; one that was left out has no numbers."""
+    judgement, row = detail.judgement, detail.row
+    found: dict[str, Any] = {"source": view.source, "items": tuple(view.item_ids), "weight": round(view.weight, 6)}
+    if not view.prompt_ids:
+        return TeacherRecord(**found, skipped=True)
+    if judgement.delta_BKT is not None and judgement.slope_BKT is not None:
+        found["delta"] = rounded(judgement.delta_BKT[row, k, :length])
+        found["gate"] = rounded(judgement.slope_BKT[row, k, :length])
+    if judgement.support_BK is not None:
+        found["support"] = round(float(judgement.support_BK[row, k]), 6)
+        found["stance"] = int(judgement.stance_BK[row, k])
+        found["polarity"] = int(judgement.polarity_BK[row, k])
+    return TeacherRecord(**found)
+
+
+def rounded(values_T: Tensor) -> tuple[float, ...]:
+    return tuple(round(value, 6) for value in values_T.detach().float().tolist())

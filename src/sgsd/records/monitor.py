@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sgsd.config.guards_config import GuardsConfig
 from sgsd.notices import warn
-from sgsd.records.guards import GUARDS, TREND, GuardsConfig, Record, trend
+from sgsd.records.guards import GUARDS, TREND, Record, trend
 from sgsd.records.run_files import Records
 
 
@@ -63,7 +64,7 @@ class Monitor:
             quiet = step - self.beyond.get(name, -setting.window)
             self.beyond[name] = step
             if quiet > setting.window:
-                message = guard.says(value, setting)
+                message = guard.message(value, setting)
                 found.append(
                     Finding(name, record["step"], value, setting.bound, setting.window, setting.action, message)
                 )
@@ -82,7 +83,7 @@ class Monitor:
             raise GuardStopError(f"{self.ended_by.line}; stopped as configured, {go_on}")
 
 
-def tell(records: Records, findings: Sequence[Finding]) -> None:
+def log_findings(records: Records, findings: Sequence[Finding]) -> None:
     """Write down the guards that fire, and say so."""
     for finding in findings:
         records.write("guards", asdict(finding))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sgsd.records.glossary import METRIC_FILES, with_current_keys
 from sgsd.types import UserError
 
 FILES = ("metrics", "timings", "evaluations", "rollouts", "sightings", "memories", "bank", "guards")
@@ -35,7 +36,9 @@ class Records:
         if not self.path(name).exists():
             return []
         # Not splitlines, which also splits at separators that may stand inside a rollout's text.
-        return [json.loads(line) for line in self.path(name).read_text(encoding="utf-8").split("\n") if line]
+        lines = self.path(name).read_text(encoding="utf-8").split("\n")
+        found = [json.loads(line) for line in lines if line]
+        return [with_current_keys(record) for record in found] if name in METRIC_FILES else found
 
     def offsets(self) -> dict[str, int]:
         """The length of every file, on disk for certain: a checkpoint must not outlive what it counts on."""

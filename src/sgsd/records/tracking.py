@@ -18,7 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
-from sgsd.config.run_config import RunConfig, parse_yaml
+from sgsd.config.loading import read_saved
+from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import TrackConfig
 from sgsd.files import write_atomic
 from sgsd.hub.public import flat, public_config
@@ -214,7 +215,7 @@ def export(folder: Path, config: TrackConfig) -> str:
     if not saved.is_file() or not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}: there is no run here; name the folder that holds config.yaml and metrics.jsonl")
     check_tracker(config)
-    known = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
+    known = read_saved(saved)
     failures: list[str] = []
     try:
         shown = connect(folder, config, known, Link(config.to, config.project), failures.append, keep=False)

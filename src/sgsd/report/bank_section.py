@@ -1,17 +1,15 @@
-"""The bank as the page shows it: what came of its items, and what the updates did. Read from items.json, bank.jsonl."""
+"""The bank as the page shows it: what came of its items, and what the updates did."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
 from sgsd.report import svg
 from sgsd.report.curves import wilson
-from sgsd.report.jsonl import Row, parse_object
 from sgsd.report.labels import UNKNOWN, count, percent, signed, with_interval
 from sgsd.report.svg import Frame
 from sgsd.report.values import BankItem, BankUpdate, Estimate
@@ -58,60 +56,6 @@ class BankPart:
     earlier: int
 
 
-# ── Reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_items(path: Path) -> tuple[tuple[BankItem, ...], tuple[str, ...]]:
-    """The items of a finished run, and a remark where the file is there but cannot be read (yet)."""
-    if not path.is_file():
-        return (), ()
-    fields = parse_object(path.read_bytes())
-    if fields is None:
-        return (), (f"{path.name} is unfinished, so the items of the bank are not shown",)
-    return tuple(map(parse_item, Row(path.name, fields).rows("items"))), ()
-
-
-def parse_item(row: Row) -> BankItem:
-    learned = row.fields.get("learned")
-    validated, reversed_ = row.integer("validated"), row.integer("reversed")
-    judged = validated + reversed_
-    if "posterior_mean" in row.fields:  # a run of before the ledger gave up its posterior
-        share = Estimate(*(row.number(f"posterior_{part}") for part in ("mean", "low", "high")))
-    else:
-        share = wilson(validated / judged if judged else math.nan, judged)
-    return BankItem(
-        id=row.text("id"),
-        kind=row.text("kind"),
-        says=row.text("says"),
-        learned=None if learned is None else row.integer("learned"),
-        kept=row.fields.get("kept") is True,
-        retrieved=row.integer("retrieved"),
-        validated=validated,
-        reversed=reversed_,
-        neutral=row.integer("neutral"),
-        standing=row.number("standing"),
-        share=share.accuracy,
-        low=share.low,
-        high=share.high,
-    )
-
-
-def parse_update(row: Row) -> BankUpdate:
-    refused = row.fields.get("refused")
-    return BankUpdate(
-        step=row.integer("step"),
-        failed=row.text("failed"),
-        success=row.number("success", math.nan),
-        proposals=row.integer("proposals", 0),
-        refused=sum(Row(row.where, refused).integer(key) for key in refused) if isinstance(refused, Mapping) else 0,
-        added=tuple(str(item) for item in row.items("added")),
-        removed=tuple(str(item) for item in row.items("removed")),
-    )
-
-
-# ── Showing ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def bank_part(items: Sequence[BankItem], updates: Sequence[BankUpdate]) -> BankPart | None:
     """The best and the worst of the items that were shown, and the latest updates; None where there is neither."""
     shown = sorted((item for item in items if item.retrieved), key=_best_first)
@@ -150,25 +94,28 @@ def item_line(item: BankItem) -> ItemLine:
     origin = "start" if item.learned is None else f"step {item.learned:,}"
     ink = "positive" if item.standing > 0 else "negative" if item.standing < 0 else "neutral"
     judged = item.validated + item.reversed
+    share = Estimate(item.share, item.low, item.high)
+    if judged and not math.isfinite(item.share):
+        share = wilson(item.validated / judged, judged)
     return ItemLine(
         item=item,
         says=item.says if len(item.says) <= MOST_CHARACTERS else f"{item.says[: MOST_CHARACTERS - 1]}…",
         origin=origin + ("" if item.kept else ", gone"),
         standing=signed(item.standing, 3),
         ink=ink,
-        share=with_interval(Estimate(item.share, item.low, item.high), decimals=0) if judged else UNKNOWN,
-        picture=share_picture(item) if judged else svg.EMPTY,
+        share=with_interval(share, decimals=0) if judged else UNKNOWN,
+        picture=share_picture(share) if judged else svg.EMPTY,
     )
 
 
-def share_picture(item: BankItem) -> Markup:
+def share_picture(share: Estimate) -> Markup:
     """The share validated with its interval, on a line from 0 to 1 with a mark in the middle."""
     x, middle = SHARE.x((0.0, 1.0)), SHARE.height / 2
     body = svg.tag("path", d=f"M{x(0):.0f} {middle:.0f}H{x(1):.0f}M{x(0.5):.0f} 2V16", class_="axis")
-    body += svg.level(item.low, item.high, middle, x, "after")
-    if math.isfinite(item.share):
-        body += svg.tag("circle", cx=x(item.share), cy=middle, r=4.5, class_="dot after")
-    said = f"validated {percent(item.share, 0)} of the times it was judged"
+    body += svg.level(share.low, share.high, middle, x, "after")
+    if math.isfinite(share.accuracy):
+        body += svg.tag("circle", cx=x(share.accuracy), cy=middle, r=4.5, class_="dot after")
+    said = f"validated {percent(share.accuracy, 0)} of the times it was judged"
     return svg.drawing(SHARE, said, body, class_="share")
 
 

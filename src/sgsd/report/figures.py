@@ -1,4 +1,4 @@
-"""The figures of the page: which numbers of a run are drawn, how they are named, and what they mean."""
+"""The drawings of the page: which metrics of a run are drawn, and how."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from sgsd.records.glossary import Metric, find_metric
 from sgsd.report import curves, svg
 from sgsd.report.labels import duration, number, percent, some_of
 from sgsd.report.svg import Domain, Frame, Points
@@ -41,87 +42,47 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """A metric that is drawn as a line: its key, title, unit and one sentence on what it is."""
-
-    key: str
-    title: str
-    unit: str = ""
-    caption: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Stack:
-    """Shares that add up to one, drawn on top of each other: (key, class, label), the first at the bottom."""
+    """Shares that add up to one, drawn on top of each other: (key, class), the first at the bottom."""
 
     title: str
     caption: str
-    layers: tuple[tuple[str, str, str], ...]
+    layers: tuple[tuple[str, str], ...]
 
 
+#: Which metrics are drawn as lines, section by section; label, unit and caption are the glossary's.
 HEALTH = (
-    Curve("length", "Completion length", "tokens", "Mean length of the sampled completions."),
-    Curve("truncated", "Truncated", "share", "Rollouts that ran into the length limit before they ended."),
-    Curve("unknown", "Ungraded", "share", "Rollouts the verifier could not judge (unreadable reference, time-out)."),
-    Curve("entropy", "Entropy", "nats a token", "How undecided the policy is; a fall to zero is a collapse."),
-    Curve("style_share", "Pull on style", "share", "Of what the loss pulls at, the share on words and marks of style."),
-    Curve("style_tokens", "Style in the text", "share", "Of all tokens that count, the share that is style."),
-    Curve("staleness", "Staleness", "updates", "How many lie between the weights that sampled and those that train."),
-    Curve(
-        "sampler_gap",
-        "Gap to the sampler",
-        "nats a token",
-        "Between the log-probs of sampler and trainer; beyond rounding they are two policies.",
-    ),
-    Curve("sampler_gap_max", "Largest gap to the sampler", "nats", "Of any sampled token of the step."),
-    Curve("importance", "Importance weight", "", "Mean of the student's by the sampler's probability, as capped."),
-    Curve("importance_capped", "Weights capped", "share", "Of all tokens that count, the share that the cap cut."),
+    *("length", "truncated", "ungraded", "entropy", "style_advantage_share", "style_token_share", "staleness"),
+    *("sampler_mismatch", "sampler_mismatch_max", "importance_weight", "importance_capped"),
 )
-OPTIMISER = (
-    Curve("loss", "Loss", "", "Its sign and size depend on the method; watch for jumps, not for a descent."),
-    Curve("grad_norm", "Gradient norm", "", "A spike is a step whose rollouts deserve a look."),
-    Curve("lr", "Learning rate"),
-)
+OPTIMIZER = ("loss", "grad_norm", "lr")
 TEACHERS = (
-    Curve("gate_kept", "Gate kept", "share", "How much of the teachers' signal the gate lets through."),
-    Curve("delta_abs", "Mean |Δ|", "nats", "How far teacher and student are apart on a sampled token."),
-    Curve("delta_trend", "Trend of |Δ|", "times", "The last five steps by the five before: 1 is no change."),
-    Curve("divergence", "Divergence", "nats", "How far teacher and student are apart at a token."),
-    Curve("support_auc", "Support tells right from wrong", "AUC", "0.5 is chance; below it, wrong ones are favoured."),
-    Curve("support_pairs", "Teachers behind the AUC", "a step", "Those of rollouts that the verifier could grade."),
-    Curve("support_negative", "Support below zero", "share", "Teachers to whom a rollout is less likely."),
-    Curve("teacher_surprise", "Surprise of the teachers", "of a uniform guess's", "1: they know as much as a guess."),
+    *("gate_kept", "delta_abs", "delta_trend", "divergence"),
+    *("support_auc", "support_auc_count", "support_below_zero", "teacher_nll_ratio"),
 )
-SPEED = Curve("tokens_per_s", "Throughput", "tokens a second", "Sampled tokens by the time of the step.")
+SPEED = "tokens_per_s"
 STANCE = Stack(
     "Stance of the teachers",
     "A teacher supports a rollout when its context makes the rollout's tokens likelier, "
     "and suppresses it when less likely; in between it is neutral.",
-    (
-        ("support_plus", "positive", "supports"),
-        ("support_zero", "neutral", "neutral"),
-        ("support_minus", "negative", "suppresses"),
-    ),
+    (("stance/supports", "positive"), ("stance/neutral", "neutral"), ("stance/suppresses", "negative")),
 )
 POLARITY = Stack(
     "Polarity after the verdict",
     "Validated: the stance agrees with the verifier (supports a correct rollout, suppresses an incorrect one). "
     "Reversed: it disagrees. What then moves the policy is the method's choice: this verdict, the rollout's advantage "
     "within its group, or the trust that all rollouts so far give an item.",
-    (
-        ("validated", "validated", "validated"),
-        ("neutral", "neutral", "neutral"),
-        ("reversed", "reversed", "reversed"),
-    ),
+    (("polarity/validated", "validated"), ("polarity/neutral", "neutral"), ("polarity/reversed", "reversed")),
 )
 STAGES = ("sample", "verify", "contexts", "score", "update")
 NO_STAGE = {"tokens", "tokens_per_s"}
-KNOWN = (
-    {curve.key for curve in (*HEALTH, *OPTIMISER, *TEACHERS)}
-    | {key for stack in (STANCE, POLARITY) for key, _, _ in stack.layers}
-    | {"accuracy", "rollouts"}
-)
-SHARES = {"importance_capped", "truncated", "unknown", "gate_kept", "style_share", "style_tokens", "support_negative"}
+DRAWN = {*HEALTH, *OPTIMIZER, *TEACHERS, *(key for stack in (STANCE, POLARITY) for key, _ in stack.layers)}
+KNOWN = DRAWN | {"accuracy", "rollouts"}
+
+
+def metric(key: str) -> Metric:
+    """The glossary's entry; a number that it does not know is called by its key."""
+    return find_metric(key) or Metric(key, key, "", "")
 
 
 def steps_domain(run: Run) -> Domain:
@@ -154,37 +115,28 @@ def story(title: str, points: Points, share: bool = False) -> str:
     return f"{title}: {show(start)} at step {number(first, 7)}, {show(end)} at step {number(last, 7)}"
 
 
-def curve_figure(run: Run, curve: Curve, rows: Sequence[Measurements], frame: Frame = THIRD) -> Figure | None:
+def curve_figure(run: Run, key: str, rows: Sequence[Measurements], frame: Frame = THIRD) -> Figure | None:
     """One metric as a line; None where it was never logged or never changed (see `constants`)."""
-    raw = curves.points_of(rows, curve.key)
+    raw, about = curves.points_of(rows, key), metric(key)
     if not raw or curves.is_constant(raw):
         return None
     points = curves.condense(raw)
-    share = curve.key in SHARES
+    share = about.unit == "share"
     show = (lambda value: percent(value, 0)) if share else number
-    values = [value for _, value in points]
-    bulk = curves.without_spikes(values)
-    y_domain = svg.nice_domain(bulk or values, from_zero=share)
+    bulk = curves.without_spikes([value for _, value in points])
+    y_domain = svg.nice_domain(bulk or [value for _, value in points], from_zero=share)
     x, y = frame.x(steps_domain(run)), frame.y(y_domain)
     body = svg.y_axis(frame, y, svg.nice_ticks(y_domain), show) + steps_axis(frame, x)
     body += svg.line(curves.inside(points, y_domain), x, y, "series")
-    pointer = readout(x.domain, [(curve.title, "%" if share else curve.unit, points)])
+    pointer = readout(x.domain, [(about.label, "%" if share else about.unit, points)])
     beyond = [(step, v) for step, v in points if math.isfinite(v) and not y_domain[0] <= v <= y_domain[1]]
-    spikes = (
-        ""
-        if not beyond
-        else (
-            f"Beyond the axis: up to {show(max((v for _, v in beyond), key=abs))}, "
-            f"at {some_of(tuple(int(step) for step, _ in beyond))}."
-        )
-    )
-    return Figure(
-        curve.title,
-        "" if share else curve.unit,
-        curve.caption,
-        (svg.drawing(frame, story(curve.title, points, share), body, pointer),),
-        notes=tuple(filter(None, (spikes, lost_note(raw)))),
-    )
+    spikes = ""
+    if beyond:
+        highest = show(max((v for _, v in beyond), key=abs))
+        spikes = f"Beyond the axis: up to {highest}, at {some_of(tuple(int(step) for step, _ in beyond))}."
+    drawing = svg.drawing(frame, story(about.label, points, share), body, pointer)
+    notes = tuple(filter(None, (spikes, lost_note(raw))))
+    return Figure(about.label, "" if share else about.unit, about.sentence, (drawing,), notes=notes)
 
 
 def lost_note(points: Points) -> str:
@@ -192,42 +144,42 @@ def lost_note(points: Points) -> str:
     return f"Not a finite number at {some_of(lost)}." if lost else ""
 
 
-def other_curves(run: Run) -> tuple[Curve, ...]:
+def other_metrics(run: Run) -> tuple[str, ...]:
     """Every further number that was logged, in alphabetical order; lists of counts stay in metrics.jsonl."""
-    keys = {key for row in run.metrics for key in row.values} - KNOWN
-    return tuple(Curve(key, key) for key in sorted(keys))
+    return tuple(sorted({key for row in run.metrics for key in row.values} - KNOWN))
 
 
 def constants(run: Run) -> tuple[tuple[str, str], ...]:
-    """(title, value) of the metrics that never changed: a sentence says more than a flat line."""
+    """(label, value) of the metrics that never changed: a sentence says more than a flat line."""
     found = []
-    for curve in (*HEALTH, *OPTIMISER, *TEACHERS, *other_curves(run)):
-        points = curves.points_of(run.metrics, curve.key)
+    for about in map(metric, (*HEALTH, *OPTIMIZER, *TEACHERS, *other_metrics(run))):
+        points = curves.points_of(run.metrics, about.key)
         if points and curves.is_constant(points):
             value = points[0][1]
-            shown = percent(value) if curve.key in SHARES else f"{number(value)} {curve.unit}".strip()
-            found.append((curve.title, shown))
+            shown = percent(value) if about.unit == "share" else f"{number(value)} {about.unit}".strip()
+            found.append((about.label, shown))
     return tuple(found)
 
 
 def stack_figure(run: Run, stack: Stack) -> Figure | None:
     """Shares over the steps, as areas; None where they were not logged."""
-    layers = curves.aligned(run.metrics, [key for key, _, _ in stack.layers])
+    layers = curves.aligned(run.metrics, [key for key, _ in stack.layers])
     if not layers[0]:
         return None
     places = [x for x, _ in layers[0]]
     heights = [[max(value, 0.0) for _, value in layer] for layer in layers]
     totals = [sum(column) or 1.0 for column in zip(*heights)]
     shares = [[h / total for h, total in zip(layer, totals)] for layer in heights]
-    css = [name for _, name, _ in stack.layers]
+    css = [name for _, name in stack.layers]
+    names = [metric(key).label.partition(": ")[2] for key, _ in stack.layers]
     x, y = HALF.x(steps_domain(run)), HALF.y((0.0, 1.0))
     draw = svg.stacked_areas if len(places) > 1 else svg.stacked_bars
     body = draw(places, shares, x, y, css) + steps_axis(HALF, x)
     body += svg.y_axis(HALF, y, (0.0, 0.5, 1.0), lambda value: percent(value, 0))
-    columns = [(name, "%", list(zip(places, s))) for (_, _, name), s in zip(stack.layers, shares)]
+    columns = [(name, "%", list(zip(places, s))) for name, s in zip(names, shares)]
     means = [curves.finite_mean(s) for s in shares]
-    said = ", ".join(f"{name} {percent(mean, 0)}" for (_, _, name), mean in zip(stack.layers, means))
-    legend = [Legend(c, name, percent(mean, 0)) for (_, c, name), mean in zip(stack.layers, means)]
+    said = ", ".join(f"{name} {percent(mean, 0)}" for name, mean in zip(names, means))
+    legend = [Legend(c, name, percent(mean, 0)) for c, name, mean in zip(css, names, means)]
     pointer = readout(x.domain, columns[::-1])
     title = f"{stack.title}, mean over the run: {said}"
     return Figure(stack.title, "share", stack.caption, (svg.drawing(HALF, title, body, pointer),), tuple(legend))

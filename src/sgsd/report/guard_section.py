@@ -1,33 +1,8 @@
-"""The guards of a run: which of them watched, and which fired. A run without trouble has no guards.jsonl."""
+"""The guards on the page: how many watched, and which one ended the run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from sgsd.report.jsonl import Row, read_lines
-from sgsd.report.values import Fired, GuardSetting, Run
-
-
-def read_fired(folder: Path) -> tuple[Fired, ...]:
-    """All of them in order; a line that is still being written is left out. Raises UserError for a broken one."""
-    return tuple(map(parse_fired, read_lines(folder / "guards.jsonl").rows))
-
-
-def parse_fired(row: Row) -> Fired:
-    return Fired(row.integer("step"), row.text("guard"), row.text("message"), row.text("action") == "stop")
-
-
-def guard_settings(config: Mapping[str, Any]) -> tuple[GuardSetting, ...]:
-    """Every guard that the resolved config knows, whole; none where it is of another make."""
-    known = config.get("guards")
-    found = known.items() if isinstance(known, Mapping) else ()
-    return tuple(
-        GuardSetting(str(name), setting["window"], setting.get("action") != "off")
-        for name, setting in found
-        if isinstance(setting, Mapping) and isinstance(setting.get("window"), int)
-    )
+from sgsd.report.values import Fired, Run
 
 
 def stopper(run: Run) -> Fired | None:
@@ -40,8 +15,8 @@ def ended(run: Run, fired: Fired) -> bool:
     return fired.stops and fired.step != run.planned_steps
 
 
-def watch_words(run: Run) -> str:
-    """How many guards watched, so that silence can be told from blindness; empty where the config does not say."""
+def guards_in_words(run: Run) -> str:
+    """How many guards watched, so that silence is not taken for health; empty where the config does not say."""
     if not run.guards:
         return ""
     on = [guard for guard in run.guards if guard.on]

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sgsd.records.lenient import parse
 from sgsd.types import UserError
 
-# Beyond this a number is no measurement but an overflow, and it would overflow our own sums as well.
-LARGEST = 1e30
-
-
-def as_float(value: Any) -> float | None:
-    """A JSON number as a float (NaN, infinities and overflows as NaN); None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return math.nan
-    return number if abs(number) <= LARGEST else math.nan
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,49 +21,14 @@ class Row:
     where: str
     fields: Mapping[str, Any]
 
-    def complain(self, key: str, wanted: str) -> UserError:
-        got = json.dumps(self.fields.get(key), ensure_ascii=True)[:60]
-        return UserError(f"{self.where}: field {key!r} should be {wanted}, not {got}; mend or delete the line")
+    def parse(self, kind: type[Value], **more: Any) -> Value:
+        """The object as a `kind`, with further fields. Raises UserError for a field that is not what it should be."""
+        return parse(kind, {**self.fields, **more}, self.where)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.fields.get(key, default)
-        number = as_float(default if value is None else value)
-        if number is None:
-            raise self.complain(key, "a number")
-        return number
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.fields.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 10**15:
-            raise self.complain(key, "a whole number")
-        return value
-
-    def text(self, key: str) -> str:
-        """The field as text; absent and null are empty, numbers are written out."""
+    def inside(self, key: str) -> Row:
+        """The object under a key; empty where there is none."""
         value = self.fields.get(key)
-        if isinstance(value, Mapping | list):
-            raise self.complain(key, "a text")
-        return "" if value is None else str(value)
-
-    def items(self, key: str) -> list[Any]:
-        value = self.fields.get(key)
-        if value is not None and not isinstance(value, list):
-            raise self.complain(key, "a list")
-        return value or []
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of numbers; null inside the list is NaN, an absent or null list is empty."""
-        values = [math.nan if value is None else as_float(value) for value in self.items(key)]
-        if any(value is None for value in values):
-            raise self.complain(key, "a list of numbers")
-        return tuple(value for value in values if value is not None)
-
-    def rows(self, key: str) -> list[Row]:
-        """A list of objects, each knowing its place."""
-        values = self.items(key)
-        if not all(isinstance(value, Mapping) for value in values):
-            raise self.complain(key, "a list of objects")
-        return [Row(f"{self.where}, {key}[{i}]", value) for i, value in enumerate(values)]
+        return Row(f"{self.where}, {key}", value if isinstance(value, Mapping) else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +51,9 @@ def parse_object(text: bytes) -> Mapping[str, Any] | None:
 def read_lines(path: Path) -> Lines:
     """The objects of a JSON Lines file; no file, no rows.
 
-    Raises UserError naming file and line for a broken line, save an unfinished last one: that is what a run
-    in progress, or one killed while writing, leaves behind.
+    Raises:
+        UserError: a broken line, with file and line; an unfinished last one, which a run in progress or a killed one
+            leaves behind, is only `torn`.
     """
     if not path.is_file():
         return Lines(())

@@ -18,11 +18,12 @@ from sgsd.report import accuracy, figures
 from sgsd.report import rollout_section as rollouts
 from sgsd.report.bank_section import bank_part
 from sgsd.report.curves import finite_mean, finite_sum, points_of
-from sgsd.report.figures import HALF, Curve, Figure
-from sgsd.report.guard_section import ended, watch_words
+from sgsd.report.figures import HALF, THIRD, Figure
+from sgsd.report.guard_section import ended, guards_in_words
 from sgsd.report.headline import caution, compare, headline, main_split, spoken, state
 from sgsd.report.labels import duration, number, plain, visible
 from sgsd.report.read import read_run
+from sgsd.report.svg import Frame
 from sgsd.report.values import Run
 from sgsd.types import UserError
 
@@ -74,7 +75,7 @@ def render(run: Run) -> str:
         picture=accuracy.comparison_picture(compare(run)) if compare(run) else None,
         accuracy=accuracy.accuracy_figure(run),
         guards=[(fired, ended(run, fired)) for fired in run.fired],
-        watched=watch_words(run),
+        watched=guards_in_words(run),
         sections=sections(run),
         constants=figures.constants(run),
         bank=bank_part(run.items, run.updates),
@@ -147,36 +148,35 @@ def sections(run: Run) -> tuple[Section, ...]:
     further = sorted({e.split for e in run.evaluations} - {own})
     stacks = [figures.stack_figure(run, stack) for stack in (figures.STANCE, figures.POLARITY)]
     speed = [figures.time_figure(run), figures.curve_figure(run, figures.SPEED, run.timings, HALF)]
-    said = [figures.curve_figure(run, curve, run.metrics, HALF) for curve in figures.TEACHERS]
     every = (
         Section("splits", "Other evaluations", "", tuple(accuracy.split_figure(run, s) for s in further)),
         Section(
             "teachers",
             "What the teachers said",
             "Each teacher is the same model with something extra in its prompt, such as a skill or an answer.",
-            drawn([*stacks, *said]),
+            (*drawn(stacks), *curve_figures(run, figures.TEACHERS, HALF)),
             pairs=True,
         ),
         Section(
             "rollout-health",
             "How the rollouts look",
             "Lengths, endings and indecision: where trouble shows first.",
-            drawn(curve_figures(run, figures.HEALTH)),
+            curve_figures(run, figures.HEALTH),
         ),
-        Section("optimiser", "Optimisation", "", drawn(curve_figures(run, figures.OPTIMISER))),
+        Section("optimiser", "Optimisation", "", curve_figures(run, figures.OPTIMIZER)),
         Section("time", "Where the time goes", "", drawn(speed), pairs=True),
         Section(
             "other",
             "Other metrics",
             "Logged by this run and not known to the report: each as it stands.",
-            drawn(curve_figures(run, figures.other_curves(run))),
+            curve_figures(run, figures.other_metrics(run)),
         ),
     )
     return tuple(section for section in every if section.figures)
 
 
-def curve_figures(run: Run, some: Sequence[Curve]) -> list[Figure | None]:
-    return [figures.curve_figure(run, curve, run.metrics) for curve in some]
+def curve_figures(run: Run, keys: Sequence[str], frame: Frame = THIRD) -> tuple[Figure, ...]:
+    return drawn([figures.curve_figure(run, key, run.metrics, frame) for key in keys])
 
 
 def drawn(some: Sequence[Figure | None]) -> tuple[Figure, ...]:

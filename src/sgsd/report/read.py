@@ -1,34 +1,45 @@
-"""The files of a run read into values. Nothing is written, and a run still in progress is a normal run."""
+"""Reads the files of a run. Nothing is written, and a run still in progress is a normal run."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 
-from sgsd.report.bank_section import parse_update, read_items
-from sgsd.report.guard_section import guard_settings, read_fired
-from sgsd.report.jsonl import Row, as_float, parse_object, read_lines
-from sgsd.report.values import Estimate, Evaluation, Measurements, RolloutTrace, Run, Summary, TeacherTrace
+from sgsd.records.glossary import flat_keys, with_current_keys
+from sgsd.records.lenient import Line, Whole, as_float
+from sgsd.records.rollout_schema import RolloutRecord
+from sgsd.report.jsonl import Row, parse_object, read_lines
+from sgsd.report.values import (
+    BankItem,
+    BankItems,
+    BankUpdate,
+    Estimate,
+    Evaluation,
+    Fired,
+    GuardSetting,
+    Measurements,
+    Run,
+    Summary,
+)
 from sgsd.secrets import hide_secrets, without_secrets
 from sgsd.types import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-DATA_FILES = ("metrics", "timings", "evaluations", "rollouts", "bank")
+DATA_FILES = ("metrics", "timings", "evaluations", "rollouts", "bank", "guards")
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder, finished or not.
 
-    Raises UserError for a folder or a metrics file that is missing and for a file that cannot be understood.
+    Raises:
+        UserError: the folder or its metrics are missing, or a file cannot be understood.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; give the folder that holds metrics.jsonl")
@@ -38,7 +49,11 @@ def read_run(folder: Path) -> Run:
     config = without_secrets(read_config(folder / "config.yaml"))
     summary, remarks = read_summary(folder / "summary.json")
     items, of_items = read_items(folder / "items.json")
-    torn = [f"{name}.jsonl ends in an unfinished line, which is left out" for name in files if files[name].torn]
+    torn = [
+        f"{name}.jsonl ends in an unfinished line, which is left out"
+        for name in files
+        if name != "guards" and files[name].torn
+    ]
     metrics = last_by_key(map(parse_measurements, files["metrics"].rows), lambda row: row.step)
     timings = last_by_key(map(parse_measurements, files["timings"].rows), lambda row: row.step)
     evaluations = last_by_key(map(parse_evaluation, files["evaluations"].rows), lambda e: (e.step, e.split))
@@ -48,16 +63,16 @@ def read_run(folder: Path) -> Run:
         method=(summary.method if summary else "") or text_of(config.get("method")),
         seed=(summary.seed if summary else "") or text_of(config.get("seed")),
         planned_steps=whole(config.get("steps")),
-        skills=whole(nested(Row("config.yaml", config), "evaluation").fields.get("skills")),
+        skills=whole(Row("config.yaml", config).inside("evaluation").fields.get("skills")),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
         metrics=metrics,
         timings=timings,
         evaluations=evaluations,
         rollouts=rollouts,
         items=items,
-        updates=last_by_key(map(parse_update, files["bank"].rows), lambda update: update.step),
+        updates=last_by_key((row.parse(BankUpdate) for row in files["bank"].rows), lambda update: update.step),
         guards=guard_settings(config),
-        fired=read_fired(folder),
+        fired=tuple(row.parse(Fired) for row in files["guards"].rows),
         summary=summary,
         remarks=(*remarks, *of_items, *torn),
     )
@@ -69,88 +84,69 @@ def last_by_key(values: Iterable[Value], key: Callable[[Value], Key]) -> tuple[V
     return tuple(latest[k] for k in sorted(latest))  # type: ignore[type-var]
 
 
+class Stepped(Line):
+    """Any line of a step."""
+
+    step: Whole
+
+
 def parse_measurements(row: Row) -> Measurements:
     """One row of metrics or timings; what is no number (text, null, a list) is not a measurement."""
-    numbers = {key: as_float(value) for key, value in leaves(row.fields) if key != "step"}
-    return Measurements(row.integer("step"), {key: v for key, v in numbers.items() if v is not None})
+    numbers = {}
+    for key, value in flat_keys(with_current_keys(row.fields)):
+        if key != "step" and (number := as_float(value)) is not None:
+            numbers[key] = number
+    return Measurements(row.parse(Stepped).step, numbers)
 
 
 def parse_evaluation(row: Row) -> Evaluation:
-    return Evaluation(
-        step=row.integer("step"),
-        split=row.text("split") or "evaluation",
-        problems=row.integer("problems", 0),
-        measures=parse_measures(row),
-    )
+    found = row.parse(Evaluation, measures=parse_measures(row))
+    return found if found.split else found.model_copy(update={"split": "evaluation"})
 
 
-def parse_measures(row: Row) -> Mapping[str, Estimate]:
+class AtK(Line):
+    """Any measure over k samples."""
+
+    k: Whole
+
+
+def parse_measures(row: Row) -> dict[str, Estimate]:
     """The estimates among a row's fields: {"greedy": {"accuracy": …}} and avg_at_4 or avg_at_k with its k."""
     measures: dict[str, Estimate] = {}
     for key, value in row.fields.items():
-        if not isinstance(value, Mapping) or "accuracy" not in value:
-            continue
-        inner = Row(f"{row.where}, {key}", value)
-        name = re.sub(r"^avg_at_", "avg@", key)
-        name = f"avg@{inner.integer('k')}" if name == "avg@k" else name
-        estimate = Estimate(inner.number("accuracy"), inner.number("low", math.nan), inner.number("high", math.nan))
-        if math.isfinite(estimate.accuracy):
-            measures[name] = estimate
-    return MappingProxyType(measures)
+        if isinstance(value, Mapping) and "accuracy" in value:
+            name = re.sub(r"^avg_at_", "avg@", key)
+            name = f"avg@{row.inside(key).parse(AtK).k}" if name == "avg@k" else name
+            estimate = row.inside(key).parse(Estimate)
+            if math.isfinite(estimate.accuracy):
+                measures[name] = estimate
+    return measures
 
 
-def parse_rollout(row: Row) -> RolloutTrace:
-    tokens = tuple(str(token) for token in row.items("tokens"))
-    trace = RolloutTrace(
-        step=row.integer("step"),
-        index=row.integer("index"),
-        problem_id=row.text("problem_id"),
-        problem=row.text("problem"),
-        gold=row.text("gold"),
-        completion=row.text("completion"),
-        tokens=tokens,
-        status=row.text("status") or "unparsed",
-        answer=row.text("answer"),
-        outcome=row.integer("outcome", 0),
-        mask=tuple(value != 0 for value in row.numbers("mask")),
-        advantages=one_a_token(row, "advantages", len(tokens)),
-        teachers=tuple(parse_teacher(teacher, len(tokens)) for teacher in row.rows("teachers")),
+def parse_rollout(row: Row) -> RolloutRecord:
+    found = row.parse(RolloutRecord)
+    return found if found.mask else found.model_copy(update={"mask": (True,) * len(found.tokens)})
+
+
+def read_items(path: Path) -> tuple[tuple[BankItem, ...], tuple[str, ...]]:
+    """The items of a finished run, and a remark where the file is there but cannot be read (yet)."""
+    if not path.is_file():
+        return (), ()
+    fields = parse_object(path.read_bytes())
+    if fields is None:
+        return (), (f"{path.name} is unfinished, so the items of the bank are not shown",)
+    return Row(path.name, fields).parse(BankItems).items, ()
+
+
+def guard_settings(config: Mapping[str, Any]) -> tuple[GuardSetting, ...]:
+    """Every guard that the resolved config knows, whole; none where it is of another make."""
+    known = config.get("guards")
+    found = known.items() if isinstance(known, Mapping) else ()
+    return tuple(
+        GuardSetting(str(name), setting["window"], setting.get("action") != "off")
+        for name, setting in found
+        if isinstance(setting, Mapping) and isinstance(setting.get("window"), int)
     )
-    if not trace.mask:
-        return replace(trace, mask=(True,) * len(tokens))
-    one_a_token(row, "mask", len(tokens))
-    return trace
-
-
-def parse_teacher(row: Row, tokens: int) -> TeacherTrace:
-    trace = TeacherTrace(
-        source=row.text("source"),
-        items=tuple(str(item) for item in row.items("items")),
-        weight=row.number("weight", math.nan),
-        support=row.number("support", math.nan),
-        stance=verdict_of(row, "stance"),
-        polarity=verdict_of(row, "polarity"),
-        delta=one_a_token(row, "delta", tokens),
-        gate=one_a_token(row, "gate", tokens),
-    )
-    if row.fields.get("skipped") is not True:
-        return trace
-    # What a run writes beside it are the numbers of nobody: no gap, no stance.
-    return replace(trace, left_out=True, support=math.nan, stance=None, polarity=None, delta=(), gate=())
-
-
-def verdict_of(row: Row, key: str) -> int | None:
-    """A stance or a polarity; None where the method judges no teacher."""
-    return None if row.fields.get(key) is None else row.integer(key)
-
-
-def one_a_token(row: Row, key: str, tokens: int) -> tuple[float, ...]:
-    values = row.numbers(key)
-    if values and len(values) != tokens:
-        raise UserError(
-            f"{row.where}: field {key!r} has {len(values)} values for {tokens} tokens; delete the line or rewrite it"
-        )
-    return values
 
 
 def read_summary(path: Path) -> tuple[Summary | None, tuple[str, ...]]:
@@ -162,35 +158,14 @@ def read_summary(path: Path) -> tuple[Summary | None, tuple[str, ...]]:
         return None, ("summary.json is unfinished, so the run is shown as not finished",)
     row = Row(path.name, without_secrets(fields))
     trained = fields.get("steps") != 0
-    shown = ("name", "method", "seed", "before", "after", "train_seconds")
-    return Summary(
-        name=row.text("name"),
-        method=row.text("method"),
-        seed=row.text("seed"),
-        before=parse_measures(nested(row, "before")),
-        after=parse_measures(nested(row, "after")) if trained else {},
-        train_seconds=row.number("train_seconds", math.nan),
-        facts=MappingProxyType(dict(flatten({k: v for k, v in row.fields.items() if k not in shown}))),
-    ), ()
-
-
-def nested(row: Row, key: str) -> Row:
-    value = row.fields.get(key)
-    return Row(f"{row.where}, {key}", value if isinstance(value, Mapping) else {})
-
-
-def leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as ("versions · torch", "2.13") pairs."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{path} · {key}" if path else str(key))
-    else:
-        yield path, value
+    facts = dict(flatten({key: value for key, value in row.fields.items() if key not in Summary.model_fields}))
+    before, after = (parse_measures(row.inside(key)) for key in ("before", "after"))
+    return row.parse(Summary, before=before, after=after if trained else {}, facts=facts), ()
 
 
 def flatten(value: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """What there is, as text; lists are one line, as a command is."""
-    for path, leaf in leaves({key.replace("_", " "): inner for key, inner in value.items()}):
+    """Nested values as ("versions · torch", "2.13") pairs; a list is one line, as a command is."""
+    for path, leaf in flat_keys({key.replace("_", " "): inner for key, inner in value.items()}, " · "):
         if leaf is not None:
             yield path, hide_secrets(" ".join(map(str, leaf)) if isinstance(leaf, list) else str(leaf))
 

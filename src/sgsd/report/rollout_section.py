@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from markupsafe import Markup
 
+from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.report.curves import spread_evenly
 from sgsd.report.labels import UNKNOWN, number, plain, signed, visible
-from sgsd.report.values import RolloutTrace, TeacherTrace
 
 Value = TypeVar("Value")
 
@@ -57,7 +57,7 @@ class TeacherRow:
 class Card:
     """One rollout, ready for the template."""
 
-    trace: RolloutTrace
+    trace: RolloutRecord
     mark: str
     verdict: str
     tokens: Markup
@@ -69,7 +69,7 @@ class Card:
     left_out: tuple[str, ...]
 
 
-def choose(rollouts: Sequence[RolloutTrace], most: int = MOST_ROLLOUTS) -> tuple[RolloutTrace, ...]:
+def choose(rollouts: Sequence[RolloutRecord], most: int = MOST_ROLLOUTS) -> tuple[RolloutRecord, ...]:
     """At most `most` rollouts, early to late, each kind of outcome with as equal a share as there is."""
     groups = [[r for r in rollouts if r.outcome == outcome] for outcome in (1, -1, 0)]
     quotas = [0] * len(groups)
@@ -80,22 +80,18 @@ def choose(rollouts: Sequence[RolloutTrace], most: int = MOST_ROLLOUTS) -> tuple
     return tuple(sorted(chosen, key=lambda rollout: (rollout.step, rollout.index)))
 
 
-def shorten(trace: RolloutTrace) -> tuple[RolloutTrace, tuple[str, ...]]:
+def shorten(trace: RolloutRecord) -> tuple[RolloutRecord, tuple[str, ...]]:
     """The beginning and the end of a long rollout and its first teachers, with remarks on what was left out."""
     gap = len(trace.tokens) - HEAD_TOKENS - TAIL_TOKENS
     remarks = []
     if gap > 0:
         remarks.append(f"{gap:,} tokens between token {HEAD_TOKENS} and token {HEAD_TOKENS + gap + 1} are not shown.")
-        trace = replace(
-            trace,
-            tokens=_ends(trace.tokens),
-            mask=_ends(trace.mask),
-            advantages=_ends(trace.advantages),
-            teachers=tuple(replace(t, delta=_ends(t.delta), gate=_ends(t.gate)) for t in trace.teachers),
-        )
+        teachers = tuple(t.model_copy(update={"delta": _ends(t.delta), "gate": _ends(t.gate)}) for t in trace.teachers)
+        cut = {name: _ends(getattr(trace, name)) for name in ("tokens", "mask", "advantages")}
+        trace = trace.model_copy(update={**cut, "teachers": teachers})
     if len(trace.teachers) > MOST_TEACHERS:
         remarks.append(f"{len(trace.teachers) - MOST_TEACHERS} more teachers are not shown.")
-        trace = replace(trace, teachers=trace.teachers[:MOST_TEACHERS])
+        trace = trace.model_copy(update={"teachers": trace.teachers[:MOST_TEACHERS]})
     return trace, tuple(remarks)
 
 
@@ -113,7 +109,7 @@ def full_at(values: Iterable[float]) -> float:
     return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if high <= step * power * 1.0001)
 
 
-def limits(traces: Sequence[RolloutTrace]) -> Limits:
+def limits(traces: Sequence[RolloutRecord]) -> Limits:
     """Tokens out of the mask do not count: their numbers are never used."""
     return Limits(
         advantage=full_at(v for t in traces for v, used in zip(t.advantages, t.mask) if used),
@@ -128,7 +124,7 @@ def shade(value: float, limit: float) -> int:
     return max(-SHADES, min(SHADES, math.floor(SHADES * value / limit + 0.5)))
 
 
-def token_spans(trace: RolloutTrace, values: Sequence[float], limit: float) -> Markup:
+def token_spans(trace: RolloutRecord, values: Sequence[float], limit: float) -> Markup:
     """Every token as an element of its own; class `out` where the mask leaves it out of the loss."""
     spans = []
     for i, token in enumerate(trace.tokens):
@@ -144,8 +140,8 @@ def thousandths(values: Sequence[float]) -> str:
     return ",".join(str(round(1000 * value)) if math.isfinite(value) else "" for value in values)
 
 
-def teacher_row(position: int, teacher: TeacherTrace) -> TeacherRow:
-    stance = ("", "left out" if teacher.left_out else UNKNOWN, "neutral")
+def teacher_row(position: int, teacher: TeacherRecord) -> TeacherRow:
+    stance = ("", "left out" if teacher.skipped else UNKNOWN, "neutral")
     return TeacherRow(
         number=position,
         source=teacher.source or "teacher",
@@ -163,8 +159,8 @@ def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-def card(trace: RolloutTrace, scale: Limits, remarks: tuple[str, ...] = ()) -> Card:
-    mark, verdict = STATUS.get(trace.status, ("?", trace.status))
+def card(trace: RolloutRecord, scale: Limits, remarks: tuple[str, ...] = ()) -> Card:
+    mark, verdict = STATUS.get(trace.status or "unparsed", ("?", trace.status))
     values, limit, colouring, by = trace.advantages, scale.advantage, "advantage", 0
     if not values:
         by = next((i for i, teacher in enumerate(trace.teachers, start=1) if teacher.delta), 0)
@@ -183,7 +179,7 @@ def card(trace: RolloutTrace, scale: Limits, remarks: tuple[str, ...] = ()) -> C
     )
 
 
-def cards(rollouts: Sequence[RolloutTrace]) -> tuple[tuple[Card, ...], Limits]:
+def cards(rollouts: Sequence[RolloutRecord]) -> tuple[tuple[Card, ...], Limits]:
     """The cards of the page and the colour limits they share."""
     shown = [shorten(trace) for trace in choose(rollouts)]
     scale = limits([trace for trace, _ in shown])

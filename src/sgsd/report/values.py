@@ -1,33 +1,39 @@
-"""What a run says about itself, as frozen values: the only thing that the drawing part of the room knows."""
+"""A run's files as frozen values, read leniently; the drawing part of the report knows nothing else."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+import pydantic
+from pydantic import BeforeValidator, Field
+
+from sgsd.records.lenient import IsTrue, Line, Number, NumberOrNan, Objects, Text, Texts, Whole, WholeOrNone
+from sgsd.records.rollout_schema import RolloutRecord
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic.dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
     """A share of correct answers and its interval, each in 0..1 (NaN where unknown)."""
 
-    accuracy: float
-    low: float = math.nan
-    high: float = math.nan
+    accuracy: Number
+    low: NumberOrNan = math.nan
+    high: NumberOrNan = math.nan
 
     @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Line):
     """One evaluation of one split; measures are named as a reader says them: "greedy", "avg@4"."""
 
-    step: int
-    split: str
-    problems: int
-    measures: Mapping[str, Estimate]
+    step: Whole
+    split: Text = ""
+    problems: Whole = 0
+    measures: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,83 +44,65 @@ class Measurements:
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherTrace:
-    """What one teacher said about one rollout; `delta` and `gate` have one value a token, or none at all.
+class BankItem(Line):
+    """One item of the bank, and how its teachers were judged."""
 
-    Stance and polarity are None where the method judges no teacher. One that was `left_out` said nothing.
-    """
-
-    source: str
-    items: tuple[str, ...]
-    weight: float
-    support: float
-    stance: int | None
-    polarity: int | None
-    delta: tuple[float, ...]
-    gate: tuple[float, ...]
-    left_out: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutTrace:
-    """One sampled completion; `mask` and `advantages` have one value a token, or none at all."""
-
-    step: int
-    index: int
-    problem_id: str
-    problem: str
-    gold: str
-    completion: str
-    tokens: tuple[str, ...]
-    status: str
-    answer: str
-    outcome: int
-    mask: tuple[bool, ...]
-    advantages: tuple[float, ...]
-    teachers: tuple[TeacherTrace, ...]
+    id: Text = ""
+    kind: Text = ""
+    says: Text = ""
+    learned: WholeOrNone = None
+    """The step that it came in; None: the run began with it."""
+    kept: IsTrue = False
+    """Whether the bank holds it at the end."""
+    retrieved: Whole
+    validated: Whole
+    reversed: Whole
+    neutral: Whole
+    standing: Number
+    """Nats a token."""
+    share: NumberOrNan = Field(default=math.nan, alias="posterior_mean")
+    """The share validated as runs of before wrote it, and its interval."""
+    low: NumberOrNan = Field(default=math.nan, alias="posterior_low")
+    high: NumberOrNan = Field(default=math.nan, alias="posterior_high")
 
 
-@dataclass(frozen=True, slots=True)
-class BankItem:
-    """What came of one item: how its teachers were judged, and the share validated with its interval, in 0..1."""
+class BankItems(Line):
+    """items.json."""
 
-    id: str
-    kind: str
-    says: str
-    learned: int | None  # at which step; None: the run began with it
-    kept: bool  # whether the bank holds it at the end
-    retrieved: int
-    validated: int
-    reversed: int
-    neutral: int
-    standing: float  # nats a token
-    share: float
-    low: float
-    high: float
+    items: Annotated[tuple[BankItem, ...], Objects] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BankUpdate:
+class BankUpdate(Line):
     """What one update of the bank did, or why it `failed`."""
 
-    step: int
-    failed: str
-    success: float  # share of right answers in the window that was read
-    proposals: int
-    refused: int
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
+    step: Whole
+    failed: Text = ""
+    success: NumberOrNan = math.nan
+    """Share of right answers in the window that was read."""
+    proposals: Whole = 0
+    reasons: Annotated[dict[str, Whole], BeforeValidator(lambda value: value if isinstance(value, Mapping) else {})] = (
+        Field(default={}, alias="refused")
+    )
+    added: Texts = ()
+    removed: Texts = ()
+
+    @property
+    def refused(self) -> int:
+        return sum(self.reasons.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Fired:
-    """One guard at the step where it began to fire; `stops` where it was told to end the session."""
+class Fired(Line):
+    """One guard at the step where it began to fire."""
 
-    step: int
-    guard: str
-    message: str
-    stops: bool
+    step: Whole
+    guard: Text = ""
+    message: Text = ""
+    action: Text = ""
+
+    @property
+    def stops(self) -> bool:
+        """Whether it was configured to end the session."""
+        return self.action == "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +114,19 @@ class GuardSetting:
     on: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a finished run says about itself; `facts` are the remaining entries, as text.
+class Summary(Line):
+    """The results of a finished run; `facts` are the remaining entries, as text.
 
-    Of a run that trained nothing there is one measurement, `before`.
+    A run that trained nothing has one measurement, `before`.
     """
 
-    name: str
-    method: str
-    seed: str
-    before: Mapping[str, Estimate]
-    after: Mapping[str, Estimate]
-    train_seconds: float
-    facts: Mapping[str, str]
+    name: Text = ""
+    method: Text = ""
+    seed: Text = ""
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+    train_seconds: NumberOrNan = math.nan
+    facts: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +142,7 @@ class Run:
     metrics: tuple[Measurements, ...]
     timings: tuple[Measurements, ...]
     evaluations: tuple[Evaluation, ...]
-    rollouts: tuple[RolloutTrace, ...]
+    rollouts: tuple[RolloutRecord, ...]
     items: tuple[BankItem, ...]
     updates: tuple[BankUpdate, ...]
     guards: tuple[GuardSetting, ...]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Any
 
-from sgsd.rollout.engine import Engine, Sampling
-from sgsd.types import Completion
+from sgsd.rollout.engine import Engine
+from sgsd.types import Completion, Sampling
 
 
 @dataclass(frozen=True, slots=True)

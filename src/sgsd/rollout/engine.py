@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sgsd.types import Completion, UserError
+from sgsd.types import Completion, Sampling, UserError
 
 
 class EngineError(UserError):
@@ -19,36 +19,6 @@ class EngineError(UserError):
 
     def __init__(self, engine: str, what: str, seconds: float, remedy: str) -> None:
         super().__init__(f"rollout.engine {engine}: {what}, {seconds:.0f} s into the call; {remedy}")
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn; temperature 0 takes the likeliest one.
-
-    Raises:
-        ValueError: a value outside its range.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0  # over prompt and completion
-    presence_penalty: float = 0.0  # over the completion
-    max_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        for name, good, wanted in (
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", self.repetition_penalty > 0, "positive"),
-            ("presence_penalty", -2 <= self.presence_penalty <= 2, "in [-2, 2]"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-        ):
-            if not good:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
 
 
 def for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:

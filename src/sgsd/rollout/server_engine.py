@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, Sampling, completion, for_vllm, request_seed
+from sgsd.rollout.engine import EngineError, completion, for_vllm, request_seed
 from sgsd.rollout.http_calls import Reply, TooLate, Unreachable, call, run
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
-from sgsd.types import Completion, UserError
+from sgsd.types import Completion, Sampling, UserError
 
 _GLANCE_SECONDS = 10.0  # for questions that a server answers without thinking
 _PAUSE_SECONDS = 1.0  # between two looks whether a server is back
@@ -219,7 +219,7 @@ class ServerEngine:
 
     def _know(self, url: str) -> None:
         reply = run(self._call(url, "GET", "/v1/models", None, _GLANCE_SECONDS))
-        _expect(reply, "rollout.key_variable: the variable it names must hold the server's key")
+        _expect(reply, "rollout.api_key_env: the variable it names must hold the server's key")
         models = [model for model in reply.body["data"] if not model.get("parent")]
         self._base[url] = models[0]["id"]
         room = models[0].get("max_model_len") or self.settings.context
@@ -347,7 +347,7 @@ def key_from(variable: str) -> str:
     """The server's key out of the environment. Raises UserError for one that cannot be sent."""
     key = os.environ.get(variable, "").strip()
     if not re.fullmatch(r"[!-~]*", key):
-        raise UserError(f"rollout.key_variable: the key in {variable} has a character that no key has")
+        raise UserError(f"rollout.api_key_env: the key in {variable} has a character that no key has")
     return key
 
 

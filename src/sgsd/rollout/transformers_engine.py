@@ -19,8 +19,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sgsd.rollout.engine import Sampling, completion, uniforms
-from sgsd.types import Completion
+from sgsd.rollout.engine import completion, uniforms
+from sgsd.types import Completion, Sampling
 
 
 class TransformersEngine:

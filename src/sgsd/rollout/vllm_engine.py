@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, Sampling, completion, for_vllm, request_seed
+from sgsd.rollout.engine import EngineError, completion, for_vllm, request_seed
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.rollout.vllm_extension import EXTENSION
 from sgsd.rollout.vllm_process import Lost, Refused, VllmProcess
-from sgsd.types import Completion, UserError
+from sgsd.types import Completion, Sampling, UserError
 
 _LOAD_SECONDS = 600.0  # for an adapter or all weights, for going to sleep and for waking up
 
@@ -221,7 +221,7 @@ class VllmEngine:
         longest = max(map(len, prompts), default=0)
         if longest >= self.context:
             raise UserError(
-                f"rollout.context: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
+                f"rollout.max_model_len: a prompt of {longest} tokens leaves no room in {self.context}; set it higher,"
                 " or prompts.max_tokens lower"
             )
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
-from sgsd.config.sections import GrowthConfig
-from sgsd.contexts import PromptSet
+from sgsd.config.skills_config import SkillsConfig
+from sgsd.contexts.prompts import PromptSet
 from sgsd.files import replacing
 from sgsd.skills.extraction import Extraction, ExtractSettings, ItemFilter, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
@@ -35,12 +35,12 @@ class BuildSettings:
     merge: MergeSettings = field(default_factory=MergeSettings)
 
     @classmethod
-    def from_config(cls, growth: GrowthConfig) -> BuildSettings:
+    def from_config(cls, skills: SkillsConfig) -> BuildSettings:
         """Take the settings of a run's config."""
         return cls(
-            rollouts=growth.rollouts,
-            extract=ExtractSettings(growth.items, growth.extract_tokens, growth.solution_chars),
-            merge=MergeSettings(growth.merge_group, growth.merge_patience, growth.merge_tokens),
+            rollouts=skills.rollouts,
+            extract=ExtractSettings(skills.items, skills.extract_tokens, skills.solution_chars),
+            merge=MergeSettings(skills.merge_group, skills.merge_patience, skills.merge_tokens),
         )
 
 

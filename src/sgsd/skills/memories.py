@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from sgsd.contexts import PromptBuilder
+from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.data.problems import problem_at
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Rollout, UserError, Verdict

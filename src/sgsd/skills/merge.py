@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sgsd.bank import Proposal, content_id, item_texts, join_duplicates
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.drafts import MergedMistake, MergedMistakes, MergedSkill, MergedSkills
 from sgsd.skills.writers.answers import ParsedAnswer
 from sgsd.skills.writers.base import Request

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgsd.bank import Bank, Origin, Proposal, add_items, join_duplicates
-from sgsd.config.sections import GrowthConfig
+from sgsd.config.skills_config import SkillsConfig
 from sgsd.skills.build import BuildSettings, merge_kinds
 from sgsd.skills.extraction import ExtractSettings, ItemFilter, extract
 from sgsd.skills.memories import Memory
@@ -28,10 +28,10 @@ class UpkeepSettings:
     merge: MergeSettings = field(default_factory=MergeSettings)
 
     @classmethod
-    def from_config(cls, growth: GrowthConfig) -> UpkeepSettings:
+    def from_config(cls, skills: SkillsConfig) -> UpkeepSettings:
         """Take the settings of a run's config."""
-        built = BuildSettings.from_config(growth)
-        return cls(growth.every, growth.threshold, growth.add, growth.capacity, built.extract, built.merge)
+        built = BuildSettings.from_config(skills)
+        return cls(skills.every, skills.threshold, skills.add, skills.capacity, built.extract, built.merge)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import sgsd
 from sgsd.bank import BankStore, save_bank
+from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.files import write_atomic
@@ -33,15 +35,15 @@ from sgsd.skills import (
     forecast,
 )
 from sgsd.skills import Progress as BuildProgress
+from sgsd.train.configured_writer import make_writer
 from sgsd.train.engines import close_engine, outside_engine
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.resume_run import differences
 from sgsd.train.setup import make_verifier
-from sgsd.train.skill_writer import make_writer
 from sgsd.types import Problem, UserError
 
 #: The sections that decide a cold start; the rest of a run's config may change without a new one.
-DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "growth")
+DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "skills")
 
 
 def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = False) -> Path | None:
@@ -61,7 +63,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     tokenizer = load_tokenizer(config.model)
     maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
-    settings = BuildSettings.from_config(config.growth)
+    settings = BuildSettings.from_config(config.skills)
     if dry_run:
         _tell_forecast(config, settings, prompts, problems, tokenizer, console)
         return None
@@ -109,7 +111,8 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
     saved = folder / "config.json"
     if not saved.is_file():
         return
-    changed = differences(json.loads(saved.read_text(encoding="utf-8")), deciding(config))
+    before, _ = migrate(json.loads(saved.read_text(encoding="utf-8")), str(saved), saved=True)
+    changed = differences(before, deciding(config))
     if changed:
         shown = "; ".join(f"{key}: was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:8])
         raise UserError(
@@ -133,14 +136,14 @@ def _engine(config: RunConfig, tokenizer: Any, folder: Path) -> Engine:
         own.model.to("cuda" if torch.cuda.is_available() else "cpu")
         return own
     # Nothing of it belongs into the run's folder, no adapter is there yet, and the policy may be the one that writes.
-    growth = config.growth.model_copy(update={"every": 1})
-    alone = config.model_copy(update={"output": str(folder), "lora": None, "growth": growth})
+    skills = config.skills.model_copy(update={"every": 1})
+    alone = config.model_copy(update={"output": str(folder), "lora": None, "skills": skills})
     return outside_engine(alone, make_accelerator(), own, Untrained())
 
 
 def _metadata(config: RunConfig) -> dict[str, Any]:
     source = f"sgsd {sgsd.__version__}, cold start"
-    return {"source": source, "model": config.model.path, "growth": config.growth.model_dump(mode="json")}
+    return {"source": source, "model": config.model.path, "skills": config.skills.model_dump(mode="json")}
 
 
 def _deliver(store: Path, target: Path) -> None:

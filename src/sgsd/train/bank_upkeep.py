@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from accelerate.utils import gather_object
 
 from sgsd.bank import Bank, BankStore
-from sgsd.contexts import load_prompts
+from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.processes import from_first
 from sgsd.notices import warn
 from sgsd.records.run_files import Records
@@ -29,9 +29,9 @@ from sgsd.skills import (
     memory_of,
     update_bank,
 )
+from sgsd.train.configured_writer import make_writer
 from sgsd.train.run_bank import RunBank, initial_items
 from sgsd.train.setup import Run
-from sgsd.train.skill_writer import make_writer
 from sgsd.types import Rollout, UserError, Verdict
 
 
@@ -45,7 +45,7 @@ class Upkeep:
 
     def __post_init__(self) -> None:
         config = self.run.config
-        self.settings = UpkeepSettings.from_config(config.growth)
+        self.settings = UpkeepSettings.from_config(config.skills)
         if self.bank is not None and config.writer.kind == "server":
             # A missing client or key is the user's to mend now, not a warning every so many steps.
             make_writer(config, self.run.engine, self.run.tokenizer).close()
@@ -102,7 +102,7 @@ class Upkeep:
                 self.settings,
                 step,
                 item_filter=LeakFilter(run.problems),
-                score=run.evidence_log.ledger.standing if config.growth.prune == "evidence" else None,
+                score=run.evidence_log.ledger.standing if config.skills.prune == "evidence" else None,
                 given=given,
             )
 

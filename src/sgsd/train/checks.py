@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder, fitting, thinking_mode
+from sgsd.contexts.prompt_builders import PromptBuilder, fitting
+from sgsd.contexts.prompts import thinking_mode
 from sgsd.distributed.launcher import make_strategy
 from sgsd.hub.public import is_hub_name
 from sgsd.methods import Method
@@ -55,7 +56,7 @@ def check_strategy(config: RunConfig, method: Method, accelerator: Accelerator) 
     )
     if groups < count:
         raise UserError(f"rollouts: {groups} groups cannot be shared by {count} processes")
-    writes = "writer" in method.context.all_needs() or (method.retrieves and config.growth.every > 0)
+    writes = "writer" in method.context.all_needs() or (method.retrieves and config.skills.every > 0)
     if strategy.in_parts and writes and config.writer.kind == "policy":
         raise UserError(
             f"writer.kind: policy writes on one process, which under {strategy.kind} holds only a part of the weights;"

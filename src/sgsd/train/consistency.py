@@ -64,7 +64,7 @@ def check_sampler(policy: Policy, sampler: Sampler, batch: Batch) -> None:
     chosen = plan_microbatches([len(row) for row in rows], sampler.config.compute.student_tokens)[0]
     scored_N = score_rows(policy, [rows[i] for i in chosen])
     gap = mean_gap([sampler_logps[i] for i in chosen], [scored_N])
-    check_gap(policy, sampler.engine, gap, alarm=sampler.config.rollout.gap_alarm)
+    check_gap(policy, sampler.engine, gap, alarm=sampler.config.rollout.mismatch_warning)
 
 
 def check_fresh(policy: Policy, sampler: Sampler, requests: Sequence[RolloutRequest]) -> None:
@@ -82,7 +82,7 @@ def check_fresh(policy: Policy, sampler: Sampler, requests: Sequence[RolloutRequ
     if all(completion.logps for completion in done):
         scored_N = score_rows(policy, [Row(r.prompt_ids, c.token_ids) for r, c in zip(few, done, strict=True)])
         gap = mean_gap([torch.tensor(completion.logps) for completion in done], [scored_N])
-        check_gap(policy, sampler.engine, gap, alarm=config.rollout.gap_alarm)
+        check_gap(policy, sampler.engine, gap, alarm=config.rollout.mismatch_warning)
 
 
 def take_canary(policy: Policy, batch: Batch) -> str:

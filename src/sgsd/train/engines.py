@@ -46,7 +46,7 @@ def make_engine(
         UserError: vLLM cannot hold what is trained, or is not told what it must be told.
     """
     engine = _make_engine(config, accelerator, strategy, policy, own)
-    return BackgroundEngine(engine, accelerator.wait_for_everyone) if config.rollout.overlap else engine
+    return BackgroundEngine(engine, accelerator.wait_for_everyone) if config.rollout.prefetch else engine
 
 
 def _make_engine(
@@ -114,7 +114,9 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         "tokenizer_revision": config.model.revision,
         "trust_remote_code": config.model.trust_remote_code,
         "tensor_parallel_size": rollout.tensor_parallel,
-        **({} if rollout.memory is None else {"gpu_memory_utilization": rollout.memory}),
+        **(
+            {} if rollout.gpu_memory_utilization is None else {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+        ),
         **(whole_prompts(room) if accelerator.device.type == "cpu" else {}),
         **rollout.options,
     }
@@ -127,7 +129,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         start=rollout.start_timeout,
         silence=rollout.timeout,
         retries=rollout.retries,
-        environment=environment(accelerator.device, rollout.tensor_parallel, rollout.memory),
+        environment=environment(accelerator.device, rollout.tensor_parallel, rollout.gpu_memory_utilization),
     )
 
 
@@ -151,7 +153,7 @@ def server_settings(config: RunConfig, model: Any, processes: int) -> ServerSett
     urls = (rollout.base_url,) if isinstance(rollout.base_url, str) else tuple(rollout.base_url or ())
     return ServerSettings(
         urls=urls,
-        key=key_from(rollout.key_variable),
+        key=key_from(rollout.api_key_env),
         dtype=rollout.dtype or "bfloat16",  # it does not say, and most do
         context=context(config, model),
         concurrency=max(1, rollout.concurrency // processes),
@@ -168,14 +170,14 @@ def computes_in(config: RunConfig, mixed_precision: str) -> str:
 
 def context(config: RunConfig, model: Any) -> int:
     """Tokens that a prompt and its completion may have together: all that the run may ask for, if nothing is set."""
-    if config.rollout.context is not None:
-        return config.rollout.context
+    if config.rollout.max_model_len is not None:
+        return config.rollout.max_model_len
     longest = config.sampling.max_tokens
     if config.evaluation.data is not None:
         longest = max(longest, config.evaluation.sampling.max_tokens)
     wanted = config.prompts.max_tokens + longest
-    if config.growth.every and config.writer.kind == "policy":
-        wanted = max(wanted, config.writer.context)
+    if config.skills.every and config.writer.kind == "policy":
+        wanted = max(wanted, config.writer.max_model_len)
     positions = getattr(model, "max_position_embeddings", None) or wanted
     return min(wanted, positions)
 

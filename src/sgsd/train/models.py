@@ -28,7 +28,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 #: What of a saved adapter must be what the configuration says, and where it says so.
-MUST_FIT = {"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lora.targets"}
+MUST_FIT = {"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lora.target_modules"}
 
 #: What these settings cannot describe; with any of it, the same weights would mean something else.
 MUST_BE_PLAIN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
@@ -193,7 +193,7 @@ def _with_adapter(model: Any, lora: LoraConfig) -> Any:
     try:
         adapted = peft.get_peft_model(model, _peft_config(lora, lora.rank))
     except ValueError as error:
-        raise UserError(f"lora.targets: {' '.join(str(error).split())[:240]}") from error
+        raise UserError(f"lora.target_modules: {' '.join(str(error).split())[:240]}") from error
     if lora.start is not None:
         _start_from(adapted, lora.start)
     return adapted
@@ -234,7 +234,7 @@ def _peft_config(lora: LoraConfig, rank: int) -> peft.LoraConfig:
         r=rank,
         lora_alpha=lora.alpha * rank // lora.rank,  # the same scaling for every rank
         lora_dropout=lora.dropout,
-        target_modules=lora.targets,
+        target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
 

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from sgsd.checkpoint.pending import Pending, read_shards
 from sgsd.checkpoint.saving import Position, examine, load_checkpoint, read_position, text_hash
-from sgsd.config.run_config import RunConfig, make_config, parse_yaml
+from sgsd.config.loading import make_config, read_saved
+from sgsd.config.migrate import migrate
+from sgsd.config.run_config import RunConfig
 from sgsd.distributed.processes import from_first
 from sgsd.files import clear_leftovers, leftovers, write_atomic
 from sgsd.records.run_files import Records
@@ -24,8 +26,8 @@ from sgsd.types import UserError
 #: out of memory goes on with smaller passes).
 FREE = (
     *("compute", "output", "checkpoint", "logged_rollouts", "track", "guards"),
-    *(f"rollout.{key}" for key in ("base_url", "key_variable", "concurrency", "folder", "memory", "gap_alarm")),
-    *(f"rollout.{key}" for key in ("start_timeout", "timeout", "retries")),
+    *(f"rollout.{key}" for key in ("base_url", "api_key_env", "concurrency", "folder", "gpu_memory_utilization")),
+    *(f"rollout.{key}" for key in ("mismatch_warning", "start_timeout", "timeout", "retries")),
 )
 
 SHOWN_CHANGES = 8
@@ -47,7 +49,7 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if resume:
         if not saved.is_file():
             raise UserError(f"{folder}: there is no run to resume here; leave --resume out to start one")
-        refuse_changes(parse_yaml(saved.read_text(encoding="utf-8"), str(saved)), config, str(folder))
+        refuse_changes(read_saved(saved), config, str(folder))
     elif folder.exists() and set(folder.iterdir()) - leftovers(folder):
         raise UserError(
             f"{folder}: the folder already holds {'a run' if saved.is_file() else 'files'};"
@@ -61,7 +63,7 @@ def refuse_changes(saved: Any, config: RunConfig, where: str) -> None:
     Raises:
         UserError: it shows what is different.
     """
-    old = make_config(saved, where).model_dump(mode="json")
+    old = make_config(migrate(saved, where, saved=True)[0], where).model_dump(mode="json")
     changes = [
         f"{key}: {before!r} → {after!r}"
         for key, (before, after) in differences(old, config.model_dump(mode="json")).items()

@@ -1,6 +1,6 @@
 """Where a step's rollouts come from: kept by a checkpoint, prefetched while the step before trained, or sampled now.
 
-Prefetching is `rollout.overlap`, off by default:
+Prefetching is `rollout.prefetch`, off by default:
 
     the engine has the weights θ before step t → it samples for step t + 1 while step t makes θ' out of θ
 
@@ -74,7 +74,7 @@ class RolloutPrefetcher:
         try:
             rollouts = self.rollouts()
         except UserError as error:
-            warn(f"rollout.overlap: the checkpoint is without the rollouts of step {step}: {error}")
+            warn(f"rollout.prefetch: the checkpoint is without the rollouts of step {step}: {error}")
         if all_max(self.policy.accelerator, not rollouts):
             return {}
         return shard_files(rollouts, None, {}, staleness=STALENESS)

@@ -43,8 +43,8 @@ def mean_gap(sampler_logps: Sequence[Tensor], trainer_logps: Sequence[Tensor]) -
 def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None = None, staleness: int = 0) -> None:
     """Hold a gap of this process against the bounds, together with all others.
 
-    A gap beyond `alarm` (`rollout.gap_alarm`; None: half of the bound) is worth a warning. Weights that are known to
-    be stale have no bound.
+    A gap beyond `alarm` (`rollout.mismatch_warning`; None: half of the bound) is worth a warning. Weights that are
+    known to be stale have no bound.
 
     Raises:
         StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
@@ -58,7 +58,10 @@ def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None
             f" nats a token, {bound:g} is what rounding explains; no weight has been touched by these rollouts"
         )
     if worst > alarm:
-        warn(f"sampler_gap: the engine's log-probabilities are off by {worst:.2g} nats a token (gap_alarm {alarm:g})")
+        warn(
+            f"sampler_mismatch: the engine's log-probabilities are off by {worst:.2g} nats a token"
+            f" (rollout.mismatch_warning {alarm:g})"
+        )
 
 
 def draws_dropout(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from sgsd.config.run_config import RunConfig
 from sgsd.distributed.collectives import all_max, all_sum, largest
 from sgsd.distributed.processes import from_first
 from sgsd.records.metrics import rollout_record
-from sgsd.records.monitor import Monitor, tell
+from sgsd.records.monitor import Monitor, log_findings
 from sgsd.records.run_files import Records
 from sgsd.records.style import StyleTokens
 from sgsd.records.timing import Clock, throughput
@@ -73,7 +73,7 @@ class Session:
         if accelerator.is_main_process:
             self._write(record, timing, result)
             self.on_step(record, timing)
-            tell(self.records, findings)
+            log_findings(self.records, findings)
 
     def _write(self, record: dict[str, Any], timing: dict[str, Any], result: StepResult) -> None:
         self.records.write("metrics", record)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 import sgsd
 from sgsd.bank import Ledger
-from sgsd.contexts import AnyProvider, Graded, pools_for
+from sgsd.contexts import Graded, SkillPairs
+from sgsd.contexts.controls import CONTROLS, control, null_teacher, pairs_alone
+from sgsd.contexts.prompt_builders import TeacherPrompts
 from sgsd.evaluate.probe import (
     RULE,
     SOURCES,
@@ -33,11 +35,9 @@ from sgsd.evaluate.probe import (
 )
 from sgsd.methods import Method
 from sgsd.methods import losses as L
-from sgsd.methods.context import SkillPairs
 from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
 from sgsd.train.batch import grade
-from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
 from sgsd.train.microbatch import passes
 from sgsd.train.models import weights_hash
 from sgsd.train.setup import Run
@@ -99,10 +99,10 @@ def observe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda
     """Score the first rollouts that training would draw under all pools."""
     run.engine.sync()
     run.policy.scorer.eval()
-    prompts, bank = run.config.prompts.folder, pairs_alone(run.provider)
-    providers: dict[Source, AnyProvider] = {"bank": bank}
-    providers |= {name: make_control(name, bank, prompts, run.problems) for name in CONTROLS}
-    readers = Readers(providers, null_teacher(bank, prompts))
+    teachers, bank = run.contexts.teachers, pairs_alone(run.method.context)
+    pools: dict[Source, TeacherPrompts] = {"bank": teachers.of(bank)}
+    pools |= {name: teachers.of(control(bank, name)) for name in CONTROLS}
+    readers = Readers(pools, teachers.of(null_teacher(bank)))
     asked = islice(chain.from_iterable(run.sampler.requests(step) for step in count(1)), rollouts)
     seen: list[ProbedRollout] = []
     while chunk := list(islice(asked, run.config.rollouts)):
@@ -115,8 +115,8 @@ def observe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda
 class Readers:
     """The pools of teachers that read every rollout, and the null teacher that a contrast compares them with."""
 
-    providers: Mapping[Source, AnyProvider]
-    nulls: AnyProvider
+    pools: Mapping[Source, TeacherPrompts]
+    null_teachers: TeacherPrompts
 
     def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[ProbedRollout]:
         """Sample, grade and score as many rollouts as one step of training would draw."""
@@ -135,8 +135,8 @@ class Readers:
 
     def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
         """Return each rollout's null teacher, then all teachers that fit; nothing where the null teacher does not."""
-        pools = {source: pools_for(provider, rollouts) for source, provider in self.providers.items()}
-        nulls = [null for (null,) in pools_for(self.nulls, rollouts)]
+        pools = {source: prompts.views(rollouts) for source, prompts in self.pools.items()}
+        nulls = [null for (null,) in self.null_teachers.views(rollouts)]
         return [
             [(None, null), *((s, view) for s in SOURCES for view in pools[s][b] if view.prompt_ids)]
             if null.prompt_ids

@@ -183,7 +183,7 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
                         policy,
                         learner.engine,
                         mean_gap(said, scored),
-                        alarm=learner.config.rollout.gap_alarm,
+                        alarm=learner.config.rollout.mismatch_warning,
                         staleness=batch.staleness,
                     )
         metrics.grad_norm = apply_gradient(learner, lr, batch, done.losses)
@@ -288,7 +288,7 @@ def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Calla
 
 def apply_gradient(learner: Learner, lr: float, batch: Batch, losses: Sequence[tuple[list[int], Tensor]]) -> float:
     """Clip, check, step. Raises NonFiniteError, naming the rollouts, before a bad gradient reaches a weight."""
-    norm = learner.policy.strategy.gradient_norm(learner.config.optimizer.grad_clip)
+    norm = learner.policy.strategy.gradient_norm(learner.config.optimizer.max_grad_norm)
     if not math.isfinite(norm):
         bad = [i for indices, loss in losses if not math.isfinite(float(loss)) for i in indices]
         rollouts = [batch.rollouts[i] for i in bad] or batch.rollouts

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from sgsd.methods.context import (
-    Answer,
-    Critique,
-    Demonstration,
-    Feedback,
-    Joined,
-    OtherProblem,
-    Rubric,
-    Shown,
-    Sibling,
-)
+from sgsd.contexts.base import Joined
+from sgsd.contexts.references import Answer, Demonstration, OtherProblem, ReasonFirst, Rubric, Shown
+from sgsd.contexts.rollouts import Critique, Feedback, Sibling
 from sgsd.methods.joints import (
     MatchDistribution,
 )
@@ -33,7 +25,7 @@ def opsd(
     """Answer-conditioned on-policy self-distillation of whole distributions, arXiv 2601.18734."""
     return Method(
         name="opsd",
-        context=Answer(show, reason_first),
+        context=ReasonFirst(Answer(show)) if reason_first else Answer(show),
         direction=MatchDistribution(beta=beta, clip=clip, clip_level=clip_level, top_k=top_k),
         reduce="token",
         teacher=teacher,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sgsd.methods.context import Answer, Hints, NoContext, Shown, Sibling
+from sgsd.contexts.base import NoContext
+from sgsd.contexts.references import Answer, Shown
+from sgsd.contexts.rollouts import Hints, Sibling
 from sgsd.methods.joints import (
     ContrastHints,
     FollowOutcome,

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sgsd.methods.context import (
-    Answer,
-    ContextName,
-    PairSide,
-    Shown,
-    SkillPairs,
-    joined,
-    mixed,
-    named,
-)
+from sgsd.contexts.base import joined, mixed
+from sgsd.contexts.names import named_context
+from sgsd.contexts.references import Answer, Shown
+from sgsd.contexts.skill_pairs import PairSide, SkillPairs
 from sgsd.methods.gates import Bounded, GateName, NoGate, named_gate
 from sgsd.methods.joints import (
     FollowOutcome,
@@ -39,7 +33,7 @@ def sgsd(
     also: Shown | None = None,
     stance: StanceKind = "raw",
     side: PairSide = "pair",
-    others: list[ContextName] | None = None,
+    others: list[str] | None = None,
     gate: GateName = "bounded",
     force: ForceOf = "verdict",
     group: int = 1,
@@ -48,7 +42,7 @@ def sgsd(
     pairs = joined(SkillPairs(k, side), *([Answer(also)] if also else []))
     return Method(
         name="sgsd",
-        context=mixed(pairs, *map(named, others or [])),
+        context=mixed(pairs, *(named_context(name, "method.others") for name in others or [])),
         stance=VerifiedSupport(clip=clip, confidence=confidence, kind=stance, force=force),
         gate=named_gate(gate, tau),
         direction=MatchSampledToken(),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sgsd.contexts import encode_chat
+from sgsd.contexts.prompts import encode_chat
 from sgsd.rollout import Engine, Sampling
 from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply, split_by_fit
 

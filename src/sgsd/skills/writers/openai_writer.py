@@ -180,10 +180,10 @@ def _client(settings: ServerSettings) -> Any:
         raise UserError("writer.base_url: must begin with http:// or https:// and a host")
     key = os.environ.get(settings.key_variable, "").strip()
     if not re.fullmatch(r"[!-~]*", key):  # a client that cannot send it would say so with the key in its message
-        raise UserError(f"writer.key_variable: the key in {settings.key_variable} has a character that no key has")
+        raise UserError(f"writer.api_key_env: the key in {settings.key_variable} has a character that no key has")
     if not key and (settings.base_url is None or settings.azure_version):
         raise UserError(
-            f"writer.key_variable: the environment has no {settings.key_variable}; put the server's key there"
+            f"writer.api_key_env: the environment has no {settings.key_variable}; put the server's key there"
         )
     common: dict[str, Any] = {
         "api_key": key or "none",  # servers of one's own ask for no key, but the client insists on a word

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from sgsd.contexts import encode_chat
+from sgsd.contexts.prompts import encode_chat
 from sgsd.skills.drafts import schema_of
 from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply, split_by_fit
 from sgsd.skills.writers.engine_writer import draw_of
@@ -63,7 +63,7 @@ class VllmWriter(Writer):
             self._llm: Any = vllm.LLM(**settings)
         except (ValueError, OSError, RuntimeError, TypeError) as error:  # TypeError: an option it does not know
             raise UserError(
-                f"writer.model: vLLM refuses {model} with writer.context {context}: {_reason(error)}"
+                f"writer.model: vLLM refuses {model} with writer.max_model_len {context}: {_reason(error)}"
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
 

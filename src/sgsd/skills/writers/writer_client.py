@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.writers.answer_cache import AnswerCache
 from sgsd.skills.writers.answers import ParsedAnswer, after_thinking, parse_answer
 from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
