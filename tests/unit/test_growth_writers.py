@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sgsd.contexts import load_prompts
+from sgsd.contexts.prompts import load_prompts
 from sgsd.rollout import Sampling
 from sgsd.skills import TEMPLATES, EngineWriter, Request, WriterClient, WriterFailure, WriterReply
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, schema_of
@@ -199,7 +199,7 @@ def test_vllm_draws_by_request_and_lets_a_model_think() -> None:
 @pytest.mark.usefixtures("vllm")
 def test_a_model_that_vllm_refuses_is_the_users_to_mend() -> None:
     with pytest.raises(
-        UserError, match=r"vLLM refuses broken with writer\.context 30: max_model_len is larger"
+        UserError, match=r"vLLM refuses broken with writer\.max_model_len 30: max_model_len is larger"
     ) as caught:
         VllmWriter("broken", context=30)
     assert "\n" not in str(caught.value)
