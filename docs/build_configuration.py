@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
+from sgsd.methods.zoo import ZOO
 
 from sgsd.config.guards_config import GuardsConfig
 from sgsd.config.renamed import FORMAT, RENAMED, SHED, UNTIL
 from sgsd.config.schema import Part, parts, type_words
-from sgsd.methods.zoo import ZOO
 
 PAGE = Path(__file__).with_name("configuration.md")
 
