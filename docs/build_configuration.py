@@ -117,9 +117,9 @@ OPTIONS = {
 }
 
 
-FORMER = """A file with `format: {FORMAT}` has the names of this page; one without `format` is read as format 1. Old names
-are read for three releases, until {UNTIL}, in files, on the command line and in run folders, with a line that names
-the new one. `sgsd migrate CONFIG` shows a file with today's names, comments and layout kept; `--write` changes it."""
+FORMER = """A file with `format: {FORMAT}` has the names of this page; one without `format` is read as format 1.
+Old names are read for three releases, until {UNTIL}, in files, on the command line and in run folders, with a line that
+names the new one. `sgsd migrate CONFIG` shows a file with today's names, comments and layout kept; `--write` changes it."""
 
 
 def page() -> str:
