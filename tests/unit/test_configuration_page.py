@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sgsd.methods.zoo import ZOO
 
 from sgsd.config import make_config, parse_yaml
 from sgsd.config.schema import keys, parts
-from sgsd.methods.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -14,7 +14,8 @@ from sgsd.config.migrate import current_key, migrate
 from sgsd.config.renamed import UNTIL
 from sgsd.config.run_config import RunConfig
 from sgsd.config.yaml_text import parse_yaml
-from sgsd.methods.zoo import defaults, nearest, recipe
+from sgsd.lookup import nearest
+from sgsd.methods.registry import defaults, recipe
 from sgsd.notices import warn
 from sgsd.types import UserError
 
