@@ -227,12 +227,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sources/*/share",
         "Weight: *",
-        "share",
+        "",
         "Share of the teachers' weight that this kind of context has, where a pool mixes several.",
     ),
     Metric("sources/*/teachers", "Teachers: *", "a step", "How many teachers of this kind were asked."),
-    Metric("sources/*/validated", "Validated: *", "share", "Validated teachers of this kind of context."),
-    Metric("sources/*/reversed", "Reversed: *", "share", "Reversed teachers of this kind of context."),
+    Metric("sources/*/validated", "Validated: *", "", "Share of this kind's teachers that were validated."),
+    Metric("sources/*/reversed", "Reversed: *", "", "Share of this kind's teachers that were reversed."),
     # ── Seconds of a step's stages ────────────────────────────────────────────────────────────────────────────────
     Metric("sample", "Sampling", "seconds", "Sampling the rollouts.", file="timings"),
     Metric("verify", "Verifying", "seconds", "Grading the answers.", file="timings"),
