@@ -38,7 +38,7 @@ from sgsd.evaluate.separation import STANCES, Observation, Reading, sightings
 from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
-from sgsd.train.setup import build_parts
+from sgsd.train.setup import build_run
 from sgsd.train.skill_probe import observe
 from sgsd.types import BankItem, Problem
 
@@ -125,7 +125,7 @@ def of_untrained(seed: int, folder: Path, rollouts: int) -> dict[str, Any]:
     bank, path = bank_of(seed), folder / f"bank_{seed}.json"
     save_bank(bank, path)
     config = make_config(config_of(seed, path))
-    parts = build_parts(config, Accelerator(cpu=True))
+    parts = build_run(config, Accelerator(cpu=True))
     with parts.verifier:
         seen = observe(parts, rollouts)
     problems = {problem.id: problem for problem in parts.problems}

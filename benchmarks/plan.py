@@ -1,4 +1,4 @@
-"""What `sgsd plan` says of a run, by a few steps and by arithmetic, against the run itself.
+"""What `sgsd plan` says of a run, by a few steps and by a trace of its memory, against the run itself.
 
     python benchmarks/plan.py                # three runs, planned and run in turns; about eight minutes on two cores
     python benchmarks/plan.py --threads 1    # where other work goes on: then read the processor's seconds
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -38,9 +39,10 @@ from sgsd.cli.plan_command import SECONDS, STEPS
 from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import EvaluationConfig, ModelConfig
 from sgsd.plan import measured as plan
-from sgsd.plan.estimate import Estimate
-from sgsd.plan.gauges import Gauge, StepWatch
+from sgsd.plan.fit import Fit
+from sgsd.plan.gauges import MemoryGauge, StepTimer
 from sgsd.plan.measured import Measured, measure
+from sgsd.plan.sizes import Lengths
 from sgsd.train import loop, make_config, run, run_training
 from sgsd.train.models import load_tokenizer
 
@@ -134,7 +136,6 @@ def save_model(folder: Path, vocabulary: int, hidden: int) -> None:
 
 def plan_alone(config: RunConfig) -> dict[str, Any]:
     found: Measured = measure(config, STEPS, SECONDS)
-    by_arithmetic = Estimate.of(config, "cpu", found.lengths)
     return {
         "step": {"wall": found.step, "processor": statistics.fmean(step.processor for step in found.steps)},
         "phases": {name: statistics.fmean(values) for name, values in found.phases.items()},
@@ -142,13 +143,12 @@ def plan_alone(config: RunConfig) -> dict[str, Any]:
         "peak": found.peak,
         "disk": found.disk,
         "lengths": asdict(found.lengths),
-        "arithmetic": {
-            "step": by_arithmetic.step,
-            "phases": dict(by_arithmetic.seconds),
-            "peak": by_arithmetic.memory.peak,
-            "device": asdict(by_arithmetic.device),
-        },
+        "traced": traced_peak(config, found.lengths),
     }
+
+
+def traced_peak(config: RunConfig, lengths: Lengths) -> float:
+    return Fit.of(config, math.inf, lengths, device="cpu").memory.peak
 
 
 def allocated_alone(config: RunConfig) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def allocated_alone(config: RunConfig) -> dict[str, Any]:
 
     def listened(parts: Any, *others: Any) -> Any:
         nonlocal most, weights
-        weights = sum(p.numel() * p.element_size() for p in parts.bare_scorer.parameters())
+        weights = sum(p.numel() * p.element_size() for p in parts.policy.bare_scorer.parameters())
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             end = loop.train(parts, *others)
         events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -172,25 +172,24 @@ def allocated_alone(config: RunConfig) -> dict[str, Any]:
 
     plan.train = listened  # type: ignore[assignment]
     found = measure(config.model_copy(update={"evaluation": EvaluationConfig()}), 2)
-    whole = Estimate.of(config, "cpu", found.lengths)
-    alone = Estimate.of(found.config, "cpu", found.lengths)
-    return {"peak": most + weights, "arithmetic": alone.memory.peak, "with_evaluation": whole.memory.peak}
+    whole, alone = (traced_peak(one, found.lengths) for one in (config, found.config))
+    return {"peak": most + weights, "traced": alone, "with_evaluation": whole}
 
 
 def run_alone(config: RunConfig) -> dict[str, Any]:
     """The run itself, with a clock at every step."""
-    watch = StepWatch()
+    watch = StepTimer()
 
     class View(run.LiveView):
         def __enter__(self) -> Any:
-            watch.last = StepWatch().last
+            watch.last = StepTimer().last
             return watch
 
         def __exit__(self, *_: object) -> None:
             pass
 
     run.LiveView = View  # type: ignore[misc]
-    gauge, start = Gauge(torch.device("cpu")), time.perf_counter()
+    gauge, start = MemoryGauge(torch.device("cpu")), time.perf_counter()
     folder = run_training(config, Console(file=io.StringIO()))
     wall = time.perf_counter() - start
     steps = watch.steps[1:]
@@ -244,13 +243,8 @@ def compare(name: str, rounds: int, threads: int, toy: bool) -> dict[str, Any]:
         "run, wall s": ([sum(p["run"].values()) for p in plans], all_of(runs, "run")),
         "peak, MiB": (all_of(plans, "peak", per=2**20), peak),
         "disk, MiB": ([sum(p["disk"].values()) / 2**20 for p in plans], all_of(runs, "disk", per=2**20)),
-        "arithmetic: step, s": (all_of(plans, "arithmetic", "step"), wall),
-        "arithmetic: of processor": (
-            all_of(plans, "arithmetic", "step"),
-            all_of(runs, "step", "processor", per=threads),
-        ),
-        "arithmetic: allocated": ([allocated["arithmetic"] / 2**20], [allocated["peak"] / 2**20]),
-        "arithmetic: resident": (all_of(plans, "arithmetic", "peak", per=2**20), peak),
+        "traced: allocated": ([allocated["traced"] / 2**20], [allocated["peak"] / 2**20]),
+        "traced: resident": (all_of(plans, "traced", per=2**20), peak),
     }
     table = {what: row_of(planned, found) for what, (planned, found) in pairs.items()}
     return {"table": table, "plans": plans, "runs": runs, "allocated": allocated}

@@ -127,7 +127,7 @@ def score(bench: Bench, rows: Sequence[Row], layout: Layout) -> torch.Tensor:
     found: dict[int, torch.Tensor] = {}
     for indices in plan_layout(rows, bench.case.teacher_tokens, layout):
         pack = collate([rows[i] for i in indices], layout=layout)
-        values_N = bench.parts.scorer(pack, role="teacher").logps_N
+        values_N = bench.parts.policy.scorer(pack, role="teacher").logps_N
         found.update(zip(indices, values_N.split([len(rows[i].completion_ids) for i in indices])))
     return torch.cat([found[i] for i in range(len(rows))])
 

@@ -28,7 +28,7 @@ from sgsd.scorer.module import causal_lm
 from sgsd.train import make_config
 from sgsd.train.batch import Batch
 from sgsd.train.models import load_tokenizer
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Completion, Problem, Rollout, Status, TeacherView, Verdict
 
@@ -76,12 +76,12 @@ class Bench:
     """A case made real: the parts of a run that a step uses, and a batch."""
 
     case: Case
-    parts: Parts
+    parts: Run
     batch: Batch
 
     @property
     def lm(self) -> Any:
-        return causal_lm(self.parts.bare_scorer.model)
+        return causal_lm(self.parts.policy.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ def make_bench(case: Case, *, attention: str = "sdpa") -> Bench:
                 "compute": {"student_tokens": case.student_tokens, "teacher_tokens": case.teacher_tokens},
             }
         )
-        parts = build_parts(config, Accelerator())
+        parts = build_run(config, Accelerator())
     torch.manual_seed(1)
-    for name, parameter in parts.scorer.named_parameters():
+    for name, parameter in parts.policy.scorer.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.02)  # zero at the start of a run; here it is to be seen
     return Bench(case, parts, make_batch(case))
@@ -194,8 +194,8 @@ def direct(bench: Bench, rollouts: Sequence[int]) -> tuple[float, list[Tensor]]:
         loss_of_one.backward()
         loss += float(loss_of_one.detach())
         del loss_of_one  # or its graph would be there beside the next one's
-    gradient = [p.grad.clone() for p in bench.parts.bare_scorer.parameters() if p.grad is not None]
-    bench.parts.optimizer.zero_grad(set_to_none=True)
+    gradient = [p.grad.clone() for p in bench.parts.policy.bare_scorer.parameters() if p.grad is not None]
+    bench.parts.policy.strategy.optimizer.zero_grad(set_to_none=True)
     return loss, gradient
 
 
@@ -259,7 +259,7 @@ class Products:
 
 def floor(bench: Bench, products: Products) -> None:
     """K teacher forwards and one student forward and backward on the passes that ours makes."""
-    compute, model = bench.parts.config.compute, bench.parts.bare_scorer.model
+    compute, model = bench.parts.config.compute, bench.parts.policy.model
     model.eval()
     with torch.no_grad():
         for pack in _packs(bench, bench.batch.teacher_rows(), compute.teacher_tokens):
@@ -268,7 +268,7 @@ def floor(bench: Bench, products: Products) -> None:
     for pack in _packs(bench, bench.batch.student_rows(), compute.student_tokens):
         hidden_ND = _states(bench.lm, pack)
         hidden_ND.backward(products.backward(hidden_ND.detach()))
-    bench.parts.optimizer.zero_grad(set_to_none=True)
+    bench.parts.policy.strategy.optimizer.zero_grad(set_to_none=True)
 
 
 def _packs(bench: Bench, rows: Sequence[Row], token_budget: int) -> Iterator[PackedBatch]:

@@ -17,6 +17,7 @@ from sgsd.bank import BankStore
 from sgsd.checkpoint.saving import checkpoints
 from sgsd.records.run_files import Records
 from sgsd.train import loop
+from sgsd.train.rollout_source import RolloutSource
 
 
 def sgsd(teacher: str) -> dict[str, Any]:
@@ -89,8 +90,9 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, phase: str, step: int) -> None:
-    """Send SIGTERM to ourselves in a phase of a step, as a scheduler would: "sample", "verify" or "score_teachers"."""
-    plain, steps = getattr(loop, phase), {"now": 0}
+    """Send SIGTERM to ourselves in a phase of a step, as a scheduler would: "sample", "grade" or "score_teachers"."""
+    owner: Any = loop if phase == "score_teachers" else RolloutSource
+    plain, steps = getattr(owner, phase), {"now": 0}
     plain_seed = loop.seed_dropout
 
     def seed_dropout(seed: int, now: int, process: int) -> None:  # the first thing that each step does
@@ -103,7 +105,7 @@ def stop_in(monkeypatch: pytest.MonkeyPatch, phase: str, step: int) -> None:
         return plain(*arguments)
 
     monkeypatch.setattr(loop, "seed_dropout", seed_dropout)
-    monkeypatch.setattr(loop, phase, stopping)
+    monkeypatch.setattr(owner, phase, stopping)
 
 
 def only(methods: Mapping[str, dict[str, Any]], *names: str) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,8 @@ from sgsd.lab.task_skills import MISLEADING, STYLISTIC, make_items
 from sgsd.records.guards import GUARDS
 from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
-from sgsd.train import loop, models
+from sgsd.train import models
+from sgsd.train.sampling import Sampler
 
 ONE_TEACHER = {"name": "sgsd", "k": 1, "confidence": 0.01}
 
@@ -114,14 +115,14 @@ def test_a_confidence_that_silences_all(tmp_path: Path) -> None:
 
 
 def test_a_sampler_that_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = loop.sample
+    plain = Sampler.sample
 
-    def stale(parts: Any, step: int) -> Any:
+    def stale(sampler: Any, step: int) -> Any:
         if step == 1:
-            parts.engine.model = copy.deepcopy(parts.engine.model)
-        return plain(parts, step)
+            sampler.engine.model = copy.deepcopy(sampler.engine.model)
+        return plain(sampler, step)
 
-    monkeypatch.setattr(loop, "sample", stale)
+    monkeypatch.setattr(Sampler, "sample", stale)
     # Slowly: a gap that rounding cannot explain ends the run by itself.
     guards = {"sampler_mismatch": {"window": 2, "bound": 1e-5}}
     folder = run_small(tmp_path / "run", steps=3, optimizer={"lr": 3e-6}, guards=guards)

@@ -25,7 +25,8 @@ from runs import run_small, small_config
 from sgsd.checkpoint.pending import read_shards
 from sgsd.checkpoint.saving import MANIFEST, checkpoints
 from sgsd.rollout import BackgroundEngine, EngineError, Sampling, ScriptedEngine, TransformersEngine
-from sgsd.train import loop, setup
+from sgsd.train import loop, session, setup
+from sgsd.train.rollout_source import RolloutSource
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap
 from sgsd.types import Completion, UserError
 
@@ -92,7 +93,7 @@ def test_sampling_and_training_are_under_way_at_once(
 ) -> None:
     """The rollouts of step 2 wait for the scores of step 1, which come after: in turns this would end in no way."""
     scored, waited = threading.Event(), []
-    plain_score, plain_sample = loop.score_teachers, loop.sample
+    plain_score, plain_sample = loop.score_teachers, RolloutSource.sample
 
     def score_teachers(*arguments: Any) -> Any:
         found = plain_score(*arguments)
@@ -107,13 +108,13 @@ def test_sampling_and_training_are_under_way_at_once(
         engines[0].before = wait
         return plain_sample(*arguments)
 
-    monkeypatch.setattr(loop, "sample", sample)
+    monkeypatch.setattr(RolloutSource, "sample", sample)
     monkeypatch.setattr(loop, "score_teachers", score_teachers)
     run_small(tmp_path / "run", steps=2)
     assert waited == [True]
 
 
-STOPS = [("verify", 2), ("verify", 3), ("score_teachers", 1), ("score_teachers", 2), ("score_teachers", 3)]
+STOPS = [("grade", 2), ("grade", 3), ("score_teachers", 1), ("score_teachers", 2), ("score_teachers", 3)]
 EVALUATION: dict[str, Any] = {
     "data": {"path": "lab:held-out"},
     "problems": 4,
@@ -220,10 +221,10 @@ def test_a_sync_that_fails_takes_no_whole_step_with_it(
 
 
 def test_stale_rollouts_that_say_no_number_are_refused(engines: list[OwnWeights], tmp_path: Path) -> None:
-    parts = setup.build_parts(small_config(tmp_path / "run"), Accelerator())
-    check_gap(parts, 0.5, staleness=1)
+    parts = setup.build_run(small_config(tmp_path / "run"), Accelerator())
+    check_gap(parts.policy, parts.engine, 0.5, staleness=1)
     with pytest.raises(StaleSamplerError):
-        check_gap(parts, float("nan"), staleness=1)
+        check_gap(parts.policy, parts.engine, float("nan"), staleness=1)
 
 
 def test_a_stop_spares_the_checkpoint_that_says_the_same(
@@ -231,15 +232,15 @@ def test_a_stop_spares_the_checkpoint_that_says_the_same(
 ) -> None:
     settings = {"steps": 3, "checkpoint": {"every": 1, "keep": 1}}
     saved: list[int] = []
-    plain = loop.save_checkpoint
+    plain = session.save_checkpoint
 
     def save(root: Path, position: Any, *arguments: Any, **more: Any) -> Path:
         saved.append(position.step)
         return plain(root, position, *arguments, **more)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(session, "save_checkpoint", save)
     with monkeypatch.context() as patch:
-        stop_in(patch, "verify", 2)
+        stop_in(patch, "grade", 2)
         run_small(tmp_path / "run", **settings)
     assert saved == [1]
     run_small(tmp_path / "run", resume=True, **settings)

@@ -86,20 +86,17 @@ def test_nothing_stays_of_a_plan_that_fails(
     assert not (tmp_path / "run").exists()
 
 
-def test_another_machine_by_arithmetic(tmp_path: Path, temporary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = ("--student-prompt", "40", "--teacher-prompt", "80", "--completion=24", "--longest", "36")
-    assert run(["plan", write_config(tmp_path), "--on", "h100", "--processes", "2", *told]) == 0
+def test_a_device_that_is_not_here(tmp_path: Path, temporary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--student-prompt", "40", "--teacher-prompt", "80", "--completion=24")
+    assert run(["plan", write_config(tmp_path), "--memory", "80", "--processes", "2", *given]) == 0
     shown = capsys.readouterr().out
     assert list(temporary.iterdir()) == []
     assert not (tmp_path / "run").exists()
     for expected in (
-        "h100, each of 2 processes",
         "It fits: ",
-        "989 TFLOP/s",
-        "no GPU figure has been checked by us",
-        "student's prompts 40 tokens, teachers' 80",
-        "completions 24 tokens in the mean, 36 the longest",
-        "FSDP",
+        "of 74.5 GiB",
+        "student's prompts 40 tokens, teachers' 80, completions 24",
+        "2 processes hold the weights in parts (FSDP)",
         "2 rollouts",
     ):
         assert expected in shown
@@ -108,15 +105,15 @@ def test_another_machine_by_arithmetic(tmp_path: Path, temporary: Path, capsys: 
 def test_what_cannot_be_planned_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp_path)
     for expected, *argv in (
-        ("there is no device 'h10'; did you mean 'h100'?", path, "--on", "h10"),
-        ("--on: say what, for instance --on h100", path, "--on"),
-        ("--completion: goes with --on DEVICE", path, "--completion", "3"),
-        ("steps are measured, or a machine is named by --on", path, "--on", "h100", "--steps", "3"),
+        ("--on: seconds by arithmetic are no longer given", path, "--on", "h100"),
+        ("--memory: say what, for instance --memory 80", path, "--memory"),
+        ("--memory: 'much' is not a whole number", path, "--memory", "much"),
+        ("--completion: goes with --memory GB", path, "--completion", "3"),
+        ("memory is traced by --memory, not both", path, "--memory", "80", "--steps", "3"),
         ("--steps: 'few' is not a whole number", path, "--steps", "few"),
         ("--steps: 1 leaves none after the warm-up", path, "--steps", "1"),
-        ("--utilisation: '2' is not a share", path, "--on", "h100", "--utilisation", "2"),
-        ("--processes: 4 groups of rollouts cannot be shared by 5", path, "--on", "h100", "--processes", "5"),
-        ("the config file comes before --on", "--on", "h100"),
+        ("--processes: 4 groups of rollouts cannot be shared by 5", path, "--memory", "80", "--processes", "5"),
+        ("the config file comes before --memory", "--memory", "80"),
         ("there is no such config file", str(tmp_path / "no.yaml")),
     ):
         assert expected in refused(capsys, "plan", *argv)

@@ -20,8 +20,8 @@ from sgsd.cli.main import run
 from sgsd.evaluate.separation import SOURCES, sightings
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
-from sgsd.train.batch import sample, verify, with_contexts
-from sgsd.train.setup import build_parts
+from sgsd.train.batch import build_batch, grade
+from sgsd.train.setup import build_run
 from sgsd.train.skill_probe import observe, run_probe
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, TeacherView, UserError
@@ -44,7 +44,7 @@ def test_a_probe_reads_what_the_first_step_of_training_judges(stance: Any, tmp_p
     method = sgsd(stance)
     trained = Records(run_small(tmp_path / "run", steps=1, method=method)).read("sightings")
     config = small_config(tmp_path / "probe", method=method)
-    parts = build_parts(config, Accelerator())
+    parts = build_run(config, Accelerator())
     with parts.verifier:
         seen = observe(parts, config.rollouts)
     assert not (tmp_path / "probe").exists()
@@ -66,18 +66,18 @@ def rows(seen: Sequence[Any], stance: Any) -> list[list[Any]]:
 def test_the_null_teacher_is_scored_once_a_rollout_and_counts_as_no_teacher(tmp_path: Path) -> None:
     scored = {}
     for stance in ("raw", "contrast"):
-        parts = build_parts(small_config(tmp_path / stance, method=sgsd(stance)), Accelerator())
+        parts = build_run(small_config(tmp_path / stance, method=sgsd(stance)), Accelerator())
         with parts.verifier:
-            rollouts = sample(parts, 1)
-            batch = with_contexts(parts, rollouts, verify(parts, rollouts))
-        taught = score_teachers(parts, batch)
+            rollouts = parts.sampler.sample(1)
+            batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
+        taught = score_teachers(parts.learner, batch)
         assert len(taught.logps) == 2 * len(rollouts)
         assert len(taught.nulls) == (len(rollouts) if stance == "contrast" else 0)
         assert batch.teachers == 2
         metrics = StepMetrics()
-        details = update(parts, batch, taught, metrics, lr=1e-30)
+        details = update(parts.learner, batch, taught, metrics, lr=1e-30)
         scored[stance] = metrics.sums["teachers"].item(), metrics.sums["teacher_tokens"].item()
-        assert {detail.judgement.support_BK.shape[1] for detail in details} == {2}
+        assert {detail.outputs.support_BK.shape[1] for detail in details} == {2}
     assert scored["raw"] == scored["contrast"]
 
 
@@ -95,22 +95,23 @@ class FitsSome:
 
 
 def test_a_rollout_whose_null_teacher_does_not_fit_is_left_out_whole(tmp_path: Path) -> None:
-    parts = build_parts(
+    parts = build_run(
         small_config(tmp_path, method=sgsd("contrast"), prompts={"unfit": "skip"}, rollouts=4), Accelerator()
     )
-    parts.nulls = FitsSome(parts.nulls)
+    half: Any = FitsSome(parts.contexts.null_teachers)
+    parts.contexts = replace(parts.contexts, null_teachers=half)
     with parts.verifier:
-        rollouts = sample(parts, 1)
-        batch = with_contexts(parts, rollouts, verify(parts, rollouts))
+        rollouts = parts.sampler.sample(1)
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     metrics = StepMetrics()
-    details = update(parts, batch, score_teachers(parts, batch), metrics, lr=1e-30)
+    details = update(parts.learner, batch, score_teachers(parts.learner, batch), metrics, lr=1e-30)
     metrics.add_rollouts(batch.rollouts, batch.verdicts)
     found = metrics.finish(lambda sums: sums)
     assert (found["untaught_rollouts"], found["skipped_teachers"]) == (2, 4)
     for detail in details:
         silent = detail.position % 2 == 0
-        assert (detail.judgement.losses_BT[detail.row] == 0).all().item() == silent
-        assert (detail.judgement.support_BK[detail.row] == 0).all().item() == silent
+        assert (detail.outputs.losses_BT[detail.row] == 0).all().item() == silent
+        assert (detail.outputs.support_BK[detail.row] == 0).all().item() == silent
 
 
 def test_a_run_by_contrast_logs_its_teachers_and_not_the_null_one(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
 
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     def probed() -> dict[str, Any]:
-        parts = build_parts(small_config(tmp_path, rollouts=24), Accelerator())
+        parts = build_run(small_config(tmp_path, rollouts=24), Accelerator())
         with parts.verifier:
             return run_probe(parts, 24).to_dict()
 
@@ -194,12 +195,12 @@ def test_a_probe_without_a_config_explains_itself(capsys: pytest.CaptureFixture[
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
-    parts = build_parts(small_config(tmp_path), Accelerator())
+    parts = build_run(small_config(tmp_path), Accelerator())
 
     class Two:
         num_processes = 2
 
-    parts.accelerator = Two()  # type: ignore[assignment]
+    parts.policy.accelerator = Two()  # type: ignore[assignment]
     with parts.verifier, pytest.raises(UserError, match="a probe runs in one process"):
         run_probe(parts, 8)
 

@@ -18,14 +18,12 @@ from resumable import METHODS, lines, stop_in
 from runs import LORA, quiet, run_small, small_config
 from sgsd.checkpoint.saving import MANIFEST, checkpoints
 from sgsd.files import sha256
-from sgsd.records.timing import Clock
 from sgsd.rollout import TransformersEngine
 from sgsd.train import consistency as proof
-from sgsd.train import loop, run, run_training
-from sgsd.train.batch import Batch
+from sgsd.train import rollout_source, run, run_training
+from sgsd.train.batch import Batch, build_batch, grade
 from sgsd.train.consistency import StaleSamplerError, check_canary, check_sampler
-from sgsd.train.loop import collect
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.types import UserError
 
 
@@ -41,12 +39,12 @@ def resumed(folder: Path, **changes: Any) -> str:
 def sample_from_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine with weights of its own that nobody brings up to date, as a server whose sync fails unnoticed."""
 
-    def build(*arguments: Any) -> Parts:
-        parts = build_parts(*arguments)
-        parts.engine = TransformersEngine(copy.deepcopy(parts.bare_scorer.model), parts.tokenizer)
+    def build(*arguments: Any) -> Run:
+        parts = build_run(*arguments)
+        parts.engine = TransformersEngine(copy.deepcopy(parts.policy.model), parts.tokenizer)
         return parts
 
-    monkeypatch.setattr(run, "build_parts", build)
+    monkeypatch.setattr(run, "build_run", build)
 
 
 def test_every_step_says_how_far_the_sampler_is_from_the_student(
@@ -83,7 +81,9 @@ def test_rollouts_kept_by_another_session_prove_nothing_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
-    monkeypatch.setattr(loop, "check_sampler", lambda parts, batch: checked.append(batch.rollouts[0].group // 8 + 1))
+    monkeypatch.setattr(
+        rollout_source, "check_sampler", lambda policy, sampler, batch: checked.append(batch.rollouts[0].group // 8 + 1)
+    )
     with monkeypatch.context() as patch:
         stop_in(patch, "sample", 2)
         run_small(tmp_path / "run", steps=4)
@@ -92,24 +92,29 @@ def test_rollouts_kept_by_another_session_prove_nothing_of_this_one(
     assert checked == [1, 2, 3]  # what was kept, and the first step that this session sampled itself
 
 
-def fresh_parts(tmp_path: Path, **changes: Any) -> Parts:
-    return build_parts(small_config(tmp_path / "never", **changes), Accelerator())
+def fresh_parts(tmp_path: Path, **changes: Any) -> Run:
+    return build_run(small_config(tmp_path / "never", **changes), Accelerator())
 
 
 def test_dropout_and_engines_that_say_nothing_raise_no_alarm(tmp_path: Path) -> None:
     parts = fresh_parts(tmp_path, lora={**LORA, "dropout": 0.5})
     for layer in lora_layers_of(parts):
         layer.lora_B["default"].weight.data.normal_(std=0.5)  # so that a dropout would be heard
-    batch = collect(parts, 1, None, Clock())
-    check_sampler(parts, batch)
-    assert all(module.training for module in parts.bare_scorer.model.modules())
-    check_sampler(parts, saying(batch, lambda logps: ()))
+    batch = first_batch(parts)
+    check_sampler(parts.policy, parts.sampler, batch)
+    assert all(module.training for module in parts.policy.model.modules())
+    check_sampler(parts.policy, parts.sampler, saying(batch, lambda logps: ()))
     with pytest.raises(StaleSamplerError):
-        check_sampler(parts, saying(batch, lambda logps: (float("nan"),) * len(logps)))
+        check_sampler(parts.policy, parts.sampler, saying(batch, lambda logps: (float("nan"),) * len(logps)))
 
 
-def lora_layers_of(parts: Parts) -> list[Any]:
-    return [module for module in parts.bare_scorer.model.modules() if "default" in getattr(module, "lora_B", {})]
+def first_batch(parts: Run) -> Batch:
+    rollouts = parts.sampler.sample(1)
+    return build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
+
+
+def lora_layers_of(parts: Run) -> list[Any]:
+    return [module for module in parts.policy.model.modules() if "default" in getattr(module, "lora_B", {})]
 
 
 def saying(batch: Batch, change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Batch:
@@ -171,15 +176,15 @@ def test_another_machine_may_round_differently_but_no_more(tmp_path: Path, monke
 
 def test_the_canary_disturbs_nothing(tmp_path: Path) -> None:
     parts = fresh_parts(tmp_path, lora={**LORA, "dropout": 0.5})
-    batch = collect(parts, 1, None, Clock())
+    batch = first_batch(parts)
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    (tmp_path / proof.CANARY).write_text(proof.take_canary(parts, batch))
-    assert check_canary(parts, tmp_path) == []
+    (tmp_path / proof.CANARY).write_text(proof.take_canary(parts.policy, batch))
+    assert check_canary(parts.policy, tmp_path) == []
     assert torch.equal(torch.rand(3), expected)
-    assert all(module.training for module in parts.bare_scorer.model.modules())
-    assert not any(p.grad is not None for p in parts.bare_scorer.parameters())
+    assert all(module.training for module in parts.policy.model.modules())
+    assert not any(p.grad is not None for p in parts.policy.bare_scorer.parameters())
 
 
 def test_a_run_that_ran_out_of_memory_goes_on_with_smaller_passes(tmp_path: Path) -> None:

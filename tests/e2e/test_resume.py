@@ -18,7 +18,9 @@ from resumable import METHODS, assert_same_bits, final_state, leftovers, lines, 
 from runs import quiet, run_small, small_config
 from sgsd.checkpoint.saving import MANIFEST, checkpoints, damage
 from sgsd.files import sha256
-from sgsd.train import loop, run_training
+from sgsd.train import rollout_source, run_training, session
+from sgsd.train.rollout_source import RolloutSource
+from sgsd.train.sampling import Sampler
 from sgsd.types import Status, UserError, Verdict
 
 EACH_STEP = {"every": 1, "keep": 9}
@@ -73,10 +75,10 @@ def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
     from sgsd.checkpoint.saving import stateful_tensors
-    from sgsd.train.setup import build_parts
+    from sgsd.train.setup import build_run
 
-    parts = build_parts(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())
-    return list(stateful_tensors(parts.bare_scorer).values())
+    parts = build_run(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())
+    return list(stateful_tensors(parts.policy.bare_scorer).values())
 
 
 def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> N
 def test_a_stop_in_the_very_first_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = {"data": {"path": "lab:held-out"}, "problems": 4, "samples": 1, "sampling": {"max_tokens": 96}}
     whole = run_small(tmp_path / "whole", steps=2, evaluation=evaluation)
-    stop_in(monkeypatch, "verify", 1)
+    stop_in(monkeypatch, "grade", 1)
     parts = run_small(tmp_path / "parts", steps=2, evaluation=evaluation)
     monkeypatch.undo()
     assert [folder.name for folder in checkpoints(parts / "checkpoints")] == ["step-000000-pending"]
@@ -115,14 +117,14 @@ def test_resuming_a_finished_run_keeps_its_result(tmp_path: Path) -> None:
 
 
 def test_a_mistake_met_in_mid_run_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = loop.verify
+    plain = RolloutSource.grade
 
-    def breaks(parts: Any, rollouts: Any) -> Any:
+    def breaks(source: Any, rollouts: Any) -> Any:
         if len(lines(tmp_path / "run", "metrics")) == 2:
             raise UserError("the grader cannot read this")
-        return plain(parts, rollouts)
+        return plain(source, rollouts)
 
-    monkeypatch.setattr(loop, "verify", breaks)
+    monkeypatch.setattr(RolloutSource, "grade", breaks)
     with pytest.raises(UserError, match="cannot read"):
         run_small(tmp_path / "run")
     monkeypatch.undo()
@@ -137,21 +139,21 @@ def test_what_was_sampled_and_graded_is_used_and_not_done_again(
 ) -> None:
     """A grader that ran out of time on the first try would have an answer on the second: the first one counts."""
 
-    def slow(parts: Any, rollouts: Any) -> list[Verdict]:
+    def slow(source: Any, rollouts: Any) -> list[Verdict]:
         return [Verdict(Status.TIMEOUT, None, 5.0) for _ in rollouts]
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "verify", slow)
+        patch.setattr(RolloutSource, "grade", slow)
         run_small(whole, steps=1)
-        stop_in(patch, "verify", 1)
+        stop_in(patch, "grade", 1)
         run_small(parts, steps=1)
 
     def never(*_: Any) -> None:
         raise AssertionError("what the checkpoint holds must not be made again")
 
-    monkeypatch.setattr(loop, "sample", never)
-    monkeypatch.setattr(loop, "verify", never)
+    monkeypatch.setattr(Sampler, "sample", never)
+    monkeypatch.setattr(rollout_source, "grade", never)
     assert "with the rollouts of step 1" in resumed(parts, steps=1)
     assert lines(parts, "metrics")[0]["ungraded"] == 1.0
     assert_same_bits(whole, parts)
@@ -171,7 +173,7 @@ def test_another_number_of_processes_takes_its_share_of_all_shards(
         shard = {**one, "rollouts": one["rollouts"][rank::2]}
         (folder / f"pending-{rank:05d}.json").write_text(json.dumps(shard))
     sign_again(folder)
-    monkeypatch.setattr(loop, "sample", None)
+    monkeypatch.setattr(Sampler, "sample", None)
     run_small(parts, steps=2, resume=True)
     assert_same_bits(whole, parts)
 
@@ -188,13 +190,13 @@ def test_a_second_stop_before_the_update_keeps_what_there_is(tmp_path: Path, mon
     parts = run_small(tmp_path / "parts", steps=2)
     before = all_files(parts / "checkpoints")
     monkeypatch.undo()
-    plain = loop.check_sampler
+    plain = rollout_source.check_sampler
 
     def stopping(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         plain(*arguments)
 
-    monkeypatch.setattr(loop, "check_sampler", stopping)
+    monkeypatch.setattr(rollout_source, "check_sampler", stopping)
     run_small(parts, steps=2, resume=True)
     assert steps_done(parts) == [1]
     assert all_files(parts / "checkpoints") == before
@@ -307,7 +309,7 @@ def test_a_kill_inside_a_save_costs_nothing_but_the_step(point: str, tmp_path: P
     whole = run_small(tmp_path / "whole", **settings)
 
     def train() -> None:
-        plain = loop.save_checkpoint
+        plain = session.save_checkpoint
 
         def save_checkpoint(root: Path, position: Any, *arguments: Any, **options: Any) -> Path:
             if position.step == 2:
@@ -315,7 +317,7 @@ def test_a_kill_inside_a_save_costs_nothing_but_the_step(point: str, tmp_path: P
                 setattr(sys.modules[module], name, deadly)
             return plain(root, position, *arguments, **options)
 
-        loop.save_checkpoint = save_checkpoint
+        session.save_checkpoint = save_checkpoint
         run_small(tmp_path / "run", **settings)
 
     killed(train)

@@ -37,18 +37,18 @@ EACH_STEP = {"every": 1, "keep": 9}
 
 def grow_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """What online maintenance will do: before a step the store gets a version, and contexts follow it."""
-    plain = loop.collect
+    plain = loop.train_step
 
-    def collect(parts: Any, now: int, *rest: Any) -> Any:
+    def train_step(run: Any, source: Any, upkeep: Any, now: int, clock: Any) -> Any:
         if now == step:
-            grown = Bank(tuple(reversed(parts.bank.current.skills)), parts.bank.current.mistakes[:1])
-            with BankStore(parts.bank.path) as store:
-                parts.bank.event = store.import_bank(grown, f"before step {step}")[-1].seq
-                parts.bank.current = store.snapshot()
-            parts.follow_bank()
-        return plain(parts, now, *rest)
+            grown = Bank(tuple(reversed(run.bank.current.skills)), run.bank.current.mistakes[:1])
+            with BankStore(run.bank.path) as store:
+                run.bank.event = store.import_bank(grown, f"before step {step}")[-1].seq
+                run.bank.current = store.snapshot()
+            run.follow_bank()
+        return plain(run, source, upkeep, now, clock)
 
-    monkeypatch.setattr(loop, "collect", collect)
+    monkeypatch.setattr(loop, "train_step", train_step)
 
 
 def forget(folder: Path, after: int) -> None:

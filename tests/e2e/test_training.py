@@ -14,16 +14,14 @@ import torch
 
 from resumable import METHODS, lines, numbers
 from runs import LORA, quiet, run_small, small_config
-from sgsd.train import loop, run_training
+from sgsd.train import loop, microbatch, run_training
 
 
 @pytest.mark.parametrize("name", ["sgsd-live-full", "grpo-full", "opsd-frozen-lora"])
 def test_idle_passes_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a process whose peers have more passes to make."""
-    from sgsd.train.setup import Parts
-
     plain = run_small(tmp_path / "plain", steps=2, **METHODS[name])
-    monkeypatch.setattr(Parts, "all_max", lambda self, value: value + 1 if value else 0)
+    monkeypatch.setattr(microbatch, "all_max", lambda accelerator, value: value + 1 if value else 0)
     idle = run_small(tmp_path / "idle", steps=2, **METHODS[name])
     for a, b in zip(lines(plain, "metrics"), lines(idle, "metrics"), strict=True):
         assert numbers(a) == pytest.approx(numbers(b), rel=1e-5, abs=1e-9)
@@ -32,11 +30,11 @@ def test_idle_passes_change_nothing(name: str, tmp_path: Path, monkeypatch: pyte
 def test_every_layer_checkpoints_and_drops_out_in_training(tmp_path: Path) -> None:
     from accelerate import Accelerator
 
-    from sgsd.train.setup import build_parts
+    from sgsd.train.setup import build_run
 
     for name in ("grpo-full", "sgsd-ema-lora"):
-        parts = build_parts(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
-        assert all(module.training for module in parts.bare_scorer.model.modules())
+        parts = build_run(small_config(tmp_path / "never", **METHODS[name]), Accelerator())
+        assert all(module.training for module in parts.policy.model.modules())
 
 
 @pytest.mark.slow
@@ -106,8 +104,8 @@ def test_the_saved_adapter_loads_with_peft(tmp_path: Path) -> None:
 def test_a_number_that_is_none_stops_the_run_within_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = loop.score_teachers
 
-    def poisoned(parts: Any, batch: Any) -> Any:
-        taught = plain(parts, batch)
+    def poisoned(learner: Any, batch: Any) -> Any:
+        taught = plain(learner, batch)
         if (tmp_path / "run" / "metrics.jsonl").exists():  # from step 2 on
             taught.logps[3][:] = float("nan")
         return taught

@@ -19,9 +19,9 @@ from sgsd.lab.task import TaskSettings, problems
 from sgsd.records.run_files import Records
 from sgsd.report import write_report
 from sgsd.skills import ScriptedWriter
-from sgsd.train.batch import questions, sample, verify, with_contexts
-from sgsd.train.contexts import critic
-from sgsd.train.setup import build_parts
+from sgsd.train import critic
+from sgsd.train.batch import build_batch, grade
+from sgsd.train.setup import build_run
 
 GROUP = {"group": 4}
 PLAIN: dict[str, dict[str, Any]] = {
@@ -63,10 +63,10 @@ def with_rubrics(folder: Path) -> dict[str, Any]:
 def test_rcsd_shows_the_rubric_of_the_data(tmp_path: Path) -> None:
     settings = {"method": {"name": "rcsd"}, "data": with_rubrics(tmp_path)}
     assert len(Records(run_small(tmp_path / "run", **settings)).read("metrics")) == 3
-    parts = build_parts(small_config(tmp_path / "look", **settings), Accelerator())
+    parts = build_run(small_config(tmp_path / "look", **settings), Accelerator())
     with parts.verifier:
-        rollouts = sample(parts, 1)
-        batch = with_contexts(parts, rollouts, verify(parts, rollouts))
+        rollouts = parts.sampler.sample(1)
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     for rollout, (view,) in zip(rollouts, batch.views, strict=True):
         shown = parts.tokenizer.decode(view.prompt_ids)
         assert f"Answer: {rollout.problem.gold}\nRemember to carry the one.\n" in shown
@@ -87,10 +87,10 @@ def test_a_critique_comes_from_the_run_s_writer(tmp_path: Path, monkeypatch: pyt
 
 
 def test_rollouts_that_are_solutions_are_so_in_every_run(tmp_path: Path) -> None:
-    parts = build_parts(small_config(tmp_path, method={"name": "opsd", "on_policy": 0.5}, rollouts=16), Accelerator())
+    parts = build_run(small_config(tmp_path, method={"name": "opsd", "on_policy": 0.5}, rollouts=16), Accelerator())
     with parts.verifier:
-        rollouts, again = sample(parts, 1), sample(parts, 1)
-        verdicts = verify(parts, rollouts)
+        rollouts, again = parts.sampler.sample(1), parts.sampler.sample(1)
+        verdicts = grade(parts.verifier, rollouts)
     assert rollouts == again
     of_reference = [rollout.completion.text == rollout.problem.solution for rollout in rollouts]
     assert 3 < sum(of_reference) < 16
@@ -100,10 +100,10 @@ def test_rollouts_that_are_solutions_are_so_in_every_run(tmp_path: Path) -> None
 
 def test_injected_pairs_are_in_the_rollouts_prompt_and_not_in_the_evaluation_s(tmp_path: Path) -> None:
     held_out = {"data": {"path": "lab:held-out"}, "problems": 4}
-    parts = build_parts(
+    parts = build_run(
         small_config(tmp_path, method={"name": "grpo_skill", "group": 4}, evaluation=held_out), Accelerator()
     )
-    for question in questions(parts, 1):
+    for question in parts.sampler.requests(1):
         assert parts.tokenizer.decode(question.prompt_ids).count("Skill:") == 3
     assert parts.evaluator is not None
     held = parts.evaluator.maker.student(parts.evaluator.problems[0], thinking=False)

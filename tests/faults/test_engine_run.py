@@ -13,7 +13,7 @@ from runs import run_small
 from sgsd.checkpoint.saving import checkpoints
 from sgsd.rollout import Engine, EngineError, Sampling
 from sgsd.train import run
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.types import Completion
 
 EVALUATED: dict[str, Any] = {
@@ -47,13 +47,13 @@ class Breaking:
 
 
 def break_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    def build(*arguments: Any) -> Parts:
-        parts = build_parts(*arguments)
+    def build(*arguments: Any) -> Run:
+        parts = build_run(*arguments)
         parts.engine = Breaking(parts.engine, call)  # type: ignore[assignment]
         object.__setattr__(parts.evaluator, "engine", parts.engine)
         return parts
 
-    monkeypatch.setattr(run, "build_parts", build)
+    monkeypatch.setattr(run, "build_run", build)
 
 
 @pytest.fixture(scope="module")

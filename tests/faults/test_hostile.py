@@ -246,7 +246,7 @@ def _living_with(mark: str) -> list[str]:
 
 
 def _memory_growth(work: Callable[[], None]) -> int:
-    """How far resident memory rises above what it was while something is done; 0 where the system cannot say."""
+    """The bytes by which resident memory rises while something is done; 0 if the system cannot tell."""
 
     def resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

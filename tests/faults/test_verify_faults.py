@@ -29,7 +29,7 @@ def _box(answer: str) -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process still runs; one that is dead but not yet reaped by its parent does not."""
+    """True for a process that runs; one that is dead but not yet reaped by its parent does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -147,9 +147,9 @@ def test_a_time_out_is_unknown_and_a_new_worker_is_there_at_once(verifier: MathV
     assert _wait_until(lambda: not any(map(_alive, gone)))
 
 
-def _zygote(verifier: MathVerifier) -> int:
-    (nursery,) = verifier._pool._nurseries
-    return nursery.pid
+def _forkserver(verifier: MathVerifier) -> int:
+    (forkserver,) = verifier._pool._forkservers
+    return forkserver.pid
 
 
 def test_a_worker_that_died_while_idle_is_replaced(verifier: MathVerifier) -> None:
@@ -169,22 +169,22 @@ def test_a_worker_that_dies_over_its_question_is_replaced_in_the_time_that_is_le
     assert verdict.seconds < _TIMEOUT + _MARGIN
 
 
-def test_a_zygote_that_died_is_replaced_and_its_busy_worker_ends(verifier: MathVerifier) -> None:
+def test_a_forkserver_that_died_is_replaced_and_its_busy_worker_ends(verifier: MathVerifier) -> None:
     verifier.grade([_box(_EASY[0])], [_EASY[1]])
-    zygote, worker = _zygote(verifier), verifier._pool._idle[0].pid
-    killing = threading.Timer(0.2 * _TIMEOUT, os.kill, [zygote, signal.SIGKILL])
+    forkserver, worker = _forkserver(verifier), verifier._pool._idle[0].pid
+    killing = threading.Timer(0.2 * _TIMEOUT, os.kill, [forkserver, signal.SIGKILL])
     killing.start()
     (verdict,) = verifier.grade([_box(_BOMB[0])], [_BOMB[1]])
     assert verdict.status is Status.TIMEOUT
     assert verifier.grade([_box(_EASY[0])], [_EASY[1]])[0].status is Status.CORRECT
-    assert _zygote(verifier) != zygote
+    assert _forkserver(verifier) != forkserver
     assert _wait_until(lambda: not _alive(worker), seconds=2 * _MARGIN)  # by its own alarm: nobody could kill it
 
 
-def test_the_zygote_has_one_thread_and_never_more_workers_than_questions(verifier: MathVerifier) -> None:
+def test_the_forkserver_has_one_thread_and_never_more_workers_than_questions(verifier: MathVerifier) -> None:
     verifier.grade([_box(_EASY[0])] * 3, [_EASY[1], r"3\cdot 2^n", r"5\cdot 2^n"])
     assert len(verifier.worker_pids) == 2
-    assert len(list(Path(f"/proc/{_zygote(verifier)}/task").iterdir())) == 1  # or a fork might copy a held lock
+    assert len(list(Path(f"/proc/{_forkserver(verifier)}/task").iterdir())) == 1  # or a fork might copy a held lock
 
 
 def test_threads_share_one_verifier(verifier: MathVerifier) -> None:
@@ -217,19 +217,19 @@ _SCRIPT = f"""
 import os, signal, sys, threading, time
 from sgsd.verify import MathVerifier
 
-def tell(*words):
+def report(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 easy = ([r"\\boxed{{{_EASY[0]}}}"], [r"{_EASY[1]}"])
 bomb = ([r"\\boxed{{{_BOMB[0]}}}"], [r"{_BOMB[1]}"])
 verifier = MathVerifier(timeout={_TIMEOUT})
-tell("parent", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+report("parent", verifier.grade(*easy)[0].status, *verifier.worker_pids)
 if os.fork() == 0:
-    tell("inherited", *verifier.worker_pids)
-    tell("child", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+    report("inherited", *verifier.worker_pids)
+    report("child", verifier.grade(*easy)[0].status, *verifier.worker_pids)
     sys.exit(0)
 os.wait()
-tell("again", verifier.grade(*easy)[0].status, *verifier.worker_pids)
+report("again", verifier.grade(*easy)[0].status, *verifier.worker_pids)
 threading.Thread(target=verifier.grade, args=bomb, daemon=True).start()
 time.sleep(0.4)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -242,11 +242,11 @@ def test_a_script_that_forks_and_is_killed_leaves_no_worker(tmp_path: Path) -> N
         (tmp_path / shadowed).write_text("raise SystemExit('a file of the user was imported')")
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    told = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert told["parent"][0] == told["child"][0] == told["again"][0] == "correct"
-    assert told["inherited"] == []
-    assert set(told["child"][1:]).isdisjoint(told["parent"][1:])
-    assert told["again"][1:] == told["parent"][1:]
-    pids = [int(pid) for words in told.values() for pid in words if pid.isdigit()]  # zygotes and workers
+    reported = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert reported["parent"][0] == reported["child"][0] == reported["again"][0] == "correct"
+    assert reported["inherited"] == []
+    assert set(reported["child"][1:]).isdisjoint(reported["parent"][1:])
+    assert reported["again"][1:] == reported["parent"][1:]
+    pids = [int(pid) for words in reported.values() for pid in words if pid.isdigit()]  # fork servers and workers
     assert len(pids) >= 4
     assert _wait_until(lambda: not any(map(_alive, pids)), seconds=_TIMEOUT + 3 * _MARGIN)

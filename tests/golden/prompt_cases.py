@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import load_bank
-from sgsd.contexts import Graded, PromptBuilder, load_prompts, pools_for
-from sgsd.contexts.prompts import BUNDLED
+from sgsd.contexts import Graded
+from sgsd.contexts.controls import control
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import BUNDLED, load_prompts
 from sgsd.rollout import ScriptedEngine
 from sgsd.skills import TEMPLATES, ExtractSettings, Memory, MergeSettings, ScriptedWriter, WriterClient
 from sgsd.skills.upkeep import UpkeepSettings, update_bank
 from sgsd.train import make_config
-from sgsd.train.contexts.controls import make_control, make_nulls
-from sgsd.train.contexts.pools import make_eval_prompts, make_provider, make_train_prompts
+from sgsd.train.context_resources import make_contexts
 from sgsd.train.models import load_tokenizer
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
@@ -225,7 +226,7 @@ class Wording:
         self.maker = PromptBuilder(load_prompts(prompts.folder), self.tokenizer, prompts.max_tokens)
         self.questions: list[str] = []
         engine = ScriptedEngine(lambda prompt, index: self.ids(REASONS), self.tokenizer.decode)
-        self.provider = make_provider(
+        self.contexts = make_contexts(
             self.config,
             self.method,
             self.maker,
@@ -272,7 +273,7 @@ class Wording:
         if "solution" in (method.get("show"), method.get("also")):
             self.problems = [problem for problem in self.problems if problem.solution]
         rollouts = self.rollouts()
-        pools = [self.pool(views) for views in pools_for(self.provider, rollouts)]
+        pools = [self.pool(views) for views in self.contexts.teachers.views(rollouts)]
         found = []
         for rollout, pool in zip(rollouts, pools, strict=True):
             entry = {"problem": rollout.problem.id, "teachers": pool}
@@ -288,18 +289,21 @@ class Wording:
             yield f"student, thinking {'on' if thinking else 'off'}", made
         for name, (method, changes) in INJECTING.items():
             self.begin(wording, method, changes)
-            asker = make_train_prompts(self.config, self.method, self.maker, self.bank)
+            asker = self.contexts.train_prompts
             thinking = self.config.prompts.student_thinking
             yield f"student with pairs: {name}", [self.told(asker.student(p, thinking=thinking)) for p in self.problems]
         evaluation = {"data": {"path": "held.jsonl"}, "skills": 2}
         self.begin(wording, {"name": "reinforce"}, {"evaluation": evaluation, "prompts": {"evaluation_thinking": True}})
-        examiner = make_eval_prompts(self.config, self.maker, self.bank)
+        examiner = self.contexts.eval_prompts
         yield "evaluation with skills", [self.told(examiner.student(p, thinking=True)) for p in self.problems]
         shutil.copytree(BUNDLED / wording, own := self.folder / f"{wording}-own")
         (own / "system.txt").write_text("You are careful.\n", encoding="utf-8")
         self.begin(str(own), {"name": "sgsd", "k": 1}, {})
         plain = [self.told(self.maker.student(problem, thinking=False)) for problem in self.problems]
-        yield "with a system prompt", plain + [self.pool(views) for views in self.provider.views(self.problems)]
+        yield (
+            "with a system prompt",
+            plain + [self.pool(views) for views in self.contexts.teachers.views(self.problems)],
+        )
 
     def controls(self, wording: str) -> Iterable[tuple[str, list[Any]]]:
         """What a probe or a stance puts in the place of pairs, alone and with the answer beside them."""
@@ -307,19 +311,19 @@ class Wording:
             beside = f" with {also}" if also else ""
             self.begin(wording, {"name": "sgsd", "k": 3, "also": also, "stance": "contrast"}, {})
             for name in CONTROLS:
-                made = make_control(name, self.provider, wording, self.others)
+                made = self.contexts.teachers.of(control(self.method.context, name))
                 yield f"control: {name}{beside}", [self.pool(views) for views in made.views(self.problems)]
-            nulls = make_nulls(self.method, self.provider, wording)
+            nulls = self.contexts.null_teachers
             assert nulls is not None
             yield f"null teacher{beside}", [self.pool(views) for views in nulls.views(self.problems)]
         self.begin(wording, {"name": "sgsd", "k": 2, "stance": "contrast", "others": ["sibling"], "group": 4}, {})
-        nulls = make_nulls(self.method, self.provider, wording)
+        nulls = self.contexts.null_teachers
         assert nulls is not None
-        yield "null teacher of a mixed pool", [self.pool(views) for views in pools_for(nulls, self.rollouts())]
+        yield "null teacher of a mixed pool", [self.pool(views) for views in nulls.views(self.rollouts())]
 
     def asked_of_critics(self, wording: str) -> list[Any]:
         self.begin(wording, {"name": "critique"}, {})
-        pools_for(self.provider, self.rollouts())
+        self.contexts.teachers.views(self.rollouts())
         return list(self.questions)
 
 

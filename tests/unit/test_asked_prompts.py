@@ -10,8 +10,7 @@ from accelerate import Accelerator
 
 from runs import small_config
 from sgsd.train import setup
-from sgsd.train.batch import questions
-from sgsd.train.setup import build_parts
+from sgsd.train.setup import build_run
 from sgsd.types import UserError
 
 SKILLED: dict[str, Any] = {"method": {"name": "grpo_skill", "k": 3, "group": 4}, "data": {"limit": 32}}
@@ -24,8 +23,8 @@ def longest(parts: Any, maker: Any) -> int:
 def test_a_prompt_that_is_too_long_with_its_pairs_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = build_parts(small_config(tmp_path, **SKILLED), Accelerator(cpu=True))
-    plain, with_pairs = longest(fits, fits.maker), longest(fits, fits.train_prompts)
+    fits = build_run(small_config(tmp_path, **SKILLED), Accelerator(cpu=True))
+    plain, with_pairs = longest(fits, fits.prompts), longest(fits, fits.sampler.prompts)
     assert plain < with_pairs
     short = {"folder": "lab", "max_tokens": with_pairs - 1}
     with monkeypatch.context() as unloaded:
@@ -33,8 +32,8 @@ def test_a_prompt_that_is_too_long_with_its_pairs_is_refused_at_the_start(
         with pytest.raises(
             UserError, match=r"with its pairs: its prompt has \d+ tokens, .*or show fewer pairs by prompts.unfit: skip"
         ):
-            build_parts(small_config(tmp_path, **SKILLED, prompts=short), Accelerator(cpu=True))
+            build_run(small_config(tmp_path, **SKILLED, prompts=short), Accelerator(cpu=True))
     skipping = small_config(tmp_path, **SKILLED, prompts={**short, "unfit": "skip"})
-    parts = build_parts(skipping, Accelerator(cpu=True))
+    parts = build_run(skipping, Accelerator(cpu=True))
     assert parts.skipped_problems == 0  # fewer pairs are shown instead
-    assert max(len(q.prompt_ids) for step in range(1, 9) for q in questions(parts, step)) < with_pairs
+    assert max(len(q.prompt_ids) for step in range(1, 9) for q in parts.sampler.requests(step)) < with_pairs

@@ -10,18 +10,19 @@ import pytest
 import sgsd
 
 ROOT = Path(sgsd.__file__).parent
-GROUND = {"types", "secrets", "files", "notices"}
+GROUND = {"types", "secrets", "notices", "files", "lookup"}
 CORE = {*GROUND, "methods", "bank", "verify", "contexts", "rollout", "scorer"}
 RUN = {*CORE, "evaluate", "lab", "skills", "config", "records", "checkpoint", "distributed", "data", "hub"}
 BELOW: dict[str, set[str]] = {
     "types": set(),
     "secrets": set(),
-    "files": set(),
     "notices": set(),
-    "methods": {"types"},
+    "files": set(),
+    "lookup": {"types"},
+    "contexts": {"types", "lookup"},
+    "methods": {"types", "lookup", "contexts"},
     "bank": {"types", "files", "methods"},
     "verify": {"types", "methods"},
-    "contexts": {"types", "methods"},
     "rollout": {"types", "files", "methods"},
     "scorer": {"types", "methods"},
     "evaluate": {*CORE, "train"},

@@ -17,9 +17,10 @@ from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import average
 from sgsd.records.metrics import StepMetrics
 from sgsd.train import microbatch as passes
-from sgsd.train.batch import sample, verify, with_contexts
+from sgsd.train.batch import build_batch, grade
+from sgsd.train.checks import check_strategy
 from sgsd.train.microbatch import is_out_of_memory
-from sgsd.train.setup import build_parts, check_strategy
+from sgsd.train.setup import build_run
 from sgsd.train.step import StudentPasses, score_teachers, update
 from sgsd.types import UserError
 
@@ -116,11 +117,11 @@ def test_an_error_that_is_none_of_memory_is_raised(tmp_path: Path, monkeypatch: 
 
 
 def test_a_launch_that_cannot_make_a_pass_again_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = build_parts(small_config(tmp_path / "run"), Accelerator())
-    monkeypatch.setattr(parts.strategy, "can_do_again", lambda kind: False)
+    parts = build_run(small_config(tmp_path / "run"), Accelerator())
+    monkeypatch.setattr(parts.policy.strategy, "can_do_again", lambda kind: False)
     with parts.verifier:
-        rollouts = sample(parts, 1)
-        batch = with_contexts(parts, rollouts, verify(parts, rollouts))
+        rollouts = parts.sampler.sample(1)
+        batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     bursting(monkeypatch, 0)
     with pytest.raises(UserError, match="which replicated cannot make again; start a new run with a lower one"):
-        update(parts, batch, score_teachers(parts, batch), StepMetrics(), 1e-4)
+        update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), 1e-4)

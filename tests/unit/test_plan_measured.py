@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from runs import small_config
-from sgsd.plan.arithmetic import Lengths
-from sgsd.plan.estimate import evaluations
-from sgsd.plan.gauges import Gauge, Generated, PassWatch, Step, StepWatch, TimedEngine
-from sgsd.plan.measured import EvaluationShare, Measured, further_steps, measure, timed_engine, token_line
+from sgsd.plan.gauges import EngineCall, LengthCounter, MemoryGauge, Step, StepTimer, TimedEngine
+from sgsd.plan.measured import EvaluationShare, Measured, evaluations, further_steps, measure, timed_engine, token_line
+from sgsd.plan.sizes import Lengths
 from sgsd.rollout import BackgroundEngine, Sampling, ScriptedEngine
 from sgsd.scorer import Row, collate
 from sgsd.train.held_out import evaluation_due
@@ -81,10 +80,10 @@ def test_longer_completions_take_longer(tmp_path: Path) -> None:
 
 
 def test_a_token_takes_a_start_and_something_a_row() -> None:
-    calls = [Generated(rows, 10, 20, 20 * (0.5 + 0.1 * rows)) for rows in (2, 8, 32)]
+    calls = [EngineCall(rows, 10, 20, 20 * (0.5 + 0.1 * rows)) for rows in (2, 8, 32)]
     assert token_line(calls) == pytest.approx((0.5, 0.1))
-    assert token_line([Generated(10, 5, 4, 8.0)]) == (0.0, pytest.approx(0.2))
-    falling = [Generated(2, 5, 1, 3.0), Generated(8, 5, 1, 2.0)]
+    assert token_line([EngineCall(10, 5, 4, 8.0)]) == (0.0, pytest.approx(0.2))
+    falling = [EngineCall(2, 5, 1, 3.0), EngineCall(8, 5, 1, 2.0)]
     assert token_line(falling) == (2.5, 0.0)
 
 
@@ -94,8 +93,8 @@ def share(**changes: Any) -> EvaluationShare:
         "problems": 40,
         "samples": 4,
         "per_batch": 40.0,
-        "greedy": Generated(10, 20, 30, 30 * (0.5 + 0.1 * 10)),
-        "sampled": Generated(40, 20, 30, 30 * (0.5 + 0.1 * 40)),
+        "greedy": EngineCall(10, 20, 30, 30 * (0.5 + 0.1 * 10)),
+        "sampled": EngineCall(40, 20, 30, 30 * (0.5 + 0.1 * 40)),
         "grading": 2.0,
         "most": 96,
         "cut_off": False,
@@ -121,7 +120,7 @@ def test_answers_that_were_cut_off_are_taken_to_run_on() -> None:
 
 
 def test_passes_are_seen_with_their_lengths() -> None:
-    watch, prompt = PassWatch(), tuple(range(30))
+    watch, prompt = LengthCounter(), tuple(range(30))
     rows = [Row(prompt, (1, 2, 3, 4)), Row(prompt, (5, 6, 7, 8))]
     watch(None, (collate(rows),), {})
     watch(None, (collate(rows, layout="shared"),), {"role": "teacher"})
@@ -143,7 +142,7 @@ def test_an_engines_calls_are_timed() -> None:
 
 
 def test_steps_are_told_apart() -> None:
-    watch = StepWatch()
+    watch = StepTimer()
     watch({}, {"step": 1, "sample": 0.25, "tokens": 7, "tokens_per_s": 1.0})
     watch({}, {"step": 2, "tokens": 8})
     assert [step.tokens for step in watch.steps] == [7, 8]
@@ -152,7 +151,7 @@ def test_steps_are_told_apart() -> None:
 
 
 def test_the_gauge_sees_what_is_gone_again() -> None:
-    gauge = Gauge(torch.device("cpu"))
+    gauge = MemoryGauge(torch.device("cpu"))
     torch.ones(2**25).sum()  # 128 MiB, given back at once
     assert gauge.peak() > 100 * 2**20
 

@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from template_cases import FAMILIES, TEMPLATES, model, save, tokenizer
 
 from runs import LORA, small_config
-from sgsd.contexts import PromptBuilder, encode_chat, load_prompts, thinking_mode
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import encode_chat, load_prompts, thinking_mode
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.scorer import Scorer, collate
 from sgsd.train.batch import Batch
-from sgsd.train.batch import sample as sample_step
-from sgsd.train.setup import build_parts, find_ignored_token_ids, warn_of_template
+from sgsd.train.setup import build_run, find_ignored_token_ids, warn_of_template
 from sgsd.types import Problem, Status, UserError, Verdict
 
 USER = [{"role": "user", "content": "1+1"}]
@@ -163,7 +163,7 @@ def test_what_is_scored_is_what_was_sampled_to_the_last_id(kind: str, tmp_path: 
         prompts={"folder": "math", "max_tokens": 4096, "student_thinking": kind == "qwen3"},
         data={"limit": 8},
     )
-    parts = build_parts(config, Accelerator())
+    parts = build_run(config, Accelerator())
     seen: dict[str, Any] = {}
     plain = parts.engine.sample
 
@@ -172,8 +172,8 @@ def test_what_is_scored_is_what_was_sampled_to_the_last_id(kind: str, tmp_path: 
         return seen["done"]
 
     parts.engine.sample = sample  # type: ignore[method-assign]
-    rollouts = sample_step(parts, 1)
-    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    rollouts = parts.sampler.sample(1)
+    views = parts.contexts.teachers.views([rollout.problem for rollout in rollouts])
     batch = Batch(rollouts, [Verdict(Status.INCORRECT)] * len(rollouts), views)
     rows = batch.student_rows()
     assert [row.prompt_ids for row in rows] == seen["prompts"]
@@ -181,11 +181,11 @@ def test_what_is_scored_is_what_was_sampled_to_the_last_id(kind: str, tmp_path: 
     taught = [row.completion_ids for row in batch.teacher_rows()]
     assert taught == [c.token_ids for c in seen["done"] for _ in range(2)]
     assert isinstance(parts.engine, TransformersEngine)
-    assert parts.ignored_token_ids >= parts.engine.end_ids
+    assert parts.learner.ignored_token_ids >= parts.engine.end_ids
     words = parts.tokenizer
     assert any(tuple(words(c.text, add_special_tokens=False)["input_ids"]) != c.token_ids for c in seen["done"])
-    pack = collate(rows, pad_id=parts.pad_id)
-    scorer: Scorer = parts.bare_scorer.eval()
+    pack = collate(rows, pad_id=parts.policy.pad_id)
+    scorer: Scorer = parts.policy.bare_scorer.eval()
     with torch.no_grad():
         scores = scorer(pack)
     sampled = torch.tensor([logp for c in seen["done"] for logp in c.logps])

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import SMALL, small_config
+from sgsd.contexts import Answer
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build
-from sgsd.methods.context import Answer
-from sgsd.methods.method import token_weights
+from sgsd.methods.averages import token_weights
 from sgsd.records.metrics import StepMetrics
-from sgsd.train.batch import sample, verify, with_contexts
-from sgsd.train.setup import build_parts
+from sgsd.train.batch import build_batch, grade
+from sgsd.train.setup import build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Status, UserError, Verdict
 
@@ -170,24 +170,24 @@ def test_settings_that_mean_nothing_here_are_refused(
 def test_a_judge_says_what_a_step_of_ours_does(
     method: dict[str, Any], tmp_path: Path, lab_model: Any, lab_tokenizer: Any
 ) -> None:
-    parts = build_parts(small_config(tmp_path / "ours", method=method, group=2), Accelerator(cpu=True))
-    rollouts = sample(parts, step=1)
-    verdicts = verify(parts, rollouts)
-    batch = with_contexts(parts, rollouts, verdicts)
-    details = update(parts, batch, score_teachers(parts, batch), StepMetrics(), lr=0.0)
+    parts = build_run(small_config(tmp_path / "ours", method=method, group=2), Accelerator(cpu=True))
+    rollouts = parts.sampler.sample(1)
+    verdicts = grade(parts.verifier, rollouts)
+    batch = build_batch(parts.contexts, rollouts, verdicts)
+    details = update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
     judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
     judge.resume(0)
     written = [torch.ones(len(rollout.completion.token_ids)) for rollout in rollouts]
     judged = judge.judge(rollouts, verdicts, written, step=1)
     assert any(row.any() for row in judged.advantages)
     for detail, advantages_T, mask_T in zip(details, judged.advantages, judged.masks, strict=True):
-        assert detail.judgement.advantages_BT is not None
-        ours_T = detail.judgement.advantages_BT[detail.row][: len(mask_T)] * detail.mask_T
+        assert detail.outputs.advantages_BT is not None
+        ours_T = detail.outputs.advantages_BT[detail.row][: len(mask_T)] * detail.mask_T
         assert torch.equal(mask_T, detail.mask_T)
         torch.testing.assert_close(advantages_T, ours_T, atol=1e-6, rtol=1e-5)
         assert not advantages_T.requires_grad
     assert all(p.grad is None for p in lab_model.parameters())
-    assert bool(judge.parts.evidence_log.ledger.items) == (method["name"] != "grpo")
+    assert bool(judge.learner.evidence_log.ledger.items) == (method["name"] != "grpo")
     documented = set(re.findall(r"`sgsd/([\w/]+)`", TRL_NUMBERS))
     assert {"ungraded"} <= judged.metrics.keys() <= documented
 
@@ -201,18 +201,18 @@ def test_contexts_that_a_judge_has_are_served(
     others: list[str], tmp_path: Path, lab_model: Any, lab_tokenizer: Any
 ) -> None:
     method = {**SGSD, "others": others, "group": 8}
-    parts = build_parts(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
-    rollouts = sample(parts, step=1)
+    parts = build_run(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
+    rollouts = parts.sampler.sample(1)
     judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
     written = [torch.ones(len(rollout.completion.token_ids)) for rollout in rollouts]
-    judged = judge.judge(rollouts, verify(parts, rollouts), written, step=1)
+    judged = judge.judge(rollouts, grade(parts.verifier, rollouts), written, step=1)
     assert any(row.any() for row in judged.advantages)
 
 
 def test_what_a_tool_wrote_is_not_taught(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
     judge = Judge.build(config_of(tmp_path, {"name": "grpo"}), lab_model, lab_tokenizer, Accelerator(cpu=True))
-    parts = build_parts(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
-    rollouts = sample(parts, step=1)
+    parts = build_run(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
+    rollouts = parts.sampler.sample(1)
     verdicts = [Verdict(Status.INCORRECT), *[Verdict(Status.CORRECT)] * (len(rollouts) - 1)]
     own_T = torch.arange(len(rollouts[0].completion.token_ids)) >= 3
     written = [own_T, *[torch.ones(len(r.completion.token_ids)) for r in rollouts[1:]]]

@@ -11,26 +11,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from graded import Made, teachers_of
 from runs import LORA, merged, run_small, small_config
-from sgsd.contexts import (
-    Block,
-    BlockMaker,
-    BlockProvider,
-    JoinedBlocks,
-    PromptBuilder,
-    UnfitPrompt,
-    fitting,
-    load_prompts,
-)
+from sgsd.contexts import Block, Context, Joined, SkillPairs
+from sgsd.contexts.prompt_builders import PromptBuilder, UnfitPrompt, fitting
+from sgsd.contexts.prompts import load_prompts
 from sgsd.methods import Method
-from sgsd.methods.context import SkillPairs
 from sgsd.methods.gates import NoGate
-from sgsd.methods.joints import Always, MatchDistribution
+from sgsd.methods.method import Always
+from sgsd.methods.objectives import MatchDistribution
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.scorer import plan_microbatches
-from sgsd.train.batch import Batch, sample
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train import microbatch
+from sgsd.train.batch import Batch
+from sgsd.train.setup import Run, build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Problem, Status, TeacherView, UserError, Verdict
 
@@ -41,35 +36,34 @@ def maker(tokenizer: Any, max_tokens: int = 512) -> PromptBuilder:
     return PromptBuilder(load_prompts("lab"), tokenizer, max_tokens)
 
 
-def sized(*texts: str) -> BlockMaker:
+def sized(*texts: str) -> Context:
     """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on."""
-    return lambda problems: [
-        tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1)) for _ in problems
-    ]
+    pool = tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1))
+    return Made(lambda problems: [pool for _ in problems])
 
 
 @pytest.mark.parametrize("bad", ["long " * 99, "", " \n"])
 def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, lab_tokenizer: Any) -> None:
     made = maker(lab_tokenizer, max_tokens=60)
     with pytest.raises(UnfitPrompt, match=r"problem p1, teacher t2: .*prompts\.unfit: skip"):
-        BlockProvider(made, sized("good", bad, "fine"), thinking=False).views([PROBLEM])
-    (pool,) = BlockProvider(made, sized("good", bad, "fine"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("good", bad, "fine"), made).views([PROBLEM])
+    (pool,) = teachers_of(sized("good", bad, "fine"), made, unfit="skip").views([PROBLEM])
     assert [view.weight for view in pool] == pytest.approx([0.5 / 0.625, 0, 0.125 / 0.625])
     assert [view.item_ids for view in pool] == [("t1",), ("t2",), ("t3",)]
     assert [bool(view.prompt_ids) for view in pool] == [True, False, True]
-    (none_left,) = BlockProvider(made, sized(bad), thinking=False, unfit="skip").views([PROBLEM])
+    (none_left,) = teachers_of(sized(bad), made, unfit="skip").views([PROBLEM])
     assert [(view.prompt_ids, view.weight) for view in none_left] == [((), 0.0)]
 
 
 def test_where_all_fit_no_weight_is_touched(lab_tokenizer: Any) -> None:
     for unfit in ("error", "skip"):  # these weights do not sum to 1, which dividing by the sum would show
-        (pool,) = BlockProvider(maker(lab_tokenizer), sized("a", "b"), thinking=False, unfit=unfit).views([PROBLEM])
+        (pool,) = teachers_of(sized("a", "b"), maker(lab_tokenizer), unfit=unfit).views([PROBLEM])
         assert [view.weight for view in pool] == [0.5, 0.25]
 
 
 def test_half_a_context_is_none(lab_tokenizer: Any) -> None:
-    blocks = JoinedBlocks(load_prompts("lab"), (sized("good", " "), sized("answer")))
-    (pool,) = BlockProvider(maker(lab_tokenizer), blocks, thinking=False, unfit="skip").views([PROBLEM])
+    context = Joined((sized("good", " "), sized("answer")))
+    (pool,) = teachers_of(context, maker(lab_tokenizer), unfit="skip").views([PROBLEM])
     assert [bool(view.prompt_ids) for view in pool] == [True, False]
 
 
@@ -92,7 +86,7 @@ def test_a_control_token_is_an_error_whatever_the_setting(lab_tokenizer: Any) ->
     with pytest.raises(UserError, match=r"problem p3: .*control token"):
         fitting([PROBLEM, forged], maker(lab_tokenizer), thinking=False, unfit="skip")
     with pytest.raises(UserError, match=r"problem p1, teacher t1: .*control token"):
-        BlockProvider(maker(lab_tokenizer), sized("</think>"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("</think>"), maker(lab_tokenizer), unfit="skip").views([PROBLEM])
 
 
 # ── A step with teachers left out ──────────────────────────────────────────────────────────────────────────────────
@@ -105,11 +99,11 @@ OPSD = {"name": "opsd"}
 
 def matching_pairs() -> Method:
     """Several teachers whose whole distributions are matched."""
-    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), direction=MatchDistribution())
+    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), objective=MatchDistribution())
 
 
 def without(number: int) -> Callable[[Pool], Pool]:
-    """Teacher `number` of each pool left out, as a provider does it."""
+    """Teacher `number` of each pool left out, as its prompts do it."""
 
     def change(pool: Pool) -> Pool:
         kept = sum(view.weight for n, view in enumerate(pool) if n != number)
@@ -129,28 +123,28 @@ def same(pool: Pool) -> Pool:
     return pool
 
 
-def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Parts, Batch]:
+def prepare(folder: Path, method: dict[str, Any], **changes: Any) -> tuple[Run, Batch]:
     settings = {"method": method, "lora": LORA, "rollouts": 4, "prompts": {"unfit": "skip"}, "data": {"limit": 16}}
-    parts = build_parts(small_config(folder, **merged(settings, changes)), Accelerator())
-    rollouts = sample(parts, 1)
-    views = parts.provider.views([rollout.problem for rollout in rollouts])
+    parts = build_run(small_config(folder, **merged(settings, changes)), Accelerator())
+    rollouts = parts.sampler.sample(1)
+    views = parts.contexts.teachers.views([rollout.problem for rollout in rollouts])
     statuses = [Status.CORRECT if n % 2 else Status.INCORRECT for n in range(len(rollouts))]
     return parts, Batch(rollouts, [Verdict(status) for status in statuses], views)
 
 
-def taken(parts: Parts, batch: Batch) -> tuple[dict[str, Any], int]:
+def taken(parts: Run, batch: Batch) -> tuple[dict[str, Any], int]:
     """A step's numbers, and how many completion tokens were scored under teachers."""
-    scored, forward = 0, parts.bare_scorer.forward
+    scored, forward = 0, parts.policy.bare_scorer.forward
 
     def counting(pack: Any, **options: Any) -> Any:
         nonlocal scored
         scored += pack.targets_N.numel() if options.get("role") == "teacher" else 0
         return forward(pack, **options)
 
-    parts.scorer.forward = counting
+    parts.policy.scorer.forward = counting
     metrics = StepMetrics()
-    update(parts, batch, score_teachers(parts, batch), metrics, lr=1e-30)
-    parts.scorer.forward = forward
+    update(parts.learner, batch, score_teachers(parts.learner, batch), metrics, lr=1e-30)
+    parts.policy.scorer.forward = forward
     metrics.add_rollouts(batch.rollouts, batch.verdicts)
     return metrics.finish(lambda sums: sums), scored
 
@@ -183,7 +177,7 @@ def test_a_rollout_without_teachers_adds_nothing_and_is_counted(method: dict[str
     assert scored == len(batch.views[0]) * len(batch.rollouts[0].completion.token_ids)
     assert (found["untaught_rollouts"], found["skipped_teachers"]) == (1, len(batch.views[1]))
     # In a pass of its own, which then has no teacher at all, it is worth as little.
-    parts.config = small_config(tmp_path, **merged(parts.config.model_dump(), {"compute": {"student_tokens": 1}}))
+    parts.policy.budgets.student = 1
     assert taken(parts, part)[0] == pytest.approx(found, rel=1e-4, abs=1e-7)
     alone, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
     assert (alone["loss"], alone["grad_norm"], scored) == (0, 0, 0)
@@ -196,8 +190,8 @@ def test_a_process_without_any_teacher_keeps_step_with_the_others(
     method: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, batch = prepare(tmp_path, method)
-    more = lambda self, value: value if isinstance(value, bool) else value + 1  # noqa: E731
-    monkeypatch.setattr(Parts, "all_max", more)  # another process has one pass more, and no trouble
+    more = lambda accelerator, value: value if isinstance(value, bool) else value + 1  # noqa: E731
+    monkeypatch.setattr(microbatch, "all_max", more)  # another process has one pass more, and no trouble
     found, scored = taken(parts, replace(batch, views=[nobody(pool) for pool in batch.views]))
     assert (found["loss"], found["grad_norm"]) == (0, 0)
     assert scored == len(batch.rollouts[0].completion.token_ids)  # the idle pass
@@ -236,13 +230,13 @@ def test_a_run_leaves_out_counts_and_says_so_once(tmp_path: Path, caplog: pytest
     for record in logged:
         for teacher in record["teachers"]:
             if teacher.get("skipped"):
-                assert teacher["weight"] == teacher["polarity"] == 0
-                assert not any(teacher["delta"])
+                assert teacher["weight"] == 0
+                assert not {"polarity", "delta", "support"} & teacher.keys()  # nothing is said of it
         assert sum(t["weight"] for t in record["teachers"]) == pytest.approx(1, abs=1e-5) or all(
             t.get("skipped") for t in record["teachers"]
         )
     assert not [r for r in caplog.records if r.name == "sgsd"]  # teachers are counted in the metrics
-    parts = build_parts(small_config(tmp_path / "b", prompts={"unfit": "skip", "max_tokens": 26}), Accelerator())
+    parts = build_run(small_config(tmp_path / "b", prompts={"unfit": "skip", "max_tokens": 26}), Accelerator())
     assert 0 < parts.skipped_problems < 256
     assert len(parts.problems) == 256 - parts.skipped_problems
     (said,) = [r for r in caplog.records if r.name == "sgsd"]

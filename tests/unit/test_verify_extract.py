@@ -1,4 +1,4 @@
-"""From completion to answer text: the last box after the last </think>."""
+"""The final answer of a completion: the last box after the last </think>."""
 
 from __future__ import annotations
 

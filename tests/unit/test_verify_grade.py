@@ -76,6 +76,8 @@ def test_what_computer_algebra_decides(verifier: MathVerifier) -> None:
         (r"2\sin x\cos x", r"\sin 2x", "correct"),
         (r"2^{n+1}", r"2\cdot 2^n", "correct"),
         (r"\cos x", r"\sin x", "incorrect"),
+        (r"\frac12\begin{bmatrix}2&4\\6&8\end{bmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "correct"),
+        (r"-\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "incorrect"),
     ]
     verdicts = verifier.grade([_box(answer) for answer, _, _ in rows], [gold for _, gold, _ in rows])
     assert [verdict.status.value for verdict in verdicts] == [label for _, _, label in rows]

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sgsd.verify.algebra import Arithmetic, Value, approximate, as_fraction, generator, rational
+from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.expressions import evaluate
-from sgsd.verify.functions import exponential, natural_log, trigonometric
-from sgsd.verify.lexer import tokenise
-from sgsd.verify.maths import Ask, Ruling, canonical_number, judge, normalise
+from sgsd.verify.math.algebra import Arithmetic, Value, approximate, as_fraction, generator, rational
+from sgsd.verify.math.closed_forms import exponential, natural_log, trigonometric
+from sgsd.verify.math.equivalence import Question, canonical_number, compare
+from sgsd.verify.math.expressions import evaluate
+from sgsd.verify.math.lexer import normalise, tokenise
 
-EQUAL, DIFFERENT, UNREADABLE = Ruling.EQUAL, Ruling.DIFFERENT, Ruling.GOLD_UNREADABLE
+EQUAL, DIFFERENT, UNREADABLE = Status.CORRECT, Status.INCORRECT, Status.UNPARSED
 _CONSTANTS = {"pi": math.pi, "e": math.e, "i": 1j}
 
 
@@ -46,10 +47,10 @@ def _complex(value: Value) -> complex:
 
 def test_twenty_thousand_digits_compare_as_text() -> None:
     digits = "7" * 20_000
-    assert judge(digits, digits) is EQUAL
-    assert judge(digits[:-1] + "8", digits) is DIFFERENT
-    assert judge("-" + digits, digits) is DIFFERENT
-    assert judge(f"+0{digits}.00", digits) is EQUAL
+    assert compare(digits, digits) is EQUAL
+    assert compare(digits[:-1] + "8", digits) is DIFFERENT
+    assert compare("-" + digits, digits) is DIFFERENT
+    assert compare(f"+0{digits}.00", digits) is EQUAL
 
 
 @pytest.mark.parametrize(
@@ -160,13 +161,13 @@ def test_logarithms_agree_with_floating_point(q: Fraction) -> None:
 def test_a_fraction_equals_itself_however_it_is_written(q: Fraction) -> None:
     a, b = q.numerator, q.denominator
     for text in (f"{a}/{b}", rf"\frac{{{a}}}{{{b}}}", rf"\dfrac{{{3 * a}}}{{{3 * b}}}", rf"\frac{{{-a}}}{{{-b}}}"):
-        assert judge(text, f"{a}/{b}") is EQUAL
+        assert compare(text, f"{a}/{b}") is EQUAL
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
 def test_integers_are_equal_when_they_are_equal(a: int, b: int) -> None:
-    assert judge(f"{a:,}", str(b)) is (EQUAL if a == b else DIFFERENT)
+    assert compare(f"{a:,}", str(b)) is (EQUAL if a == b else DIFFERENT)
 
 
 @settings(max_examples=50, deadline=None)
@@ -174,7 +175,7 @@ def test_integers_are_equal_when_they_are_equal(a: int, b: int) -> None:
 def test_a_rounded_decimal_is_not_its_fraction(a: int, b: int, places: int) -> None:
     q = Fraction(a, b)
     rounded = f"{float(q):.{places}f}"
-    assert judge(rounded, f"{a}/{b}") is (EQUAL if Fraction(rounded) == q else DIFFERENT)
+    assert compare(rounded, f"{a}/{b}") is (EQUAL if Fraction(rounded) == q else DIFFERENT)
 
 
 @pytest.mark.parametrize("name", ["sqrt", "frac", "pi", "text"])
@@ -216,25 +217,25 @@ def test_dress_does_not_change_a_text(name: str) -> None:
         (r"\sin x" + "+1" * 900, r"\cos x", DIFFERENT),
     ],
 )
-def test_rulings_that_math_verify_gets_wrong_or_must_not_see(answer: str, gold: str, ruling: Ruling) -> None:
-    assert judge(answer, gold) is ruling
+def test_rulings_that_math_verify_gets_wrong_or_must_not_see(answer: str, gold: str, ruling: Status) -> None:
+    assert compare(answer, gold) is ruling
 
 
 def test_percent_is_a_hundredth_and_may_be_left_off() -> None:
     cases = [(r"50\%", "0.5"), ("0.5", r"50\%"), ("50", r"50\%"), (r"50\%", "50"), (r"150\%", "1.5")]
-    assert all(judge(answer, gold) is EQUAL for answer, gold in cases)
-    assert judge(r"0.5\%", "0.5") is DIFFERENT
-    assert judge("0.5", "50") is DIFFERENT
-    assert judge(r"50\%", r"0.5\%") is DIFFERENT
+    assert all(compare(answer, gold) is EQUAL for answer, gold in cases)
+    assert compare(r"0.5\%", "0.5") is DIFFERENT
+    assert compare("0.5", "50") is DIFFERENT
+    assert compare(r"50\%", r"0.5\%") is DIFFERENT
 
 
 def test_only_open_questions_reach_computer_algebra_and_they_are_rewritten() -> None:
-    asked = judge(r"f(x) = \sin(30x°) + \text{ } 2^x \quad", r"2^{x}+\sin (\tfrac{\pi}{6} x)")
-    assert isinstance(asked, Ask)
+    asked = compare(r"f(x) = \sin(30x°) + \text{ } 2^x \quad", r"2^{x}+\sin (\tfrac{\pi}{6} x)")
+    assert isinstance(asked, Question)
     assert "=" not in asked.answer
     assert "quad" not in asked.answer
-    code = judge("__import__('os').system('touch X') + \\sin x", r"\cos x")
-    assert not isinstance(code, Ask) or ("import" not in code.answer and "__" not in code.answer)
+    code = compare("__import__('os').system('touch X') + \\sin x", r"\cos x")
+    assert not isinstance(code, Question) or ("import" not in code.answer and "__" not in code.answer)
 
 
 _FRAGMENTS = [
@@ -251,8 +252,8 @@ _FRAGMENTS = [
     st.lists(st.sampled_from(_FRAGMENTS), max_size=8).map("".join),
 )
 def test_any_pair_of_texts_gets_a_ruling(answer: str, gold: str) -> None:
-    assert isinstance(judge(answer, gold), Ruling | Ask)
-    assert judge(gold, gold) in {EQUAL, UNREADABLE} or isinstance(judge(gold, gold), Ask)
+    assert isinstance(compare(answer, gold), Status | Question)
+    assert compare(gold, gold) in {EQUAL, UNREADABLE} or isinstance(compare(gold, gold), Question)
 
 
 def _adversarial() -> dict[str, str]:
@@ -279,6 +280,6 @@ def test_no_text_buys_more_than_a_second(name: str) -> None:
     text = _adversarial()[name]
     start = time.perf_counter()
     for other in ("5", text[:-1] + "2", r"\sqrt{2}+x"):
-        judge(text, other)
-        judge(other, text)
+        compare(text, other)
+        compare(other, text)
     assert time.perf_counter() - start < 2.0

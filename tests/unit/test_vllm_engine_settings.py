@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,15 +14,14 @@ import torch
 from accelerate import Accelerator
 
 from runs import LORA, small_config
-from sgsd.methods.importance import importance_weights
+from sgsd.methods.losses import importance_weights
 from sgsd.records.metrics import StepMetrics
-from sgsd.records.timing import Clock
 from sgsd.rollout import ServerEngine, TransformersEngine, VllmEngine
-from sgsd.rollout.engine import request_seed
+from sgsd.rollout.engine import Engine, request_seed
 from sgsd.train import sampler_mismatch as gap
-from sgsd.train.loop import collect
+from sgsd.train.batch import build_batch, grade
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap, draws_dropout, sampler_rounding
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import UserError
 
@@ -70,8 +70,8 @@ def test_mixes_that_mean_nothing_are_refused(
     assert said in str(caught.value)
 
 
-def parts_with(tmp_path: Path, **changes: Any) -> Parts:
-    return build_parts(small_config(tmp_path / "never", **changes), Accelerator())
+def parts_with(tmp_path: Path, **changes: Any) -> Run:
+    return build_run(small_config(tmp_path / "never", **changes), Accelerator())
 
 
 def test_each_engine_is_made_and_nothing_is_started(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_seed_is_a_function_of_seed_and_index() -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return parts_with(tmp_path_factory.mktemp("gap"))
 
 
@@ -135,38 +135,37 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
-def test_both_precisions_count(parts: Parts, heard: list[str]) -> None:
-    coarse = replace(parts, engine=Says("bfloat16"))  # type: ignore[arg-type]
-    assert sampler_rounding(parts) == 1e-3
-    assert sampler_rounding(coarse) == 3e-2
-    assert sampler_rounding(replace(parts, engine=object())) == 1e-3  # type: ignore[arg-type]
-    check_gap(coarse, 1e-2)  # what a bfloat16 engine may be off a float32 trainer
+def test_both_precisions_count(parts: Run, heard: list[str]) -> None:
+    policy, engine, coarse = parts.policy, parts.engine, cast(Engine, Says("bfloat16"))
+    assert sampler_rounding(policy, engine) == 1e-3
+    assert sampler_rounding(policy, coarse) == 3e-2
+    assert sampler_rounding(policy, cast(Engine, object())) == 1e-3
+    check_gap(policy, coarse, 1e-2)  # what a bfloat16 engine may be off a float32 trainer
     with pytest.raises(StaleSamplerError, match=r"off by 0.01 nats a token, 0.001 is what rounding explains"):
-        check_gap(parts, 1e-2)
+        check_gap(policy, engine, 1e-2)
     with pytest.raises(StaleSamplerError):
-        check_gap(coarse, 4e-2)
+        check_gap(policy, coarse, 4e-2)
     for nothing in (math.nan, math.inf):
         with pytest.raises(StaleSamplerError):
-            check_gap(coarse, nothing)
+            check_gap(policy, coarse, nothing)
     assert not heard
 
 
-def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Parts, heard: list[str]) -> None:
-    check_gap(parts, 4e-4)
+def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run, heard: list[str]) -> None:
+    check_gap(parts.policy, parts.engine, 4e-4)
     assert not heard
-    check_gap(parts, 6e-4)
+    check_gap(parts.policy, parts.engine, 6e-4)
     assert heard == [
         "sampler_mismatch: the engine's log-probabilities are off by 0.0006 nats a token"
         " (rollout.mismatch_warning 0.0005)"
     ]
-    rollout = parts.config.rollout.model_copy(update={"mismatch_warning": 1e-4})
-    check_gap(replace(parts, config=parts.config.model_copy(update={"rollout": rollout})), 2e-4)
+    check_gap(parts.policy, parts.engine, 2e-4, alarm=1e-4)
     assert len(heard) == 2
 
 
-def test_a_dropout_hides_the_gap(tmp_path: Path, parts: Parts) -> None:
-    assert not draws_dropout(parts.bare_scorer.model)
-    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).bare_scorer.model)
+def test_a_dropout_hides_the_gap(tmp_path: Path, parts: Run) -> None:
+    assert not draws_dropout(parts.policy.model)
+    assert draws_dropout(parts_with(tmp_path, lora={**LORA, "dropout": 0.1}).policy.model)
 
 
 # ── Importance weights ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,28 +203,30 @@ def test_weighing_makes_the_mean_gradient_the_student_s() -> None:
 
 
 def gradient(
-    parts: Parts, batch: Any, monkeypatch: pytest.MonkeyPatch, metrics: StepMetrics | None = None
+    parts: Run, batch: Any, monkeypatch: pytest.MonkeyPatch, metrics: StepMetrics | None = None
 ) -> torch.Tensor:
     """Of one update, which is not made."""
     grads: list[torch.Tensor] = []
 
     def keep(*_: Any) -> float:
-        trained = [p for p in parts.scorer.parameters() if p.grad is not None]
+        trained = [p for p in parts.policy.scorer.parameters() if p.grad is not None]
         grads.append(torch.cat([p.grad.flatten().clone() for p in trained]))
-        parts.strategy.forget_gradient()
+        parts.policy.strategy.forget_gradient()
         return 0.0
 
     monkeypatch.setattr("sgsd.train.step.apply_gradient", keep)
     monkeypatch.setattr("sgsd.train.step.check_gap", lambda *_, **__: None)
-    update(parts, batch, score_teachers(parts, batch), metrics or StepMetrics(), 1e-4)
+    update(parts.learner, batch, score_teachers(parts.learner, batch), metrics or StepMetrics(), 1e-4)
     return grads[0]
 
 
-def test_the_update_weighs_every_token_by_it(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = collect(parts, 1, None, Clock())
+def test_the_update_weighs_every_token_by_it(parts: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts = parts.sampler.sample(1)
+    batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
     plain = gradient(parts, batch, monkeypatch)
-    capped = replace(
-        parts,
+    capped = copy.copy(parts)
+    capped.learner = replace(
+        parts.learner,
         config=parts.config.model_copy(
             update={"rollout": parts.config.rollout.model_copy(update={"importance_cap": 2.0})}
         ),

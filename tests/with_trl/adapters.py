@@ -14,10 +14,10 @@ from runs import SMALL, small_config
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods import Method
-from sgsd.methods.zoo import grpo, sgsd
+from sgsd.methods.registry import grpo, sgsd
 from sgsd.records.metrics import StepMetrics
-from sgsd.train.batch import with_contexts
-from sgsd.train.setup import build_parts
+from sgsd.train.batch import build_batch
+from sgsd.train.setup import build_run
 from sgsd.train.step import score_teachers, update
 from sgsd.types import Rollout, Verdict
 
@@ -94,7 +94,7 @@ def trl_gradient(trainer: Any) -> tuple[Gradients, list[Rollout], list[Verdict]]
 
     class Taking(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            trainer.judge.parts.evidence_log.ledger = lived_ledger()
+            trainer.judge.learner.evidence_log.ledger = lived_ledger()
 
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
             gradients.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
@@ -122,12 +122,12 @@ def our_gradient(
         sampling={"max_tokens": MAX_TOKENS},
         optimizer={"max_grad_norm": 1e9},
     )
-    parts = build_parts(config, Accelerator(cpu=True))
+    parts = build_run(config, Accelerator(cpu=True))
     parts.evidence_log.ledger = lived_ledger()
-    taking = TakingOptimizer(parts.bare_scorer.model)
-    parts.strategy.optimizer = taking
-    batch = with_contexts(parts, list(rollouts), list(verdicts))
-    update(parts, batch, score_teachers(parts, batch), StepMetrics(), lr=0.0)
+    taking = TakingOptimizer(parts.policy.model)
+    parts.policy.strategy.optimizer = taking
+    batch = build_batch(parts.contexts, list(rollouts), list(verdicts))
+    update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
     return taking.gradients
 
 

@@ -23,7 +23,7 @@ from sgsd.train.engines import close_engine
 from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
 from sgsd.train.sampler_mismatch import StaleSamplerError
-from sgsd.train.setup import Parts, build_parts
+from sgsd.train.setup import Run, build_run
 from sgsd.types import Completion
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
@@ -33,47 +33,47 @@ SAMPLING = Sampling(max_tokens=64)
 
 
 @pytest.fixture(scope="module", params=["adapter", "weights"])
-def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     lora = {"rank": 8, "alpha": 16} if request.param == "adapter" else None
     # So few at a time that the prompts of one call are more than are read in one go.
     options = {"enforce_eager": True, "max_num_seqs": 32, "max_num_batched_tokens": 640}
     rollout = {"engine": "vllm", "options": options, "start_timeout": 240.0, "timeout": 60.0}
     config = small_config(tmp_path_factory.mktemp(request.param) / "run", rollout=rollout, lora=lora)
-    parts = build_parts(config, Accelerator())
+    parts = build_run(config, Accelerator())
     yield parts
     engine_of(parts).close()
     assert not (config.folder / "engine").exists()
 
 
-def engine_of(parts: Parts) -> VllmEngine:
+def engine_of(parts: Run) -> VllmEngine:
     assert isinstance(parts.engine, VllmEngine)
     return parts.engine
 
 
-def prompts_of(parts: Parts, count: int) -> list[tuple[int, ...]]:
-    return [parts.maker.student(problem, thinking=False) for problem in parts.problems[:count]]
+def prompts_of(parts: Run, count: int) -> list[tuple[int, ...]]:
+    return [parts.prompts.student(problem, thinking=False) for problem in parts.problems[:count]]
 
 
-def sample(parts: Parts, count: int = 12) -> list[Completion]:
+def sample(parts: Run, count: int = 12) -> list[Completion]:
     return parts.engine.sample(prompts_of(parts, count), range(count), SAMPLING, seed=3)
 
 
-def gap(parts: Parts, done: list[Completion]) -> float:
+def gap(parts: Run, done: list[Completion]) -> float:
     """The largest one, over all tokens."""
     rows = [Row(prompt, c.token_ids) for prompt, c in zip(prompts_of(parts, len(done)), done)]
     said_N = torch.tensor([logp for c in done for logp in c.logps])
     return float((score_rows(parts, rows) - said_N).abs().max())
 
 
-def train(parts: Parts, seed: int) -> None:
+def train(parts: Run, seed: int) -> None:
     """A step of chance, large enough to be heard."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in parts.bare_scorer.parameters():
+    for parameter in parts.policy.bare_scorer.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
-def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Parts) -> None:
+def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Run) -> None:
     engine = engine_of(parts)
     for seed in range(3):
         engine.sync()
@@ -91,7 +91,7 @@ def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Parts) ->
     assert engine.restarts == 0
 
 
-def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Parts) -> None:
+def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Run) -> None:
     parts.engine.sync()
     together, prompts = sample(parts, 32), prompts_of(parts, 32)
     assert sum(map(len, prompts)) > 640
@@ -107,7 +107,7 @@ def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.prove)])
-def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Parts, blow: int) -> None:
+def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Run, blow: int) -> None:
     engine = engine_of(parts)
     train(parts, 7)
     engine.sync()
@@ -132,7 +132,7 @@ def test_a_cold_start_samples_from_the_model_as_it_is(tmp_path: Path) -> None:
     rollout = {"engine": "vllm", "options": {"enforce_eager": True, "max_num_seqs": 32}, "start_timeout": 240.0}
     config = small_config(tmp_path / "run", rollout=rollout, lora={"rank": 8, "alpha": 16})
     engine = _engine(config, load_tokenizer(config.model), tmp_path / "bank.build")
-    parts = build_parts(small_config(tmp_path / "own"), Accelerator())
+    parts = build_run(small_config(tmp_path / "own"), Accelerator())
     done = engine.sample(prompts_of(parts, 12), range(12), SAMPLING, seed=3)
     close_engine(engine)
     assert gap(parts, done) < ROUNDING

@@ -13,14 +13,13 @@ from rich.text import Text
 
 from sgsd.cli.formatting import count_words
 from sgsd.config.run_config import RunConfig
+from sgsd.contexts import Answer
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
-from sgsd.methods.context import Answer
-from sgsd.plan.arithmetic import Lengths
 from sgsd.plan.memory import Memory
-from sgsd.plan.meta_pass import Ghost
+from sgsd.plan.meta_model import MetaModel
+from sgsd.plan.sizes import Lengths
 from sgsd.records.tracking import check_tracker
-from sgsd.train.contexts.pools import make_foreseen, sampled_kinds
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
 from sgsd.types import Problem, Status, UserError, Verdict
@@ -66,16 +65,15 @@ def table_rows(run: Run) -> dict[str, str]:
         problems if run.sampler.prompts is run.prompts else problems[:TEACHER_PROBLEMS]
     )  # retrieving for all takes long
     students = [len(run.sampler.prompts.student(problem, thinking=thinking)) for problem in asked]
-    bank = None if run.bank is None else run.bank.current
-    foreseen = make_foreseen(config, run.method, run.prompts, bank, problems)
-    views = [view for pool in foreseen.views(problems[:TEACHER_PROBLEMS]) for view in pool]
+    shown = run.contexts.before_rollouts().teachers.views(problems[:TEACHER_PROBLEMS])
+    views = [view for pool in shown for view in pool]
     teachers = [len(view.prompt_ids) for view in views if view.prompt_ids]
     check_positions(run, max([*students, *teachers]))
     rows["student's prompt"] = _lengths(students) + ("" if len(asked) == len(problems) else f" (first {len(asked)})")
     if views:
         left_out = f", {len(views) - len(teachers)} left out" if len(teachers) < len(views) else ""
         rows["teachers' prompts"] = f"{_lengths(teachers)} (first {min(TEACHER_PROBLEMS, len(problems))}{left_out})"
-    if kinds := sampled_kinds(run.method):
+    if kinds := run.method.context.sampled_kinds():
         rows["made of rollouts"] = ", ".join(kinds)
     rows["reference answers"] = References.of(run, problems).words(config.verifier.name)
     rows["parameters"] = trained_parameters(run)
@@ -195,7 +193,7 @@ def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory
     lengths = Lengths(max(students), max(teachers, default=0), longest, longest)
     strategy, processes = run.policy.strategy, run.accelerator.num_processes
     return Memory.of(
-        Ghost.of(run.config),
+        MetaModel.of(run.config),
         lengths,
         processes=processes,
         in_parts=strategy.in_parts,

@@ -22,7 +22,7 @@ COMMANDS = {
     "train": "train as a config file says: sgsd train CONFIG [--resume] [--key.part value …]",
     "preview": "show the student's and the teachers' prompts as the model sees them",
     "probe": "before any training: can this bank teach this model? sgsd probe CONFIG [--rollouts N]",
-    "plan": "time, memory and disk of a run before it: sgsd plan CONFIG [--steps N | --on DEVICE]",
+    "plan": "time, memory and disk of a run before it: sgsd plan CONFIG [--steps N | --memory GB]",
     "migrate": "rewrite a config file of an older version with today's keys: sgsd migrate CONFIG [--write]",
     "report": "write one offline HTML page about a run folder",
     "track": "send a run's numbers to a tracker: sgsd track RUN --to wandb",
@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 def _command(name: str) -> Callable[[list[str], Console], None]:
     """The function behind a command; only its own module is imported, so that `sgsd bank` does not wait for torch."""
     if name not in COMMANDS:
-        from sgsd.methods.zoo import nearest
+        from sgsd.methods.registry import nearest
 
         raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
     if name in ("report", "bank"):

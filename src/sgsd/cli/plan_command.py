@@ -1,4 +1,4 @@
-"""`sgsd plan CONFIG`: how long, how much memory, how much disk, before anything is run for real."""
+"""`sgsd plan CONFIG`: time, memory and disk of a run before it is run."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from rich.console import Console
 from rich.table import Table
 
 from sgsd.cli.formatting import clock_words, count_words
-from sgsd.cli.options import as_share, as_whole, config_first, take_word
+from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.overrides import read_config
 from sgsd.cli.training import notes_shown
-from sgsd.plan.devices import GPUS
-from sgsd.plan.estimate import Estimate, assumed_lengths
+from sgsd.plan.fit import Fit, assumed_lengths
 from sgsd.plan.measured import Measured, measure
 from sgsd.plan.memory import size_words
 from sgsd.train import RunConfig
 from sgsd.types import UserError
 
-DEVICES = ", ".join([*GPUS, "cpu"])
-USAGE = f"""sgsd plan CONFIG [--steps N] [--key.part value …]
-sgsd plan CONFIG --on DEVICE [--processes N] [--utilisation 0.5] [--student-prompt N] [--teacher-prompt N]
-                 [--completion N] [--longest N] [--key.part value …]
+USAGE = """sgsd plan CONFIG [--steps N] [--key.part value …]
+sgsd plan CONFIG --memory GB [--processes N] [--student-prompt N] [--teacher-prompt N] [--completion N]
+                 [--key.part value …]
 
 Measured: makes the run's first N steps in a temporary folder, leaves the first out, and says what the whole run will
 take. Where nothing is said N is 4, or as many as it takes until those after the first have lasted 5 seconds. Nothing is
 left behind. The run's own number of steps is the config's.
-By arithmetic, for a machine that is not here ({DEVICES}): nothing is loaded but the model's configuration.
-Lengths are means in tokens; each assumption is printed with its value."""
+With --memory: whether the run fits a device of so many GB (10⁹ bytes), and what to lower first where it does not.
+Nothing is loaded but the model's configuration. Lengths are in tokens; each assumption is printed."""
 STEPS, SECONDS = 4, 5.0  # steps at first; more until those after the first have taken so long
-LENGTHS = ("--student-prompt", "--teacher-prompt", "--completion", "--longest")
+ASSUMED = ("--processes", "--student-prompt", "--teacher-prompt", "--completion")
+SHED = (
+    "--on: seconds by arithmetic are no longer given, they were off by up to 60 % (docs/plan.md); plan on the machine"
+    " itself, or ask by --memory GB whether the run fits"
+)
 
 
 def plan(args: list[str], console: Console) -> None:
-    """Measure or estimate, and show the tables."""
+    """Measure or trace, and show the tables."""
     path, rest = config_first(args, "plan", USAGE, console)
     if path is None:
         return
-    steps, device = take_word(rest, "--steps", STEPS), take_word(rest, "--on", "h100")
-    processes, utilisation = take_word(rest, "--processes", "2"), take_word(rest, "--utilisation", "0.4")
-    lengths = {flag: take_word(rest, flag, "256") for flag in LENGTHS}
+    if take_word(rest, "--on", "h100") is not None:
+        raise UserError(SHED)
+    steps, memory = take_word(rest, "--steps", STEPS), take_word(rest, "--memory", "80")
+    given = {flag: take_word(rest, flag, "256") for flag in ASSUMED}
     config = read_config(path, rest, "sgsd plan CONFIG")
-    if device is None:
-        by_arithmetic = {"--processes": processes, "--utilisation": utilisation, **lengths}
-        if given := next((flag for flag, word in by_arithmetic.items() if word is not None), None):
-            raise UserError(f"{given}: goes with --on DEVICE ({DEVICES}); what is measured needs no assumption")
+    if memory is None:
+        if flag := next((flag for flag, word in given.items() if word is not None), None):
+            raise UserError(f"{flag}: goes with --memory GB; what is measured needs no assumption")
         count, seconds = (STEPS, SECONDS) if steps is None else (as_whole("--steps", steps), 0.0)
         with notes_shown(console), console.status(f"Making {count} steps …"):
             found = measure(config, count, seconds)
@@ -56,13 +58,10 @@ def plan(args: list[str], console: Console) -> None:
             show_measured(found, console)
         return
     if steps is not None:
-        raise UserError("--steps: steps are measured, or a machine is named by --on, not both")
-    told = [None if word is None else as_whole(flag, word) for flag, word in lengths.items()]
-    count = 1 if processes is None else as_whole("--processes", processes)
-    share = None if utilisation is None else as_share("--utilisation", utilisation)
-    show_estimate(
-        Estimate.of(config, device, assumed_lengths(config, *told), processes=count, utilisation=share), console
-    )
+        raise UserError("--steps: steps are measured, or memory is traced by --memory, not both")
+    processes, *lengths = (None if word is None else as_whole(flag, word) for flag, word in given.items())
+    room = as_whole("--memory", memory) * 1e9
+    show_fit(Fit.of(config, room, assumed_lengths(config, *lengths), processes or 1), console)
 
 
 # ── Measured ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +99,7 @@ def show_measured(found: Measured, console: Console) -> None:
 
 
 def remarks(config: RunConfig) -> list[str]:
-    """What the measured figures do not hold."""
+    """Remarks on what the measured figures leave out."""
     found = []
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > cores + 1:
@@ -110,37 +109,20 @@ def remarks(config: RunConfig) -> list[str]:
     return found
 
 
-# ── By arithmetic ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Traced ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def show_estimate(found: Estimate, console: Console) -> None:
-    ops, config = found.operations, found.config
-    many = f", each of {found.processes} processes" if found.processes > 1 else ""
-    size, trained = count_words(found.parameters), count_words(found.trained)
-    console.print(f"{size} parameters, {trained} trained; {found.device.name}{many}.")
-    table = _table("A step", "TFLOP", "", "seconds")
-    for phase, total, parts in (
-        ("sample", ops.sample, {"prompts": ops.prefill, "token by token": ops.decode}),
-        ("score", ops.score, {"teachers": ops.teachers, "their head": ops.teachers_head}),
-        ("update", ops.update, {"student": ops.student, "its head": ops.student_head}),
-    ):
-        listed = ", ".join(f"{name} {value / 1e12:,.3g}" for name, value in parts.items())
-        table.add_row(phase, f"{total / 1e12:,.3g}", listed, f"{found.seconds[phase]:.2f}")
-    table.add_row("step", f"{(ops.sample + ops.score + ops.update) / 1e12:,.3g}", "", f"{found.step:.2f}")
-    console.print(table)
+def show_fit(found: Fit, console: Console) -> None:
     r = found.rows
-    evaluated = f", {found.evaluations} evaluations of {found.evaluation_seconds:.0f} s" if found.evaluations else ""
-    console.print(f"Run: {clock_words(found.run)}, {config.steps:,} steps{evaluated}.", soft_wrap=True)
     console.print(
-        f"A process: {r.rollouts} rollouts, {r.per_batch} at a time; {r.teachers} rows of teachers in"
-        f" {r.teacher_passes} passes; {r.student_passes} passes of the student, {r.per_student} rows each.",
+        f"A process: {r.rollouts} rollouts, {r.per_batch} at a time; {r.teachers} rows of teachers, {r.per_teacher} a"
+        f" micro-batch; {r.student_microbatches} micro-batches of the student, {r.per_student} rows each.",
         soft_wrap=True,
     )
     console.print(f"Memory: {found.memory.words()}.", soft_wrap=True)
     console.print(f"It {found.advice()}", soft_wrap=True, style="bold")
-    console.print("\nAssumed:")
     for line in found.assumptions():
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        console.print(f"Assumed: {line}.", markup=False, soft_wrap=True)
 
 
 # ── Words ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,11 +14,11 @@ from rich.text import Text
 from sgsd.bank import terminal_safe
 from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.overrides import read_config
+from sgsd.contexts.controls import CONTROLS
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.evaluate.separation import RULE, STANCES
 from sgsd.evaluate.stats import Interval
 from sgsd.files import write_atomic
-from sgsd.train.contexts.controls import CONTROLS
 from sgsd.train.engines import close_engine
 from sgsd.train.setup import build_run
 from sgsd.train.skill_probe import Probe, check_method, run_probe

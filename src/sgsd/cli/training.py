@@ -95,10 +95,10 @@ def preview(args: list[str], console: Console) -> None:
     path, rest = config_first(args, "preview", USAGE, console)
     if path is None:
         return
-    from sgsd.contexts import PromptBuilder, load_prompts
+    from sgsd.contexts.prompt_builders import PromptBuilder
+    from sgsd.contexts.prompts import load_prompts
     from sgsd.data.problems import load_problems
-    from sgsd.train.contexts.controls import make_nulls
-    from sgsd.train.contexts.pools import make_eval_prompts, make_foreseen, make_train_prompts, sampled_kinds
+    from sgsd.train.context_resources import make_contexts
     from sgsd.train.models import load_tokenizer
     from sgsd.train.setup import load_bank_for
 
@@ -109,21 +109,21 @@ def preview(args: list[str], console: Console) -> None:
     problem, bank = problems[0], load_bank_for(config, method)
     maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     thinking = config.prompts.student_thinking
-    student = make_train_prompts(config, method, maker, bank).student(problem, thinking=thinking)
+    contexts = make_contexts(config, method, maker, bank, problems=problems).before_rollouts()
+    student = contexts.train_prompts.student(problem, thinking=thinking)
     _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
     if config.evaluation.skills:
         thinking = config.prompts.evaluation_thinking
-        examined = make_eval_prompts(config, maker, bank).student(problem, thinking=thinking)
+        examined = contexts.eval_prompts.student(problem, thinking=thinking)
         _show(console, tokenizer, f"evaluation, thinking {_on(thinking)}", examined)
-    provider = make_foreseen(config, method, maker, bank, problems)
-    (views,) = provider.views([problem])
+    (views,) = contexts.teachers.views([problem])
     for number, view in enumerate(views, start=1):
         what = f"weight {view.weight:.3f} ({', '.join(view.item_ids) or view.source})"
         heading = f"teacher {number}, {what}, thinking {_on(config.prompts.teacher_thinking)}"
         _show(console, tokenizer, heading, view.prompt_ids)
-    if kinds := sampled_kinds(method):
+    if kinds := method.context.sampled_kinds():
         console.print(Text(f"Made of the rollouts, which there are none of yet: {', '.join(kinds)}"))
-    nulls = make_nulls(method, provider, config.prompts.folder) if views else None
+    nulls = contexts.null_teachers
     for view in nulls.views([problem])[0] if nulls else ():
         heading = f"null teacher, which the others are compared with, thinking {_on(config.prompts.teacher_thinking)}"
         _show(console, tokenizer, heading, view.prompt_ids)

@@ -14,7 +14,8 @@ from sgsd.config.migrate import current_key, migrate
 from sgsd.config.renamed import UNTIL
 from sgsd.config.run_config import RunConfig
 from sgsd.config.yaml_text import parse_yaml
-from sgsd.methods.zoo import defaults, nearest, recipe
+from sgsd.lookup import nearest
+from sgsd.methods.registry import defaults, recipe
 from sgsd.notices import warn
 from sgsd.types import UserError
 
@@ -121,7 +122,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _check_option_types(method: Mapping[str, Any], where: str) -> None:
-    options = {key: value for key, value in method.items() if key != "name"}
+    options = {key: value for key, value in method.items() if key not in ("name", "context")}
     make = pydantic.validate_call(config=ConfigDict(strict=True))(recipe(method["name"]))
     try:
         make(**options)

@@ -1,83 +1,52 @@
-"""Contexts: what the teachers are shown, and the wording of every prompt."""
+"""Contexts: what the teachers are shown. Declarations import neither torch nor templates.
 
-from sgsd.contexts.about_problems import DemonstrationBlocks, OtherProblemBlocks, RubricBlocks, WrongAnswerBlocks
-from sgsd.contexts.blocks import AnswerBlocks, Block, BlockMaker, JoinedBlocks, Maker, MixedBlocks, SkillPairBlocks
-from sgsd.contexts.controls import (
-    IrrelevantBlocks,
-    NullTeacherBlocks,
-    OffTopic,
-    RandomPairBlocks,
-    ShuffledBlocks,
-    no_context,
-)
-from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts, thinking_mode
-from sgsd.contexts.providers import (
-    AnyProvider,
-    BlockProvider,
-    ContextProvider,
-    NoContextProvider,
-    PromptBuilder,
-    RolloutProvider,
-    SkillPromptBuilder,
-    UnfitPrompt,
-    fitting,
-    pools_for,
-)
-from sgsd.contexts.rollouts import (
-    Critic,
-    CritiqueBlocks,
-    FeedbackBlocks,
+`sgsd.contexts.prompts` has the wording, `sgsd.contexts.prompt_builders` makes the ids that the model reads.
+"""
+
+from sgsd.contexts.base import (
+    Block,
+    Context,
     Graded,
-    HintBlocks,
-    OfProblems,
-    Quote,
-    ReasonedBlocks,
-    Reasoner,
-    RolloutMaker,
-    SiblingBlocks,
+    Joined,
+    Mixed,
+    NoContext,
+    Pool,
+    Resources,
+    RolloutContext,
+    make_pools,
 )
+from sgsd.contexts.controls import Irrelevant, Null, NullTeacher, RandomPairs, Shuffled
+from sgsd.contexts.names import named_context
+from sgsd.contexts.references import Answer, Demonstration, OtherProblem, ReasonFirst, Rubric, WrongAnswer
+from sgsd.contexts.rollouts import Critique, Feedback, Hints, Sibling
+from sgsd.contexts.skill_pairs import SkillPairs
 
 __all__ = [
-    "AnswerBlocks",
-    "AnyProvider",
+    "Answer",
     "Block",
-    "BlockMaker",
-    "BlockProvider",
-    "ContextProvider",
-    "Critic",
-    "CritiqueBlocks",
-    "DemonstrationBlocks",
-    "FeedbackBlocks",
+    "Context",
+    "Critique",
+    "Demonstration",
+    "Feedback",
     "Graded",
-    "HintBlocks",
-    "IrrelevantBlocks",
-    "JoinedBlocks",
-    "Maker",
-    "MixedBlocks",
-    "NoContextProvider",
-    "NullTeacherBlocks",
-    "OfProblems",
-    "OffTopic",
-    "OtherProblemBlocks",
-    "PromptBuilder",
-    "PromptSet",
-    "Quote",
-    "RandomPairBlocks",
-    "ReasonedBlocks",
-    "Reasoner",
-    "RolloutMaker",
-    "RolloutProvider",
-    "RubricBlocks",
-    "ShuffledBlocks",
-    "SiblingBlocks",
-    "SkillPairBlocks",
-    "SkillPromptBuilder",
-    "UnfitPrompt",
-    "WrongAnswerBlocks",
-    "encode_chat",
-    "fitting",
-    "load_prompts",
-    "no_context",
-    "pools_for",
-    "thinking_mode",
+    "Hints",
+    "Irrelevant",
+    "Joined",
+    "Mixed",
+    "NoContext",
+    "Null",
+    "NullTeacher",
+    "OtherProblem",
+    "Pool",
+    "RandomPairs",
+    "ReasonFirst",
+    "Resources",
+    "RolloutContext",
+    "Rubric",
+    "Shuffled",
+    "Sibling",
+    "SkillPairs",
+    "WrongAnswer",
+    "make_pools",
+    "named_context",
 ]

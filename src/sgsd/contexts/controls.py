@@ -5,201 +5,194 @@
     shuffled    the pairs of another problem
     random      pairs drawn from the bank by chance
 
-They are makers of blocks like any other and compose with the rest. They are handed problems, never an outcome, and
-what they choose for a problem depends on its id and not on the batch it stands in.
+They are contexts like any other. A run is controlled by putting one in the place of its pairs, in the declaration; all
+else stays as configured: the reference beside a pair, the thinking mode, what happens to a prompt that does not fit.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
+from typing import ClassVar, Literal, get_args
 
-import numpy as np
+from sgsd.contexts.base import Block, Context, Mixed, Need, Pool, Resources
+from sgsd.contexts.skill_pairs import SkillPairs
+from sgsd.types import Problem, UserError
 
-from sgsd.contexts.blocks import Block, SkillPairBlocks
-from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
-
-CANDIDATES = 16  # off-topic pairs that are measured exactly, and other problems that are looked at
-CONTROLS = frozenset({"null", "irrelevant", "shuffled", "random"})
-NEAR = 2  # tokens by which the estimated length of a measured pair may miss the best one
+Control = Literal["irrelevant", "shuffled", "null"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+SOURCES = frozenset({*CONTROLS, "random"})
+CANDIDATES = 16  # other problems whose blocks are looked at
 
 
 def is_control(source: str) -> bool:
     """Whether a teacher of this source was shown a control, alone or beside something else."""
-    return not CONTROLS.isdisjoint(source.split("+"))
+    return not SOURCES.isdisjoint(source.split("+"))
 
 
-def no_context(problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-    """The control `null`: one teacher a problem, shown nothing."""
-    return [(Block("null", None),) for _ in problems]
+# ── In the declaration ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def control(context: Context, name: Control) -> Context:
+    """The context with a control in the place of its pairs: as many teachers, for `null` one.
+
+    >>> control(SkillPairs(4), "shuffled")
+    Shuffled(part=SkillPairs(k=4, side='pair'))
+    """
+    made: dict[Control, Callable[[Context], Context]] = {
+        "irrelevant": Irrelevant,
+        "shuffled": Shuffled,
+        "null": lambda part: Null(),
+    }
+    return in_place(context, made[name])
+
+
+def null_teacher(context: Context) -> Context:
+    """The null teacher of a stance by contrast, beside whatever the pairs are joined with.
+
+    Teachers of other kinds in the pool have no part in it.
+    """
+    return in_place(controlled_alone(context), NullTeacher)
+
+
+def in_place(context: Context, make: Callable[[Context], Context]) -> Context:
+    """The context with `make` of each leaf that a control takes the place of; see `has_controls`."""
+    own = not _shows_pairs(context)
+    return context.substitute(lambda leaf: make(leaf) if _is_controlled(leaf, own=own) else leaf)
+
+
+def controlled_alone(context: Context) -> Context:
+    """The context without the teachers, mixed into its pool, that no control takes the place of."""
+    if not isinstance(context, Mixed):
+        return context
+    own = not _shows_pairs(context)
+    kept = [part for part in context.parts if any(_is_controlled(leaf, own=own) for leaf in part.leaves())]
+    return controlled_alone(kept[0]) if kept else context
+
+
+def has_controls(context: Context) -> bool:
+    """Whether a control can take the place of something: of retrieved pairs or, where there are none, of contexts of a
+    user's own that are made from problems.
+    """
+    return any(_is_controlled(leaf, own=True) for leaf in context.leaves())
+
+
+def _is_controlled(leaf: Context, *, own: bool) -> bool:
+    foreign = not type(leaf).__module__.startswith("sgsd.")
+    return type(leaf) is SkillPairs or (own and foreign and not leaf.sees_rollouts)
+
+
+def _shows_pairs(context: Context) -> bool:
+    return any(type(leaf) is SkillPairs for leaf in context.leaves())
+
+
+# ── The controls ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class OffTopic:
-    """Well-formed skills and mistakes about something else, cut at sentences so that there are some of every length.
+class Null(Context):
+    """Control: nothing is shown. The student's own prompt, in the teachers' thinking mode."""
 
-    `pairs` says how a pair becomes text, `count` how many tokens a text has.
-    """
+    def block(self, problem: Problem, resources: Resources) -> Block:
+        return Block("null", None)
 
-    skills: Sequence[Skill]
-    mistakes: Sequence[Mistake]
-    pairs: SkillPairBlocks
-    count: Callable[[str], int]
+
+@dataclass(frozen=True)
+class RandomPairs(SkillPairs):
+    """Control: pairs drawn from the bank by chance, a function of the problem and the seed."""
+
+    source: ClassVar[str] = "random"
+
+
+@dataclass(frozen=True)
+class InPlaceOf(Context):
+    """A control of the teachers of another context, which is made from problems."""
+
+    part: Context
 
     def __post_init__(self) -> None:
-        if not self.skills or not self.mistakes:
-            raise UserError("the off-topic items need at least one skill and one mistake; add what is missing")
+        if self.part.sees_rollouts:
+            raise ValueError("a control stands in the place of a context that is made from problems")
 
-    def like(self, pair: SkillPair, key: str) -> SkillPair:
-        """The off-topic pair nearest in length; `key` alone chooses among those that are equally near.
+    @property
+    def teachers(self) -> int:
+        return self.part.teachers
 
-        Of a pair with one side only, the stand-in has that side only.
-        """
-        target = self.tokens(pair)
-        estimates = self._estimates(pair.skill is not None, pair.mistake is not None)
-        miss = np.abs(estimates - target)
-        near = np.argwhere(miss <= miss.min() + NEAR).tolist()
-        best, least = pair, float("inf")
-        for i, j in random.Random(key).sample(near, min(CANDIDATES, len(near))):
-            other = self._pair(i, j, pair)
-            if (missed := abs(self.tokens(other) - target)) < least:
-                best, least = other, missed
-            if not missed:
-                break
-        return best
-
-    def tokens(self, pair: SkillPair) -> int:
-        text = self.pairs.block(pair).text
-        return self.count(text or "")
-
-    def _pair(self, i: int, j: int, place: SkillPair) -> SkillPair:
-        skill = None if place.skill is None else self._cut_skills[i]
-        mistake = None if place.mistake is None else self._cut_mistakes[j]
-        return replace(place, skill=skill, mistake=mistake)
-
-    def _estimates(self, skill: bool, mistake: bool) -> np.ndarray:
-        """Tokens of skill i with mistake j, [S, M]; [S, 1] or [1, M] without the other side."""
-        if not mistake:
-            return self._skill_tokens[:, None]
-        if not skill:
-            return self._mistake_tokens[None, :]
-        both = self.tokens(SkillPair(self._cut_skills[0], self._cut_mistakes[0], 0.0, 1.0))
-        shared = self._skill_tokens[0] + self._mistake_tokens[0] - both
-        return self._skill_tokens[:, None] + self._mistake_tokens[None, :] - shared
-
-    @cached_property
-    def _cut_skills(self) -> list[Skill]:
-        return [
-            replace(skill, principle=principle, when_to_apply=when)
-            for skill in self.skills
-            for principle, when in product(beginnings(skill.principle), beginnings(skill.when_to_apply))
-        ]
-
-    @cached_property
-    def _cut_mistakes(self) -> list[Mistake]:
-        return [
-            replace(mistake, why_it_happens=why, how_to_avoid=how)
-            for mistake in self.mistakes
-            for why, how in product(beginnings(mistake.why_it_happens), beginnings(mistake.how_to_avoid))
-        ]
-
-    @cached_property
-    def _skill_tokens(self) -> np.ndarray:
-        return np.array([self.tokens(SkillPair(skill, None, 0.0, 1.0)) for skill in self._cut_skills])
-
-    @cached_property
-    def _mistake_tokens(self) -> np.ndarray:
-        return np.array([self.tokens(SkillPair(None, mistake, 0.0, 1.0)) for mistake in self._cut_mistakes])
-
-
-def beginnings(text: str) -> list[str]:
-    """The first sentence, the first two, …, all of them."""
-    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
-    return [" ".join(sentences[:n]) for n in range(1, len(sentences) + 1)]
+    def all_needs(self) -> frozenset[Need]:
+        return self.needs | self.part.all_needs()
 
 
 @dataclass(frozen=True)
-class IrrelevantBlocks:
-    """The control `irrelevant`: in the place of each pair an off-topic one of its length and weight."""
+class Irrelevant(InPlaceOf):
+    """Control: for each block, a retrieved pair for instance, an off-topic one of its length and weight."""
 
-    pairs: SkillPairBlocks
-    off_topic: OffTopic
+    needs: ClassVar[frozenset[Need]] = frozenset({"off_topic"})
 
-    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-        pools = self.pairs.retrieve([problem.text for problem in problems])
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        pools = self.part.blocks(problems, resources)
         return [
-            tuple(self._block(pair, f"irrelevant/{problem.id}/{rank}") for rank, pair in enumerate(pool))
+            tuple(_off_topic(block, "irrelevant", f"{problem.id}/{rank}", resources) for rank, block in enumerate(pool))
             for problem, pool in zip(problems, pools, strict=True)
         ]
 
-    def _block(self, pair: SkillPair, key: str) -> Block:
-        return self.pairs.block(self.off_topic.like(pair, key), "irrelevant")
-
 
 @dataclass(frozen=True)
-class NullTeacherBlocks:
-    """The null teacher of a stance by contrast: one off-topic block a problem, as long as its pool's middle pair."""
+class NullTeacher(InPlaceOf):
+    """The null teacher of a stance by contrast: one off-topic block, as long as its pool's middle one."""
 
-    pairs: SkillPairBlocks
-    off_topic: OffTopic
+    needs: ClassVar[frozenset[Need]] = frozenset({"off_topic"})
 
-    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-        pools = self.pairs.retrieve([problem.text for problem in problems])
-        return [(self._block(problem, pool),) for problem, pool in zip(problems, pools, strict=True)]
+    @property
+    def teachers(self) -> int:
+        return 1
 
-    def _block(self, problem: Problem, pool: Sequence[SkillPair]) -> Block:
-        by_length = sorted(pool, key=self.off_topic.tokens)
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        pools = self.part.blocks(problems, resources)
+        return [(self._block(problem, pool, resources),) for problem, pool in zip(problems, pools, strict=True)]
+
+    def _block(self, problem: Problem, pool: Pool, resources: Resources) -> Block:
+        by_length = sorted(pool, key=lambda block: resources.count_tokens(block.text or ""))
         middle = replace(by_length[len(by_length) // 2], weight=1.0)
-        return self.pairs.block(self.off_topic.like(middle, f"null/{problem.id}"), "null_teacher")
+        return replace(_off_topic(middle, "null", problem.id, resources), source="null_teacher")
+
+
+def _off_topic(block: Block, source: str, key: str, resources: Resources) -> Block:
+    """Nothing stays nothing."""
+    shown = resources.off_topic.like(block, f"{source}/{key}") if block.text else block
+    return replace(shown, source=source)
 
 
 @dataclass(frozen=True)
-class ShuffledBlocks:
-    """The control `shuffled`: the pairs retrieved for another problem, never its own.
+class Shuffled(InPlaceOf):
+    """Control: the blocks of another problem, never its own; for instance the pairs retrieved for that.
 
-    Of a few drawn by the problem's id it takes the one whose pairs have the fewest items in common with its own: a
-    problem of the same kind would retrieve the same pairs, and nothing would be shuffled.
+    Of a few problems drawn by the problem's id it takes the one whose blocks have the fewest items in common with its
+    own: a problem of the same kind would retrieve the same pairs, and nothing would be shuffled.
     """
 
-    pairs: SkillPairBlocks
-    others: Sequence[Problem]
+    needs: ClassVar[frozenset[Need]] = frozenset({"problems"})
 
-    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-        drawn = [self._drawn(problem) for problem in problems]
-        texts = [text for problem, others in zip(problems, drawn) for text in (problem.text, *others)]
-        pools = iter(self.pairs.retrieve(texts))
-        return [self._farthest(next(pools), [next(pools) for _ in others]) for others in drawn]
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        drawn = [self._drawn(problem, resources.problems) for problem in problems]
+        batch = [shown for problem, others in zip(problems, drawn) for shown in (problem, *others)]
+        pools = iter(self.part.blocks(batch, resources))
+        farthest = [_farthest(next(pools), [next(pools) for _ in others]) for others in drawn]
+        return [tuple(replace(block, source="shuffled") for block in pool) for pool in farthest]
 
-    def _drawn(self, problem: Problem) -> list[str]:
-        places = random.Random(f"shuffled/{problem.id}").sample(
-            range(len(self.others)), min(CANDIDATES, len(self.others))
-        )
-        others = [self.others[place] for place in places]
-        texts = [other.text for other in others if other.id != problem.id and other.text != problem.text]
-        if not texts:
+    def _drawn(self, problem: Problem, among: Sequence[Problem]) -> list[Problem]:
+        places = random.Random(f"shuffled/{problem.id}").sample(range(len(among)), min(CANDIDATES, len(among)))
+        others = [among[place] for place in places]
+        others = [other for other in others if other.id != problem.id and other.text != problem.text]
+        if not others:
             raise UserError(f"problem {problem.id}: there is no other problem to take its pairs from; give more data")
-        return texts
-
-    def _farthest(self, own: Sequence[SkillPair], pools: Sequence[Sequence[SkillPair]]) -> tuple[Block, ...]:
-        items = item_ids(own)
-        chosen = min(pools, key=lambda pool: len(items & item_ids(pool)))
-        return tuple(self.pairs.block(pair, "shuffled") for pair in chosen)
+        return others
 
 
-@dataclass(frozen=True)
-class RandomPairBlocks:
-    """The control `random`: pairs that retrieval by chance brings, so called in the run's records."""
-
-    pairs: SkillPairBlocks  # whose retriever draws
-
-    def __call__(self, problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
-        pools = self.pairs.retrieve([problem.text for problem in problems])
-        return [tuple(self.pairs.block(pair, "random") for pair in pool) for pool in pools]
+def _farthest(own: Pool, pools: Sequence[Pool]) -> Pool:
+    items = _item_ids(own)
+    return min(pools, key=lambda pool: len(items & _item_ids(pool)))
 
 
-def item_ids(pool: Sequence[SkillPair]) -> set[str]:
-    return {item for pair in pool for item in pair.item_ids}
+def _item_ids(pool: Pool) -> set[str]:
+    return {item for block in pool for item in block.item_ids}

@@ -23,6 +23,7 @@ from sgsd.types import UserError
 
 BUNDLED = Path(__file__).parent.parent / "prompts"
 REQUIRED = ("student", "teacher")
+THINK, END_THINK = "<think>", "</think>"
 
 #: What a template must show, lest a teacher be silently shown nothing.
 PURPOSE = {
@@ -125,6 +126,24 @@ def _variables(text: str) -> set[str]:
         return jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
     except jinja2.TemplateSyntaxError:
         return set(chain.from_iterable(PURPOSE.values()))  # its own complaint comes when it is filled in
+
+
+@dataclass(frozen=True)
+class Quote:
+    """Takes what may be shown from what a model wrote."""
+
+    control_tokens: Sequence[str]
+
+    def text(self, written: str) -> str:
+        """The text after the thinking; empty where the thinking never ends or a control token is left."""
+        shown = written.rpartition(END_THINK)[2].strip()
+        return "" if THINK in shown or any(token in shown for token in self.control_tokens) else shown
+
+    def thoughts(self, written: str) -> str:
+        """All of it, thinking included, up to the first control token other than a think tag."""
+        shown = written.replace(THINK, "\n").replace(END_THINK, "\n")
+        ends = [place for token in self.control_tokens if (place := shown.find(token)) >= 0]
+        return shown[: min(ends, default=len(shown))].strip()
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, thinking: bool) -> tuple[int, ...]:

@@ -1,131 +1,72 @@
-"""Contexts about the rollouts: what a sibling wrote, what a grader found, what a critic says, what the model thinks.
+"""Teachers that are shown rollouts: a sibling's attempt, the verifier's feedback, a critic's words.
 
-Their makers are handed graded rollouts. What a maker chooses for a rollout depends on its index and its group, never
-on the other groups of the batch: whole groups stay on one process, and a resumed run chooses as it did before.
-
-A rollout may have nothing to be shown: no sibling succeeded, the verifier could not say, the critic failed. That is
-nobody's fault, so such blocks are optional: their teachers are left out and counted.
+A choice depends on the rollout's index and its group, never on the other groups of the batch: whole groups stay on one
+process, and a resumed run chooses as it did before. Where there is nothing to show (no sibling succeeded, the verifier
+could not say, the critic failed) nobody is to blame, so these blocks are optional.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from sgsd.contexts.blocks import Block, BlockMaker
-from sgsd.contexts.prompts import PromptSet
-from sgsd.types import Problem, Rollout, Verdict
-
-THINK, END_THINK = "<think>", "</think>"
-
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """A rollout and what the verifier made of it."""
-
-    rollout: Rollout
-    verdict: Verdict
-
-    @property
-    def problem(self) -> Problem:
-        return self.rollout.problem
-
-    @property
-    def index(self) -> int:
-        return self.rollout.completion.index
-
-    @property
-    def outcome(self) -> int:
-        return self.verdict.outcome
-
-
-RolloutMaker = Callable[[Sequence[Graded]], Sequence[tuple[Block, ...]]]
-Critic = Callable[[Sequence[Graded], Sequence[str]], Sequence[str | None]]
-Reasoner = Callable[[Sequence[Graded], Sequence[Block]], Sequence[str]]
-
-
-@dataclass(frozen=True)
-class OfProblems:
-    """A maker that is handed problems, among makers that are handed rollouts: it still sees problems and no more."""
-
-    make: BlockMaker
-
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        return list(self.make([rollout.problem for rollout in rollouts]))
-
-
-@dataclass(frozen=True)
-class Quote:
-    """What a rollout wrote, fit to be shown: without its thinking, and empty where a control token is left."""
-
-    control_tokens: Sequence[str]
-
-    def __call__(self, rollout: Graded) -> str:
-        return self.text(rollout.rollout.completion.text)
-
-    def text(self, written: str) -> str:
-        """Empty, too, where the thinking never ends."""
-        said = written.rpartition(END_THINK)[2].strip()
-        return "" if THINK in said or any(token in said for token in self.control_tokens) else said
-
-    def thoughts(self, written: str) -> str:
-        """All of it, thinking included, up to the first control token other than a think tag."""
-        said = written.replace(THINK, "\n").replace(END_THINK, "\n")
-        ends = [place for token in self.control_tokens if (place := said.find(token)) >= 0]
-        return said[: min(ends, default=len(said))].strip()
-
+from sgsd.contexts.base import Block, Graded, Need, Pool, Resources, RolloutContext
 
 # ── Siblings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class SiblingBlocks:
-    """One block with another, successful rollout of the same group; without one the teacher is left out."""
+class Sibling(RolloutContext):
+    """A successful rollout of the same problem, never the one that is scored; left out where there is none."""
 
-    prompts: PromptSet
-    quote: Quote
-    seed: int
+    needs: ClassVar[frozenset[Need]] = frozenset({"group"})
 
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        return [(self._block(rollout, others),) for rollout, others in with_siblings(rollouts)]
+    def blocks(self, rollouts: Sequence[Graded], resources: Resources) -> list[Pool]:
+        return [(self._block(rollout, others, resources),) for rollout, others in with_siblings(rollouts)]
 
-    def _block(self, rollout: Graded, others: Sequence[Graded]) -> Block:
-        right = showable(others, self.quote, 1)
-        chosen = draw("sibling", self.seed, rollout, right, 1)
-        text = self.prompts.render("sibling", **attempt(chosen[0], self.quote)) if chosen else ""
+    def _block(self, rollout: Graded, others: Sequence[Graded], resources: Resources) -> Block:
+        right = showable(others, 1, resources)
+        chosen = draw("sibling", rollout, right, 1, resources)
+        text = resources.render("sibling", **attempt(chosen[0], resources)) if chosen else ""
         return Block("sibling", text, optional=True)
 
 
 @dataclass(frozen=True)
-class HintBlocks:
-    """1 + `wrong` blocks in the same words: the first with a successful sibling, the others each with a failed one.
+class Hints(RolloutContext):
+    """One teacher shown a successful sibling and `wrong` teachers each shown a failed one, all in the same words.
 
-    Failed siblings whose answer could be read are asked for. Of fewer than `wrong` all are shown and the missing left
-    out; without any, or without a success, the whole pool is.
+    Failed siblings whose answer could be read are shown. Of fewer than `wrong` all are shown and the missing left out;
+    without any, or without a success, the whole pool is.
     """
 
-    prompts: PromptSet
-    quote: Quote
-    wrong: int
-    seed: int
+    wrong: int = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"group"})
 
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        return [self._pool(rollout, others) for rollout, others in with_siblings(rollouts)]
+    def __post_init__(self) -> None:
+        if self.wrong < 1:
+            raise ValueError(f"a contrast needs at least 1 wrong hint, not {self.wrong}")
 
-    def _pool(self, rollout: Graded, others: Sequence[Graded]) -> tuple[Block, ...]:
-        right = draw("hint", self.seed, rollout, showable(others, self.quote, 1), 1)
-        failed = showable(others, self.quote, -1)
-        if right and right[0].verdict.answer is not None:  # this verifier says what it has read
+    @property
+    def teachers(self) -> int:
+        return 1 + self.wrong
+
+    def blocks(self, rollouts: Sequence[Graded], resources: Resources) -> list[Pool]:
+        return [self._pool(rollout, others, resources) for rollout, others in with_siblings(rollouts)]
+
+    def _pool(self, rollout: Graded, others: Sequence[Graded], resources: Resources) -> Pool:
+        right = draw("hint", rollout, showable(others, 1, resources), 1, resources)
+        failed = showable(others, -1, resources)
+        if right and right[0].verdict.answer is not None:  # this verifier names the answer it has read
             failed = [other for other in failed if other.verdict.answer is not None]
-        wrong = draw("wrong hint", self.seed, rollout, failed, self.wrong)
+        wrong = draw("wrong hint", rollout, failed, self.wrong, resources)
         shown: list[Graded | None] = [*right, *wrong] if right and wrong else []
         shown += [None] * (1 + self.wrong - len(shown))
-        return tuple(self._block(other) for other in shown)
+        return tuple(self._block(other, resources) for other in shown)
 
-    def _block(self, other: Graded | None) -> Block:
-        text = "" if other is None else self.prompts.render("hint", **attempt(other, self.quote))
+    def _block(self, other: Graded | None, resources: Resources) -> Block:
+        text = "" if other is None else resources.render("hint", **attempt(other, resources))
         return Block("hint", text, 1 / (1 + self.wrong), optional=True)
 
 
@@ -138,97 +79,64 @@ def with_siblings(rollouts: Sequence[Graded]) -> Iterable[tuple[Graded, list[Gra
         yield rollout, [other for other in groups[rollout.rollout.group] if other.index != rollout.index]
 
 
-def showable(rollouts: Sequence[Graded], quote: Quote, outcome: int) -> list[Graded]:
-    return [rollout for rollout in rollouts if rollout.outcome == outcome and quote(rollout)]
+def showable(rollouts: Sequence[Graded], outcome: int, resources: Resources) -> list[Graded]:
+    return [rollout for rollout in rollouts if rollout.outcome == outcome and quoted(rollout, resources)]
 
 
-def draw(kind: str, seed: int, rollout: Graded, among: Sequence[Graded], count: int) -> list[Graded]:
+def draw(kind: str, rollout: Graded, among: Sequence[Graded], count: int, resources: Resources) -> list[Graded]:
     """`count` of them or, of fewer, all: a function of the seed, the rollout's index and its group."""
-    return random.Random(f"{kind}/{seed}/{rollout.index}").sample(among, min(count, len(among)))
+    return random.Random(f"{kind}/{resources.seed}/{rollout.index}").sample(among, min(count, len(among)))
 
 
-def attempt(rollout: Graded, quote: Quote) -> dict[str, Any]:
-    """What a template may show of a rollout: its text and the answer that was read, which may be none."""
+def quoted(rollout: Graded, resources: Resources) -> str:
+    return resources.quote.text(rollout.rollout.completion.text)
+
+
+def attempt(rollout: Graded, resources: Resources) -> dict[str, Any]:
+    """The variables of a template that shows a rollout: its text and the answer that was read, which may be none."""
     answer = rollout.verdict.answer
-    return {"attempt": quote(rollout), "answer": None if answer is None else quote.text(answer) or None}
+    read = None if answer is None else resources.quote.text(answer) or None
+    return {"attempt": quoted(rollout, resources), "answer": read}
 
 
-# ── Of the rollout that is judged ──────────────────────────────────────────────────────────────────────────────────
+# ── The rollout that is scored ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class FeedbackBlocks:
-    """One block with the rollout itself and the verifier's word on it, never the reference.
+class Feedback(RolloutContext):
+    """The rollout itself, the answer that the verifier read and whether it was right; never the reference.
 
     Where the verifier could not say right or wrong there is no feedback, and the teacher is left out.
     """
 
-    prompts: PromptSet
-    quote: Quote
-
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        return [(self._block(rollout),) for rollout in rollouts]
-
-    def _block(self, rollout: Graded) -> Block:
+    def block(self, rollout: Graded, resources: Resources) -> Block:
         if not rollout.outcome:
             return Block("feedback", "", optional=True)
-        shown = {**attempt(rollout, self.quote), "right": rollout.outcome > 0}
-        return Block("feedback", self.prompts.render("feedback", **shown), optional=True)
+        text = resources.render("feedback", **attempt(rollout, resources), right=rollout.outcome > 0)
+        return Block("feedback", text, optional=True)
 
 
 @dataclass(frozen=True)
-class CritiqueBlocks:
-    """One block with what a critic writes about the rollout, who is shown problem, reference and attempt.
+class Critique(RolloutContext):
+    """A critique of the rollout, step by step, by a critic who sees problem, reference and attempt.
 
-    `critic` answers each question, or gives none where it fails; then that teacher is left out.
+    Where the critic has no answer the teacher is left out.
     """
 
-    prompts: PromptSet
-    quote: Quote
-    critic: Critic
+    needs: ClassVar[frozenset[Need]] = frozenset({"answer", "writer"})
 
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        asked = [rollout for rollout in rollouts if self.quote(rollout)]
-        replies = self.critic(asked, [self._question(rollout) for rollout in asked])
-        said = {rollout.index: self._said(reply) for rollout, reply in zip(asked, replies, strict=True)}
-        return [(Block("critique", said.get(rollout.index, ""), optional=True),) for rollout in rollouts]
+    def blocks(self, rollouts: Sequence[Graded], resources: Resources) -> list[Pool]:
+        assert resources.critic is not None, "a run whose context needs a writer has a critic"
+        asked = [rollout for rollout in rollouts if quoted(rollout, resources)]
+        replies = resources.critic(asked, [self._question(rollout, resources) for rollout in asked])
+        texts = {rollout.index: self._text(reply, resources) for rollout, reply in zip(asked, replies, strict=True)}
+        return [(Block("critique", texts.get(rollout.index, ""), optional=True),) for rollout in rollouts]
 
-    def _question(self, rollout: Graded) -> str:
+    def _question(self, rollout: Graded, resources: Resources) -> str:
         problem = rollout.problem
-        return self.prompts.render(
-            "critique",
-            problem=problem.text,
-            answer=problem.gold,
-            solution=problem.solution,
-            attempt=self.quote(rollout),
-        )
+        shown = {"problem": problem.text, "answer": problem.gold, "solution": problem.solution}
+        return resources.render("critique", **shown, attempt=quoted(rollout, resources))
 
-    def _said(self, reply: str | None) -> str:
-        said = self.quote.text(reply or "")
-        return self.prompts.render("critiqued", critique=said) if said else ""
-
-
-@dataclass(frozen=True)
-class ReasonedBlocks:
-    """What another maker shows of the problem, and under it how the model itself explains it, drawn by the index.
-
-    `reasoner` is asked under the very prompt that the teacher would have without this; like the teacher it is told
-    nothing of the rollout.
-    """
-
-    prompts: PromptSet
-    make: BlockMaker
-    quote: Quote
-    reasoner: Reasoner
-
-    def __call__(self, rollouts: Sequence[Graded]) -> list[tuple[Block, ...]]:
-        blocks = [block for (block,) in self.make([rollout.problem for rollout in rollouts])]
-        written = self.reasoner(rollouts, blocks)
-        return [(self._block(*parts),) for parts in zip(blocks, written, strict=True)]
-
-    def _block(self, block: Block, written: str) -> Block:
-        reasons = self.quote.thoughts(written)
-        if not reasons:
-            return block
-        text = self.prompts.render("reasoned", context=block.text, reasons=reasons)
-        return Block(f"{block.source}+reasons", text, block.weight, block.item_ids, optional=True)
+    def _text(self, reply: str | None, resources: Resources) -> str:
+        critique = resources.quote.text(reply or "")
+        return resources.render("critiqued", critique=critique) if critique else ""

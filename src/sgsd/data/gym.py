@@ -18,11 +18,11 @@ from typing import Any, Self
 import sgsd
 from sgsd.config.sections import DataConfig
 from sgsd.data.gym_tasks import ALLOWED, REFUSED
-from sgsd.methods.zoo import nearest
+from sgsd.methods.registry import nearest
 from sgsd.types import Problem, Status, UserError, Verdict
-from sgsd.verify.extract import extract_answer
-from sgsd.verify.frames import Closed, receive, send
+from sgsd.verify.final_answer import extract_answer
 from sgsd.verify.protocol import check_lengths
+from sgsd.verify.sandbox.ipc import Closed, receive, send
 
 FULL_MARKS = 0.99
 PROBLEMS = 1024  # where no limit is set

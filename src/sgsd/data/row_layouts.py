@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgsd.config.sections import DataConfig
-from sgsd.verify.extract import has_box, last_box
+from sgsd.verify.final_answer import has_box, last_box
 
 Row = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sgsd.contexts import PromptBuilder
+from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Status

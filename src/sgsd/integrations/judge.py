@@ -1,7 +1,7 @@
 """What a method says of rollouts that another trainer sampled: an advantage for every token, and nothing is trained.
 
-The contexts, the scorer and `Method.judge` are those of a run of ours, called by the very functions of its step; so a
-method needs no second telling here. Whoever holds the optimizer decides what a loss makes of the advantages.
+The contexts, the scorer and the objective's loss are those of a run, called by the very functions of its step. Whoever
+holds the optimizer decides what a loss makes of the advantages.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from torch import Tensor
 
 from sgsd.config.loading import make_config
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import AnyProvider, PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.collectives import all_sum, largest
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.replicated import Strategy
 from sgsd.files import write_atomic
 from sgsd.methods import Method
-from sgsd.methods.context import Context, OtherProblem, Shuffled, WrongAnswer
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.rollout import TransformersEngine
 from sgsd.scorer import PackedBatch, Scorer
 from sgsd.train.batch import Batch, build_batch
 from sgsd.train.checks import check_strategy, warn_of_template
-from sgsd.train.contexts.controls import make_nulls
-from sgsd.train.contexts.pools import make_provider
+from sgsd.train.context_resources import Contexts, make_contexts
 from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.policy import Budgets, Policy
@@ -41,7 +40,7 @@ from sgsd.train.step import (
     Detail,
     Learner,
     TeacherScores,
-    gather_evidence,
+    loss_inputs,
     observations,
     outcome_advantages,
     pad_rows,
@@ -53,9 +52,6 @@ from sgsd.verify import Verifier
 
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
 SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
-
-#: Contexts that are drawn from the other problems of the training set, which the other trainer keeps to itself.
-OF_OTHER_PROBLEMS: frozenset[type[Context]] = frozenset({WrongAnswer, OtherProblem, Shuffled})
 
 #: Numbers of a step that the other trainer reports itself, or that it alone knows.
 TRAINERS_OWN = ("loss", "grad_norm", "rollouts", "accuracy", "length", "truncated", "entropy")
@@ -89,11 +85,11 @@ def judge_config(
 
 def beyond_a_judge(method: Method) -> str | None:
     """Why a method cannot be told from rollouts that somebody else sampled; none: it can."""
-    needs, kinds = method.context.all_needs(), {type(leaf) for leaf in method.context.leaves()}
+    needs = method.context.all_needs()
     reasons = {
-        "matches whole distributions, which is no advantage a token": method.matches_distribution,
-        "shows skills to the student, whose prompt the other trainer writes": method.inject is not None,
-        "shows its teachers something of another problem, of which a judge knows none": kinds & OF_OTHER_PROBLEMS,
+        "matches whole distributions, which is no advantage a token": method.objective.needs_divergence,
+        "shows skills to the student, whose prompt the other trainer writes": method.student_context is not None,
+        "shows its teachers something of another problem, of which a judge knows none": "problems" in needs,
         "shows its teachers rubrics, which the other trainer's rows do not bring": "rubric" in needs,
         "shows its teachers what has yet to be written, and a judge asks no writer": needs & {"writer", "engine"},
     }
@@ -125,13 +121,13 @@ class JudgingPasses:
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         learner, used = self.learner, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
-        evidence = gather_evidence(
+        inputs = loss_inputs(
             learner, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
         )
-        judgement = learner.method.judge(evidence)
+        outputs = learner.method.objective.loss(inputs, learner.method)
         if indices:  # an idle pass has been made for the others' sake
-            self.metrics.add(judgement, evidence, torch.zeros(()))
-            self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
+            self.metrics.add(outputs, inputs, torch.zeros(()))
+            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
 
 
 class Borrowed(Strategy):
@@ -148,12 +144,11 @@ class Judge:
         self,
         learner: Learner,
         verifier: Verifier,
-        provider: AnyProvider,
-        nulls: AnyProvider | None,
+        contexts: Contexts,
         teacher_updater: TeacherUpdater,
         end_ids: frozenset[int],
     ) -> None:
-        self.learner, self.verifier, self.provider, self.nulls = learner, verifier, provider, nulls
+        self.learner, self.verifier, self.contexts = learner, verifier, contexts
         self.teacher_updater, self.end_ids = teacher_updater, end_ids
 
     @classmethod
@@ -173,16 +168,15 @@ class Judge:
         maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
         warn_of_template(config, method, tokenizer)
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
-        provider = make_provider(config, method, maker, bank, lambda: evidence_log.ledger)
+        contexts = make_contexts(config, method, maker, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
         budgets = Budgets(config.compute.student_tokens, config.compute.teacher_tokens)
         exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
         policy = Policy(scorer, tokenizer, accelerator, Borrowed(accelerator), budgets, exact)
         ignored = find_ignored_token_ids(tokenizer) | engine.end_ids
         learner = Learner(config, method, policy, engine, evidence_log, ignored, may_leave_out(config, method))
-        nulls = make_nulls(method, provider, config.prompts.folder)
         updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
-        return cls(learner, make_verifier(config), provider, nulls, updater, engine.end_ids)
+        return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 
     def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
         return self.verifier.grade(list(texts), [problem.gold for problem in problems])
@@ -199,7 +193,7 @@ class Judge:
             UserError: what a teacher is to be shown does not fit.
         """
         learner, policy = self.learner, self.learner.policy
-        batch = build_batch(self.provider, self.nulls, rollouts, verdicts)
+        batch = build_batch(self.contexts, rollouts, verdicts)
         taught = score_teachers(learner, batch)
         outcome_B = torch.tensor([float(verdict.outcome) for verdict in verdicts])
         advantages_B = outcome_advantages(learner, batch)
@@ -243,7 +237,7 @@ class Judge:
 
 def token_advantages(detail: Detail) -> Tensor:
     """A_t of one rollout [T], 0 outside its mask."""
-    advantages_BT = detail.judgement.advantages_BT
+    advantages_BT = detail.outputs.advantages_BT
     assert advantages_BT is not None, "methods without one are refused by their configuration"
     mask_T = detail.mask_T.to(advantages_BT.device)
     return advantages_BT[detail.row][: len(mask_T)] * mask_T

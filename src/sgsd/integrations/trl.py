@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.data.problems import load_problems
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import advantage_scale, check_arguments, checked_trl

@@ -1,1 +1,1 @@
-"""What a run will take, before it is run: measured by its first steps, or by arithmetic for another machine."""
+"""Plans of a run before it is run: time and disk measured by its first steps, memory traced on the meta device."""

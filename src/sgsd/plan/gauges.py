@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes: clocks of its steps, its engine's calls, its passes, and the most memory."""
+"""Gauges on a run while it goes: times of its steps and its engine's calls, lengths of texts, and peak memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sgsd.plan.arithmetic import Lengths
+from sgsd.plan.sizes import Lengths
 from sgsd.rollout import Engine, Sampling
 from sgsd.scorer import PackedBatch, Role
 from sgsd.train.setup import Run
@@ -24,7 +24,7 @@ PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
 
 @dataclass(frozen=True)
 class Step:
-    """What one measured step took."""
+    """Seconds and tokens of one measured step."""
 
     wall: float
     processor: float  # of this process's threads
@@ -33,8 +33,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """One call of the engine."""
+class EngineCall:
+    """Sizes and seconds of one call of the engine."""
 
     rows: int
     prompt: int  # the longest
@@ -43,14 +43,14 @@ class Generated:
 
 
 @dataclass
-class StepWatch:
-    """Told by the loop after every step."""
+class StepTimer:
+    """Times every step; the loop calls it after each."""
 
     steps: list[Step] = field(default_factory=list)
     last: tuple[float, float] = field(default_factory=lambda: _clocks())
 
     def restart(self) -> None:
-        """What was done since the last step is not the next one's."""
+        """Leave out of the next step what was done since the last one."""
         self.last = _clocks()
 
     def __call__(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
@@ -62,16 +62,16 @@ class StepWatch:
 
 
 def _clocks() -> tuple[float, float]:
-    """Wall, and this process's threads."""
+    """Seconds by the wall and of this process's threads."""
     return time.perf_counter(), time.process_time()
 
 
 @dataclass
 class TimedEngine:
-    """The engine, and how long each of its calls took."""
+    """Times each call of an engine."""
 
     engine: Engine
-    calls: list[Generated] = field(default_factory=list)
+    calls: list[EngineCall] = field(default_factory=list)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
@@ -81,7 +81,7 @@ class TimedEngine:
         if done:
             longest = max(len(completion.token_ids) for completion in done)
             seconds = time.perf_counter() - start
-            self.calls.append(Generated(len(prompts), max(map(len, prompts)), longest, seconds))
+            self.calls.append(EngineCall(len(prompts), max(map(len, prompts)), longest, seconds))
         return done
 
     def sync(self) -> None:
@@ -97,8 +97,8 @@ class TimedEngine:
 
 
 @dataclass
-class PassWatch:
-    """What the scorer is given, by role: rows, tokens with their pads, and completion tokens."""
+class LengthCounter:
+    """Counts what the scorer is given, by role: rows, tokens with their pads, and completion tokens."""
 
     rows: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
     tokens: dict[Role, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
@@ -124,18 +124,18 @@ class PassWatch:
 
 
 @contextmanager
-def watched(run: Run) -> Iterator[PassWatch]:
-    """Look at every pass that the scorer makes."""
-    watch = PassWatch()
-    handle = run.policy.bare_scorer.register_forward_pre_hook(watch, with_kwargs=True)
+def counted_lengths(run: Run) -> Iterator[LengthCounter]:
+    """Count the lengths of every micro-batch that the scorer gets."""
+    counter = LengthCounter()
+    handle = run.policy.bare_scorer.register_forward_pre_hook(counter, with_kwargs=True)
     try:
-        yield watch
+        yield counter
     finally:
         handle.remove()
 
 
-class Gauge:
-    """The most memory since it was made: allocated on a GPU, or resident above what was resident then."""
+class MemoryGauge:
+    """Peak memory since it was made: allocated on a GPU, or resident above what was resident then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -19,10 +19,9 @@ from sgsd.config.sections import CheckpointConfig, TrackConfig
 from sgsd.distributed.collectives import largest
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes, from_first
-from sgsd.plan.arithmetic import Lengths, Operations, Rows, Shape, bytes_in
-from sgsd.plan.estimate import evaluations
-from sgsd.plan.gauges import PHASES, Gauge, Generated, Step, StepWatch, TimedEngine, watched
-from sgsd.plan.meta_pass import Ghost
+from sgsd.plan.gauges import PHASES, EngineCall, MemoryGauge, Step, StepTimer, TimedEngine, counted_lengths
+from sgsd.plan.meta_model import MetaModel
+from sgsd.plan.sizes import Lengths, Shape, bytes_in
 from sgsd.records.run_files import Records
 from sgsd.rollout import BackgroundEngine
 from sgsd.train.engines import close_engine
@@ -36,7 +35,7 @@ ENGINE_ROWS = 64  # of an evaluation's share, where an engine of its own makes u
 
 @dataclass(frozen=True)
 class Measured:
-    """A run as it will be, if it goes on as it began. The first step warmed up and counts once, as it will."""
+    """A run's time, memory and disk if it goes on as it began; the first step warmed up and counts once."""
 
     config: RunConfig
     first: Step
@@ -86,19 +85,26 @@ class Measured:
 
     def at_full_length(self) -> float:
         """Seconds of a step whose completions all reach max_tokens: phases grow as their operations do."""
-        mean = {name: fmean(values) for name, values in self.phases.items()}
-        ghost = Ghost.of(self.config)
-        shape, most = Shape.of(ghost), self.config.sampling.max_tokens
-        now, then = (
-            Operations.of(ghost.method, shape, Rows.of(ghost, lengths), lengths)
-            for lengths in (self.lengths, self.lengths.at(most))
-        )
+        shape, most, n = Shape.of(MetaModel.of(self.config)), self.config.sampling.max_tokens, self.lengths
+
+        def growth(prompt: int) -> float:
+            return shape.operations(prompt, most) / shape.operations(prompt, n.completion)
+
         grown = {
-            "sample": most / self.lengths.longest,
-            "score": then.score / now.score if now.score else 1.0,
-            "update": then.update / now.update,
+            "sample": most / n.longest,
+            "score": growth(n.teacher_prompt),
+            "update": growth(n.student_prompt),
         }
-        return sum(seconds * grown.get(name, 1.0) for name, seconds in mean.items())
+        return sum(fmean(seconds) * grown.get(name, 1.0) for name, seconds in self.phases.items())
+
+
+def evaluations(config: RunConfig) -> int:
+    """How many evaluations a run makes: before, during and after."""
+    if config.evaluation.data is None:
+        return 0
+    every = config.evaluation.every
+    between = (config.steps - 1) // every if every and config.steps else 0
+    return between + (2 if config.steps else 1)
 
 
 def measure(config: RunConfig, count: int, seconds: float = 0.0) -> Measured:
@@ -116,7 +122,7 @@ def measure(config: RunConfig, count: int, seconds: float = 0.0) -> Measured:
         raise UserError("steps: 0 trains nothing, so there is no step to measure; plan a run that trains")
     accelerator = make_accelerator()
     check_processes(accelerator.num_processes)
-    gauge = Gauge(accelerator.device)
+    gauge = MemoryGauge(accelerator.device)
     folder = Path(from_first(accelerator, lambda: mkdtemp(prefix="sgsd-plan-")))
     try:
         found = _measure(config, _trial(config, count, folder / "run"), seconds, accelerator, gauge)
@@ -128,7 +134,7 @@ def measure(config: RunConfig, count: int, seconds: float = 0.0) -> Measured:
 
 
 def _trial(config: RunConfig, count: int, output: Path) -> RunConfig:
-    """The run's beginning: no writer is asked, no tracker told, and the evaluation is measured apart."""
+    """The run's beginning, without bank updates and trackers; the evaluation is measured apart."""
     return config.model_copy(
         update={
             "output": str(output),
@@ -141,7 +147,7 @@ def _trial(config: RunConfig, count: int, output: Path) -> RunConfig:
     )
 
 
-def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: Any, gauge: Gauge) -> Measured:
+def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: Any, gauge: MemoryGauge) -> Measured:
     began = time.perf_counter()
     run = build_run(trial, accelerator)
     engine = timed_engine(run)
@@ -152,20 +158,20 @@ def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: A
         if run.critic is not None:
             closing.enter_context(run.critic)
         setup = time.perf_counter() - began
-        passes, watch = closing.enter_context(watched(run)), StepWatch()
-        end = train_whole(run, records, start, watch)
-        if more := further_steps(watch.steps, config.steps, seconds):
+        counter, timer = closing.enter_context(counted_lengths(run)), StepTimer()
+        end = train_whole(run, records, start, timer)
+        if more := further_steps(timer.steps, config.steps, seconds):
             run.config = trial.model_copy(update={"steps": end.step + more})
-            watch.restart()
-            end = train_whole(run, records, Start(end), watch)
-        save = time.perf_counter() - watch.last[0]  # all that comes after the last step
-        lengths = passes.lengths(fmean(call.longest for call in engine.calls) if engine.calls else 0)
+            timer.restart()
+            end = train_whole(run, records, Start(end), timer)
+        save = time.perf_counter() - timer.last[0]  # all that comes after the last step
+        lengths = counter.lengths(fmean(call.longest for call in engine.calls) if engine.calls else 0)
         # Last, as the run's last evaluation is: what steps have left of the memory is then in use already.
         share = EvaluationShare.of(run, engine) if run.evaluator else None
         return Measured(
             config=config,
-            first=watch.steps[0],
-            steps=watch.steps[1:],
+            first=timer.steps[0],
+            steps=timer.steps[1:],
             setup=setup,
             save=save,
             evaluation=0.0 if share is None else share.whole(engine.calls),
@@ -173,17 +179,17 @@ def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: A
             peak=largest(accelerator, gauge.peak()),
             on_cpu=accelerator.device.type == "cpu",
             lengths=lengths,
-            teacher_rows=passes.rows["teacher"] / end.step * accelerator.num_processes,
+            teacher_rows=counter.rows["teacher"] / end.step * accelerator.num_processes,
             disk=_disk(config, run),
         )
 
 
-def train_whole(run: Run, records: Records, start: Start, watch: StepWatch) -> Position:
-    """Train to the end. The first process alone is told of the steps, and tells the others."""
-    end = train(run, records, start, watch)
+def train_whole(run: Run, records: Records, start: Start, timer: StepTimer) -> Position:
+    """Train to the end; the steps that the first process timed go to the others."""
+    end = train(run, records, start, timer)
     if end.step < run.config.steps:
         raise KeyboardInterrupt
-    watch.steps = from_first(run.accelerator, lambda: watch.steps)
+    timer.steps = from_first(run.accelerator, lambda: timer.steps)
     return end
 
 
@@ -213,8 +219,8 @@ class EvaluationShare:
     problems: int
     samples: int
     per_batch: float  # rows that are sampled together in the whole evaluation
-    greedy: Generated
-    sampled: Generated
+    greedy: EngineCall
+    sampled: EngineCall
     grading: float  # seconds beside sampling
     most: int  # tokens of a completion in the whole evaluation
     cut_off: bool  # whether the share's completions were held shorter, and some ran into that
@@ -253,7 +259,7 @@ class EvaluationShare:
             cut_off=held < most and max(greedy.longest, sampled.longest) == held,
         )
 
-    def whole(self, calls: Sequence[Generated]) -> float:
+    def whole(self, calls: Sequence[EngineCall]) -> float:
         """Seconds of the whole evaluation: its batches by the line of a token's time over rows, the rest by share."""
         start, slope = token_line([call for call in calls if call.rows <= self.per_batch])
         scale = self.problems / self.measured
@@ -266,7 +272,7 @@ class EvaluationShare:
         return seconds
 
 
-def token_line(calls: Sequence[Generated]) -> tuple[float, float]:
+def token_line(calls: Sequence[EngineCall]) -> tuple[float, float]:
     """Seconds a token of a batch, start + slope · rows, from what calls took; neither is negative."""
     rows, seconds = [call.rows for call in calls], [call.seconds / call.longest for call in calls]
     if max(rows) < 1.5 * min(rows):
@@ -281,7 +287,7 @@ def token_line(calls: Sequence[Generated]) -> tuple[float, float]:
 
 
 def _disk(config: RunConfig, run: Run) -> dict[str, float]:
-    """What the finished run leaves, from what the trial has left."""
+    """Bytes that the finished run leaves, from what the trial has left."""
     trial, every = run.config, config.checkpoint.every
     folder = trial.folder
     newest = checkpoints(folder / "checkpoints")[-1]

@@ -1,4 +1,4 @@
-"""Bytes that a run needs at the worst moment, by arithmetic and by what passes hold on the meta device."""
+"""Bytes that a run needs at the worst moment, by arithmetic and by what a trace on the meta device holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sgsd.plan.arithmetic import Lengths, Rows, Shape, bytes_in
-from sgsd.plan.meta_pass import Ghost
+from sgsd.plan.meta_model import MetaModel
+from sgsd.plan.sizes import Lengths, Rows, Shape, bytes_in
 from sgsd.rollout import Sampling
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.scorer.divergence import MAX_ELEMENTS
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process. What stands is there all the time; of the moments only one at a time."""
+    """Bytes of one process: what stands is there all the time, what is at work one at a time."""
 
     weights: float
     teacher: float  # a teacher's own copy or adapter
@@ -51,16 +51,16 @@ class Memory:
     step: float  # what AdamW needs while it moves weights
     gathered: float = 0.0  # weights made whole for a pass, where a process holds a part
     whole: float = 0.0  # and all of them, to sample with
-    several_passes: bool = True  # whether a pass finds the gradients of an earlier one
+    several: bool = True  # whether a micro-batch finds the gradients of an earlier one
 
     @classmethod
     def of(
-        cls, ghost: Ghost, lengths: Lengths, *, device: str = "cuda", processes: int = 1, in_parts: bool = False
+        cls, meta: MetaModel, lengths: Lengths, *, device: str = "cuda", processes: int = 1, in_parts: bool = False
     ) -> Memory:
-        """Of a run whose texts are this long, on "cpu" or "cuda"; `in_parts`: the weights are shared out (FSDP)."""
-        model, copied = ghost.whole.model, ghost.whole.teacher_copy
-        shape, rows = Shape.of(ghost), Rows.of(ghost, lengths, processes, device)
-        moments = _Moments(ghost, shape, rows, lengths, device)
+        """Computes it for texts this long, on "cpu" or "cuda"; `in_parts`: the weights are shared out (FSDP)."""
+        model, copied = meta.whole.model, meta.whole.teacher_copy
+        shape, rows = Shape.of(meta), Rows.of(meta, lengths, processes)
+        moments = _Transient(meta, shape, rows, lengths, device)
         adapter = sum(bytes_in([p]) for name, p in model.named_parameters() if f".{TEACHER_ADAPTER}." in name)
         trained = [p for p in model.parameters() if p.requires_grad]
         weights, learned = bytes_in(model.parameters()) - adapter, bytes_in(trained)
@@ -82,7 +82,7 @@ class Memory:
             # One layer is computed with while the next is fetched; embedding and head stay whole.
             gathered=outer + 2 * (weights - outer) / shape.layers if in_parts else 0.0,
             whole=weights if in_parts else 0.0,
-            several_passes=rows.student_passes > 1,
+            several=rows.student_microbatches > 1,
         )
 
     @property
@@ -91,13 +91,13 @@ class Memory:
 
     @property
     def sampling(self) -> float:
-        """Of training or of the evaluation, whichever needs more."""
+        """Training's or the evaluation's, whichever needs more."""
         return self.whole + max((batch.size for batch in self.drawn), default=0.0)
 
     @property
     def at_work(self) -> Mapping[str, float]:
-        """Beside what stands, by the setting or the fact that decides it."""
-        held = self.gradients if self.several_passes else 0.0
+        """Bytes beside what stands, by the moment that needs them."""
+        held = self.gradients if self.several else 0.0
         return {
             "sampling": self.sampling,
             "teachers' pass": self.teachers + self.gathered,
@@ -121,10 +121,10 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Moments:
+class _Transient:
     """Bytes that come and go."""
 
-    ghost: Ghost
+    meta: MetaModel
     shape: Shape
     rows: Rows
     lengths: Lengths
@@ -132,11 +132,11 @@ class _Moments:
 
     @property
     def item(self) -> int:
-        return getattr(torch, self.ghost.config.model.dtype).itemsize
+        return getattr(torch, self.meta.config.model.dtype).itemsize
 
     def drawn(self, processes: int) -> tuple[Batch, ...]:
-        """None where an engine beside the trainer samples: its memory is its own."""
-        config, e = self.ghost.config, self.ghost.config.evaluation
+        """Batches of sampling; none where an engine beside the trainer samples: its memory is its own."""
+        config, e = self.meta.config, self.meta.config.evaluation
         if config.rollout.engine != "transformers":
             return ()
         found = [self._batch(self.rows.per_batch, config.sampling.to_sampling(), "sampling.max_tokens")]
@@ -150,28 +150,28 @@ class _Moments:
         """The cache and the draw at the last token; or, before the first, the pass over the prompts."""
         prompt = self.lengths.student_prompt
         width = prompt + sampling.max_tokens
-        last = self.ghost.decode_step(rows, width, sampling).peak
+        last = self.meta.decode_peak(rows, width, sampling)
         cached = rows * prompt * self.shape.cached * self.item
-        return Batch(rows, width, max(last, cached + self.ghost.teacher_pass(rows, prompt).peak), limit)
+        return Batch(rows, width, max(last, cached + self.meta.teacher_peak(rows, prompt)), limit)
 
     def teachers(self) -> float:
         rows, lengths = self.rows, self.lengths
         if not rows.teachers:
             return 0.0
         head = self._head(rows.per_teacher, trains=None)
-        return self._states() + self.ghost.teacher_pass(rows.per_teacher, lengths.teacher).peak + head
+        return self._states() + self.meta.teacher_peak(rows.per_teacher, lengths.teacher) + head
 
     def student(self) -> float:
         rows, lengths = self.rows, self.lengths
         head = self._head(rows.per_student, trains=self.shape.head_trains)
-        if self.ghost.method.matches_distribution:
+        if self.meta.method.objective.needs_divergence:
             logits = rows.per_student * lengths.completion * self.shape.vocabulary
             head += DIVERGENCE_TILES * 4 * min(MAX_ELEMENTS, logits)
-        return self._states() + self.ghost.student_pass(rows.per_student, lengths.student).peak + head
+        return self._states() + self.meta.student_peak(rows.per_student, lengths.student) + head
 
     def _states(self) -> float:
-        """Of the teachers, which wait for the student where whole distributions are compared."""
-        if not self.ghost.method.matches_distribution:
+        """The teachers' states, which wait for the student where whole distributions are compared."""
+        if not self.meta.method.objective.needs_divergence:
             return 0.0
         return self.rows.teachers * self.lengths.completion * self.shape.hidden * self.item
 

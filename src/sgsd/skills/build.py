@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.files import replacing
 from sgsd.skills.extract import Extraction, ExtractSettings, Objection, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from sgsd.contexts import encode_chat
+from sgsd.contexts.prompts import encode_chat
 from sgsd.rollout import Engine, Sampling
 from sgsd.skills.writer import Failed, Request, Written
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sgsd.bank import Proposal
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
 from sgsd.skills.memories import Memory
 from sgsd.skills.writer import Request

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sgsd.bank import Proposal, content_id, joined, words_of
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.answers import Reading
 from sgsd.skills.drafts import MergedMistake, MergedMistakes, MergedSkill, MergedSkills
 from sgsd.skills.writer import Request

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from sgsd.contexts import encode_chat
+from sgsd.contexts.prompts import encode_chat
 from sgsd.skills.drafts import schema_of
 from sgsd.skills.engine_writer import draw_of
 from sgsd.skills.writer import Failed, Request, Written

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from sgsd.contexts import PromptSet
+from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.answers import Reading, after_thinking, read_answer
 from sgsd.skills.cache import AnswerCache
 from sgsd.skills.writer import Failed, Request, Writer, Written

@@ -16,7 +16,8 @@ import sgsd
 from sgsd.bank import BankStore, objection, save_bank
 from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder, PromptSet, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.files import write_atomic
@@ -35,7 +36,7 @@ from sgsd.skills import (
 )
 from sgsd.skills import Progress as BuildProgress
 from sgsd.skills.merge import Layer
-from sgsd.train.contexts.writers import make_writer
+from sgsd.train.configured_writer import make_writer
 from sgsd.train.engines import close_engine, outside_engine
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.resume_run import differences

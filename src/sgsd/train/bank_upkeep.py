@@ -14,14 +14,14 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from sgsd.bank import Bank, BankStore, is_dynamic, quarantined, worth
-from sgsd.contexts import load_prompts
+from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.processes import from_first
 from sgsd.notices import warn
 from sgsd.records.run_files import Records
 from sgsd.skills import TEMPLATES, AnswerCache, Memory, WriterClient, WriterError, memory_of
 from sgsd.skills.upkeep import Update, UpkeepSettings, update_bank
 from sgsd.train.bank_building import Objector, build_settings
-from sgsd.train.contexts.writers import make_writer
+from sgsd.train.configured_writer import make_writer
 from sgsd.train.run_bank import beginning
 from sgsd.train.setup import Run
 from sgsd.types import Rollout, UserError, Verdict

@@ -9,9 +9,11 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sgsd.contexts import AnyProvider, Graded, pools_for
+from sgsd.contexts import Graded
 from sgsd.scorer import Row
+from sgsd.train.context_resources import Contexts
 from sgsd.types import Rollout, TeacherView, Verdict
+from sgsd.verify import Verifier
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,23 @@ class Batch:
         return [next(numbers) if null.prompt_ids else None for null in self.nulls]
 
 
+def grade(verifier: Verifier, rollouts: Sequence[Rollout]) -> list[Verdict]:
+    """Ask the verifier about every rollout."""
+    return verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+
+
 def build_batch(
-    provider: AnyProvider,
-    nulls: AnyProvider | None,
+    contexts: Contexts,
     rollouts: list[Rollout],
     verdicts: list[Verdict],
     staleness: int = 0,
 ) -> Batch:
     """Put the prompts of their teachers beside graded rollouts."""
     graded = [Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)]
-    views = pools_for(provider, graded)
-    if nulls is None:
+    views = contexts.teachers.views(graded)
+    if contexts.null_teachers is None:
         return Batch(rollouts, verdicts, views, staleness=staleness)
-    null_views = [null for (null,) in pools_for(nulls, graded)]
+    null_views = [null for (null,) in contexts.null_teachers.views(graded)]
     # Without a null teacher nothing can be said of a pool: where that one does not fit, all of it is left out.
     views = [
         pool if null.prompt_ids else tuple(map(left_out, pool)) for pool, null in zip(views, null_views, strict=True)

@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder, fitting, thinking_mode
+from sgsd.contexts.prompt_builders import PromptBuilder, fitting
+from sgsd.contexts.prompts import thinking_mode
 from sgsd.distributed.launcher import make_strategy
 from sgsd.hub.public import is_hub_name
 from sgsd.methods import Method

@@ -61,7 +61,7 @@ def train_step(run: Run, source: RolloutSource, upkeep: Upkeep, step: int, clock
 
     # Each teacher is the same model shown something more: a skill and a mistake, the answer, a sibling's solution …
     with clock.phase("contexts"):
-        batch = build_batch(run.provider, run.nulls, rollouts, verdicts, source.staleness)
+        batch = build_batch(run.contexts, rollouts, verdicts, source.staleness)
     source.admit(step, batch)
 
     # All teachers score the student's own tokens, without a gradient.

@@ -18,7 +18,7 @@ from sgsd.distributed.collectives import all_max
 from sgsd.notices import warn
 from sgsd.records.timing import StopRequest
 from sgsd.rollout import BackgroundEngine
-from sgsd.train.batch import Batch
+from sgsd.train.batch import Batch, grade
 from sgsd.train.consistency import check_fresh, check_sampler
 from sgsd.train.policy import Policy
 from sgsd.train.sampler_mismatch import draws_dropout
@@ -115,7 +115,7 @@ class RolloutSource:
         """Their verdicts, by the verifier or as a checkpoint kept them."""
         if self.graded is not None:
             return self.graded
-        return self.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        return grade(self.verifier, rollouts)
 
     def admit(self, step: int, batch: Batch) -> None:
         """Let the batch train: its sampler has the student's weights, and nobody has asked for a stop.

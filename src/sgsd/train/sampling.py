@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import PromptBuilder
+from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.data.problems import problem_at
 from sgsd.rollout import Engine, Sampling
-from sgsd.train.contexts.off_policy import by_reference, reference_completion
+from sgsd.train.off_policy import by_reference, reference_completion
 from sgsd.types import Completion, Problem, Rollout, RolloutRequest
 
 

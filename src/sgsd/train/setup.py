@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from accelerate.utils import gather_object
 
 from sgsd.bank import Bank, open_bank
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts import AnyProvider, NoContextProvider, PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.data.problems import load_problems
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import from_first
@@ -23,14 +24,13 @@ from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer.module import causal_lm
 from sgsd.train.checks import check_strategy, usable_problems, warn_of_moving_names, warn_of_template
-from sgsd.train.contexts.controls import make_nulls
-from sgsd.train.contexts.critic import WriterCritic, make_critic
-from sgsd.train.contexts.off_policy import check_solutions
-from sgsd.train.contexts.pools import made_of_rollouts, make_eval_prompts, make_provider, make_train_prompts
+from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
+from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import warmup
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
+from sgsd.train.off_policy import check_solutions
 from sgsd.train.policy import Budgets, Policy
 from sgsd.train.run_bank import STORE, RunBank
 from sgsd.train.sampling import Sampler
@@ -51,14 +51,13 @@ class Run:
     sampler: Sampler  # asks the engine for rollouts
     verifier: Verifier
     prompts: PromptBuilder  # plain prompts, as teachers and evaluations start from
-    provider: AnyProvider  # makes the teachers' prompts
     teacher_updater: TeacherUpdater
     evidence_log: EvidenceLog
     bank: RunBank | None
     evaluator: Evaluator | None
     critic: WriterCritic | None = None  # where teachers are shown its words
-    nulls: AnyProvider | None = None  # of the null teacher, where the stance is a contrast to one
     skipped_problems: int = 0  # left out because the student's prompt does not fit
+    contexts: Contexts = field(init=False)  # makes the prompts of the student and of its teachers
 
     @property
     def engine(self) -> Engine:
@@ -89,13 +88,12 @@ class Run:
         """Make contexts and prompts from what the bank holds now."""
         bank, ledger = self.bank.current if self.bank else None, lambda: self.evidence_log.ledger
         config, method, prompts = self.config, self.method, self.prompts
-        self.provider = make_provider(
+        self.contexts = make_contexts(
             config, method, prompts, bank, ledger, problems=self.problems, engine=self.engine, critic=self.critic
         )
-        self.nulls = make_nulls(method, self.provider, config.prompts.folder)
-        self.sampler.prompts = make_train_prompts(config, method, prompts, bank, ledger)
+        self.sampler.prompts = self.contexts.train_prompts
         if self.evaluator is not None:
-            self.evaluator = replace(self.evaluator, maker=make_eval_prompts(config, prompts, bank, ledger))
+            self.evaluator = replace(self.evaluator, maker=self.contexts.eval_prompts)
 
 
 def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
@@ -137,7 +135,6 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
         sampler=Sampler(config, engine, usable, prompts, tokenizer, method.on_policy, share),
         verifier=verifier,
         prompts=prompts,
-        provider=NoContextProvider(),
         critic=make_critic(config, method, accelerator, engine, tokenizer),
         teacher_updater=TeacherUpdater(
             method.teacher, config.teacher, scorer.model, scorer.teacher_copy, policy.strategy
@@ -155,7 +152,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
 def build_policy(
     config: RunConfig, method: Method, tokenizer: Any, accelerator: Accelerator
 ) -> tuple[Policy, Engine, frozenset[int]]:
-    """Load the model, prepare it and its optimizer, make the engine that samples from it; also returns end tokens."""
+    """Load the model, prepare it and its optimizer, and make the engine; also returns end tokens."""
     model = load_model(config.model)
     check_vocabulary(model, tokenizer)
     checkpointing = config.model.gradient_checkpointing
@@ -174,7 +171,7 @@ def build_policy(
 
 def may_leave_out(config: RunConfig, method: Method) -> bool:
     """True where a teacher may be missing; a property of the run, so that all processes count alike."""
-    return config.prompts.unfit == "skip" or made_of_rollouts(method.context)
+    return config.prompts.unfit == "skip" or method.context.sees_rollouts
 
 
 def load_bank_for(config: RunConfig, method: Method) -> Bank | None:

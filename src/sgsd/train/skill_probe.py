@@ -17,7 +17,9 @@ from torch import Tensor
 
 import sgsd
 from sgsd.bank import Ledger
-from sgsd.contexts import AnyProvider, Graded, pools_for
+from sgsd.contexts import Graded
+from sgsd.contexts.controls import CONTROLS, control, controlled_alone, has_controls, null_teacher
+from sgsd.contexts.prompt_builders import TeacherPrompts
 from sgsd.evaluate.separation import (
     RULE,
     SOURCES,
@@ -33,10 +35,9 @@ from sgsd.evaluate.separation import (
 )
 from sgsd.methods import Method
 from sgsd.methods import losses as L
-from sgsd.methods.context import SkillPairs
-from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
+from sgsd.methods.stances import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
-from sgsd.train.contexts.controls import CONTROLS, make_control, null_teacher, pairs_alone
+from sgsd.train.batch import grade
 from sgsd.train.microbatch import passes
 from sgsd.train.models import weights_hash
 from sgsd.train.setup import Run
@@ -86,8 +87,8 @@ def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done
 
 
 def check_method(method: Method) -> None:
-    """Raises UserError for a method without skill pairs."""
-    if method.part(SkillPairs) is None:
+    """Raises UserError for a method without skill pairs or a context of one's own."""
+    if not has_controls(method.context):
         raise UserError(f"method.name: {method.name} retrieves no skill pairs, so there is no bank to probe; take sgsd")
 
 
@@ -100,10 +101,10 @@ def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: 
     """The first rollouts that training would draw, each read by all pools."""
     run.engine.sync()
     run.policy.scorer.eval()
-    prompts, bank = run.config.prompts.folder, pairs_alone(run.provider)
-    providers: dict[Source, AnyProvider] = {"bank": bank}
-    providers |= {name: make_control(name, bank, prompts, run.problems) for name in CONTROLS}
-    readers = Readers(providers, null_teacher(bank, prompts))
+    teachers, bank = run.contexts.teachers, controlled_alone(run.method.context)
+    pools: dict[Source, TeacherPrompts] = {"bank": teachers.of(bank)}
+    pools |= {name: teachers.of(control(bank, name)) for name in CONTROLS}
+    readers = Readers(pools, teachers.of(null_teacher(bank)))
     asked = islice(chain.from_iterable(run.sampler.requests(step) for step in count(1)), rollouts)
     seen: list[Observation] = []
     while chunk := list(islice(asked, run.config.rollouts)):
@@ -116,13 +117,13 @@ def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: 
 class Readers:
     """The pools of teachers that read every rollout, and the null teacher that a contrast compares them with."""
 
-    providers: Mapping[Source, AnyProvider]
-    nulls: AnyProvider
+    pools: Mapping[Source, TeacherPrompts]
+    null_teachers: TeacherPrompts
 
     def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[Observation]:
         """As many rollouts as one step of training would draw."""
         rollouts = run.sampler.answer(asked)
-        verdicts = run.verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+        verdicts = grade(run.verifier, rollouts)
         plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
         shown = self._shown([Graded(*pair) for pair in zip(rollouts, verdicts, strict=True)])
         rows = [Row(v.prompt_ids, r.completion.token_ids) for r, views in zip(rollouts, shown) for _, v in views]
@@ -136,8 +137,8 @@ class Readers:
 
     def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
         """Of each rollout its null teacher, then all teachers that fit; nothing where the null teacher does not."""
-        pools = {source: pools_for(provider, rollouts) for source, provider in self.providers.items()}
-        nulls = [null for (null,) in pools_for(self.nulls, rollouts)]
+        pools = {source: prompts.views(rollouts) for source, prompts in self.pools.items()}
+        nulls = [null for (null,) in self.null_teachers.views(rollouts)]
         return [
             [(None, null), *((s, view) for s in SOURCES for view in pools[s][b] if view.prompt_ids)]
             if null.prompt_ids
@@ -156,7 +157,7 @@ def read(
     pools: dict[Source, list[Reading]] = {source: [] for source in SOURCES}
     if shown:
         mask_1T = mask_T[None]
-        delta_1KT = L.gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
+        delta_1KT = L.token_gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
         supports = {
             kind: replace(stance, kind=kind, clip=min(stance.clip, MAX_RATIO_CLIP) if kind == "ratio" else stance.clip)
             .support(delta_1KT, mask_1T, delta_1KT[:, 0])[0]

@@ -6,8 +6,8 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 from sgsd.types import Status, UserError, Verdict
 from sgsd.verify.grader import MathVerifier
@@ -17,11 +17,24 @@ _FULL_MARKS = 0.99  # graded scorers give parts of a point for wrong answers; on
 
 
 def load_verifier(spec: str, **options: Any) -> Verifier:
-    """The verifier a configuration names: "math", or "package.module:name" for a user's own.
+    r"""Load the verifier that a configuration names.
 
-    A name may be a function `f(completion, gold, **options) -> bool | str | float | Verdict`, a class with a `grade`
-    method, which is called with the options, or an object with one, which is taken as it is. Raises UserError where
-    the spec does not lead to one of these.
+    Args:
+        spec: "math" for the bundled verifier, or "package.module:name" for a user's own: a function
+            `f(completion, gold, **options) -> bool | str | float | Verdict`, a class with a `grade` method, which is
+            called with the options, or an object with one, which is taken as it is.
+        options: options by name; `timeout` and `workers` for "math".
+
+    Returns:
+        A verifier, to be used as a context manager.
+
+    Raises:
+        UserError: the spec does not lead to one of these, or the options do not fit it.
+
+    Example:
+        >>> with load_verifier("operator:eq") as verifier:
+        ...     [verdict.status.value for verdict in verifier.grade(["4", "5"], ["4", "4"])]
+        ['correct', 'incorrect']
     """
     if spec == "math":
         return _constructed(MathVerifier, spec, options)
@@ -62,22 +75,41 @@ def _constructed(kind: Callable[..., Any], spec: str, options: dict[str, Any]) -
         raise UserError(f"verifier {spec!r}: its options do not fit ({error}): mend the verifier's options") from error
 
 
-class FunctionVerifier:
-    """A user's function as a verifier; whatever it raises is reported with its row, never swallowed."""
+class _OwnsNothing(AbstractContextManager[Any]):
+    """A context manager with nothing to close."""
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+class FunctionVerifier(_OwnsNothing):
+    """A user's function as a verifier; whatever it raises is reported with its row, never swallowed.
+
+    Args:
+        function: takes a completion and a gold, and returns a bool, a score (0.99 and more is correct), a status by
+            name or a Verdict.
+        name: how messages call it.
+        options: handed to the function by name.
+
+    Example:
+        >>> verifier = FunctionVerifier(lambda completion, gold: gold in completion, "mine")
+        >>> verifier.grade(["it is 4"], ["4"])[0].outcome
+        1
+    """
 
     def __init__(self, function: Callable[..., Any], name: str, options: dict[str, Any] | None = None) -> None:
         self._function, self._name, self._options = function, name, options or {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
     def grade(self, completions: Sequence[Any], golds: Sequence[Any]) -> list[Verdict]:
-        """Call the function once a row; UserError names the function and the row that failed."""
+        """Call the function once a row.
+
+        Returns:
+            One verdict a row, in order.
+
+        Raises:
+            ValueError: the lengths differ.
+            UserError: the function raised, or returned something else; names the function and the row.
+        """
         check_lengths(completions, golds)
         return [self._grade_row(row, *pair) for row, pair in enumerate(zip(completions, golds))]
 
@@ -85,7 +117,7 @@ class FunctionVerifier:
         start = time.perf_counter()
         try:
             result = self._function(completion, gold, **self._options)
-        except Exception as error:
+        except Exception as error:  # of any kind, because it is a user's code; nothing is swallowed
             raise UserError(
                 f"verifier {self._name!r}: it raised {type(error).__name__} ({error}) on row {row}: mend the function"
             ) from error
@@ -101,7 +133,7 @@ class FunctionVerifier:
 
 
 def _status_of(result: Any) -> Status | None:
-    """What a user's return value means; None where it means nothing."""
+    """The status that a user's return value stands for; None if it stands for none."""
     if isinstance(result, str):
         return Status(result) if result in set(Status) else None
     if hasattr(result, "item") and getattr(result, "ndim", None) == 0:  # a NumPy or torch scalar
@@ -111,16 +143,8 @@ def _status_of(result: Any) -> Status | None:
     return Status.CORRECT if result >= _FULL_MARKS else Status.INCORRECT
 
 
-class _WithoutContext:
+class _WithoutContext(_OwnsNothing):
     """An object that grades but owns nothing to close, as a context manager."""
 
     def __init__(self, grader: Any) -> None:
         self.grade = grader.grade
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None

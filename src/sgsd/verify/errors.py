@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Undecided(Exception):
-    """The value is outside what exact arithmetic settles here: another judge may know."""
+    """The value is outside what exact arithmetic settles here: computer algebra may know."""
 
 
 class Unreadable(Exception):

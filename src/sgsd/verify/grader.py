@@ -1,4 +1,4 @@
-"""The mathematics verifier: extract, decide exactly, and ask math-verify only what is left."""
+"""The maths verifier: take out the final answer, compare it exactly, and ask math-verify only what is left."""
 
 from __future__ import annotations
 
@@ -7,50 +7,37 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sgsd.types import Status, UserError, Verdict
-from sgsd.verify.extract import extract_answer, has_box, last_box
-from sgsd.verify.maths import Ask, Ruling, judge, readable
-from sgsd.verify.pool import Reply, WorkerPool
+from sgsd.verify.final_answer import extract_answer, has_box, last_box
+from sgsd.verify.math.equivalence import Question, compare, is_readable
 from sgsd.verify.protocol import check_lengths
+from sgsd.verify.sandbox.pool import WorkerPool
 
 _MAX_BITS = 200_000  # of an integer gold: about 60,000 digits, which take 0.1 s to write out
-_RULINGS = {
-    Ruling.EQUAL: Status.CORRECT,
-    Ruling.DIFFERENT: Status.INCORRECT,
-    Ruling.GOLD_UNREADABLE: Status.UNPARSED,
-}
-_REPLIES = {
-    Reply.EQUAL: Status.CORRECT,
-    Reply.DIFFERENT: Status.INCORRECT,
-    Reply.GOLD_UNREADABLE: Status.UNPARSED,
-    Reply.STOPPED: Status.TIMEOUT,
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A row that math-verify must decide."""
-
-    answer: str
-    ask: Ask
-    seconds: float
-
-
-class MathVerifier:
-    """Grades boxed mathematical answers (see `Verifier` for what the statuses mean).
+class MathVerifier(AbstractContextManager["MathVerifier"]):
+    r"""Grades boxed mathematical answers (see `Verifier` for the statuses).
 
     Args:
         timeout: seconds that math-verify may spend on one answer before its process is killed.
         workers: questions that math-verify may work on at a time. Its processes (one a question, and one from which
             these are forked) start only when an answer needs them: a task of integers never pays for them.
 
-    Raises UserError for a time-out that is not positive and finite, or fewer than one worker.
+    Raises:
+        UserError: the time-out is not positive and finite, or there is no worker.
+
+    Example:
+        >>> with MathVerifier(timeout=2.0) as verifier:
+        ...     verdicts = verifier.grade([r"\boxed{\frac12}", r"\boxed{2}", "no box"], ["0.5", "3", "3"])
+        >>> [verdict.status.value for verdict in verdicts]
+        ['correct', 'incorrect', 'incorrect']
     """
 
     def __init__(self, timeout: float = 2.0, workers: int = 1) -> None:
@@ -60,9 +47,6 @@ class MathVerifier:
             raise UserError(f"MathVerifier: workers is {workers!r}: give 1 or more")
         self._workers = workers
         self._pool = WorkerPool(timeout, workers)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,53 +63,64 @@ class MathVerifier:
         return self._pool.pids
 
     def grade(self, completions: Sequence[Any], golds: Sequence[Any]) -> list[Verdict]:
-        """One verdict a row, in order.
+        """Grade each completion against its gold.
 
-        The seconds of a row are its own: reading it and, where math-verify was asked, from when its turn came to its
-        answer. They leave out the queue behind other rows and math-verify's import, once per verifier.
+        Args:
+            completions: any Python values; what is not a text has no answer.
+            golds: as many texts (their last box or what follows their last ####, if they have one) or numbers.
+
+        Returns:
+            One verdict a row, in order. Its seconds are the row's own: reading it and, if math-verify was asked, from
+            when its turn came to its answer, without the queue and without math-verify's import, once per verifier.
+
+        Raises:
+            ValueError: the lengths differ.
+            UserError: math-verify cannot be started.
+            RuntimeError: the verifier is closed and an answer needs math-verify.
         """
         check_lengths(completions, golds)
-        rows = [_first_look(completion, gold) for completion, gold in zip(completions, golds)]
-        asks = list(dict.fromkeys(row.ask for row in rows if isinstance(row, _Pending)))  # rollouts repeat answers
-        replies = dict(zip(asks, self._ask_all(asks)))
-        return [_finished(row, replies) for row in rows]
+        rows = [_decide(completion, gold) for completion, gold in zip(completions, golds)]
+        questions = dict.fromkeys(decision for _, decision, _ in rows if isinstance(decision, Question))  # many repeat
+        settled: dict[Status | Question, tuple[Status, float]] = {status: (status, 0.0) for status in Status}
+        settled.update(zip(questions, self._ask_all(list(questions))))
+        return [
+            Verdict(settled[decision][0], answer, seconds + settled[decision][1]) for answer, decision, seconds in rows
+        ]
 
-    def _ask_all(self, asks: Sequence[Ask]) -> list[tuple[Status, float]]:
-        if self._workers == 1 or len(asks) < 2:
-            return [self._ask(ask) for ask in asks]
-        with ThreadPoolExecutor(min(self._workers, len(asks))) as threads:
-            return list(threads.map(self._ask, asks))
+    def _ask_all(self, questions: Sequence[Question]) -> list[tuple[Status, float]]:
+        if self._workers == 1 or len(questions) < 2:
+            return [self._ask(question) for question in questions]
+        with ThreadPoolExecutor(min(self._workers, len(questions))) as threads:
+            return list(threads.map(self._ask, questions))
 
-    def _ask(self, ask: Ask) -> tuple[Status, float]:
-        reply, seconds = self._pool.ask(ask.answer, ask.gold)
-        return _REPLIES[reply], seconds
-
-
-def _finished(row: Verdict | _Pending, replies: dict[Ask, tuple[Status, float]]) -> Verdict:
-    if isinstance(row, Verdict):
-        return row
-    status, seconds = replies[row.ask]
-    return Verdict(status, row.answer, row.seconds + seconds)
+    def _ask(self, question: Question) -> tuple[Status, float]:
+        return self._pool.ask(question.answer, question.gold)
 
 
-def _first_look(completion: Any, gold: Any) -> Verdict | _Pending:
+def _decide(completion: Any, gold: Any) -> tuple[str | None, Status | Question, float]:
+    """The answer, the decision of exact arithmetic, and the seconds they took."""
     start = time.perf_counter()
-    row = _decide(completion, gold)
-    return replace(row, seconds=time.perf_counter() - start)
-
-
-def _decide(completion: Any, gold: Any) -> Verdict | _Pending:
     answer, reference = extract_answer(completion), gold_text(gold)
-    if reference is None:
-        return Verdict(Status.UNPARSED, answer)
-    if answer is None:
-        return Verdict(Status.INCORRECT if readable(reference) else Status.UNPARSED)
-    ruling = judge(answer, reference)
-    return _Pending(answer, ruling, 0.0) if isinstance(ruling, Ask) else Verdict(_RULINGS[ruling], answer)
+    decision: Status | Question = Status.UNPARSED
+    if reference is not None and answer is not None:
+        decision = compare(answer, reference)
+    elif reference is not None and is_readable(reference):
+        decision = Status.INCORRECT
+    return answer, decision, time.perf_counter() - start
 
 
 def gold_text(gold: Any) -> str | None:
-    """The text of a reference answer: a text (its last box or what follows its last ####) or a number.
+    r"""Write a reference answer as text.
+
+    Args:
+        gold: a text (its last box or what follows its last ####, if it has one) or a number, NumPy's included.
+
+    Returns:
+        The text to compare with; None if the gold is neither, is empty, is not finite or has too many digits.
+
+    Example:
+        >>> gold_text("because 2 + 2 = 4 #### 4"), gold_text(0.5), gold_text([4])
+        ('4', '0.5', None)
 
     Types are asked by `type`, never by `isinstance`, which calls into the object and may raise.
     """
@@ -148,7 +143,7 @@ def gold_text(gold: Any) -> str | None:
 
 
 def _without_numpy(gold: Any) -> Any:
-    """A NumPy scalar as Python's; anything else as it is, and where NumPy was never imported, everything."""
+    """A NumPy scalar as Python's; any other value as it is, and every value if NumPy was never imported."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return gold

@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 from functools import lru_cache
 from typing import Any
 
-from sgsd.verify.frames import Closed, receive, send
+from sgsd.verify.sandbox.ipc import Closed, receive, send
+from sgsd.verify.sandbox.math_worker import limit_memory
 
-_MEMORY_BYTES = 4 << 30
 _ALARM_MARGIN = 1.0  # should the owner be gone: this much after its time-out
 
 #: What scorers raise over answers they did not foresee; such an answer is wrong.
@@ -30,7 +29,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who kills us
     owner = socket.socket(fileno=os.dup(0))
     logging.disable(logging.CRITICAL)
-    _limit_memory()
+    limit_memory()
     try:
         importlib.import_module("reasoning_gym")
     except ImportError as error:
@@ -61,12 +60,6 @@ def score_answer(task: str, seed: int, answer: str) -> float:
 def _puzzle(task: str, seed: int) -> tuple[Any, dict[str, Any]]:
     dataset = importlib.import_module("reasoning_gym").create_dataset(task, seed=seed, size=1)
     return dataset, dataset[0]
-
-
-def _limit_memory() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(_MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 if __name__ == "__main__":

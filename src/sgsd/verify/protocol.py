@@ -1,34 +1,44 @@
-"""What the rest of the house may ask of a verifier."""
+"""The interface of a verifier, for the rest of the package and for users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 from sgsd.types import Verdict
 
 
 @runtime_checkable
-class Verifier(Protocol):
+class Verifier(AbstractContextManager["Verifier"], Protocol):
     """Grades completions against references; a context manager, because it may own processes.
 
-    `grade` answers in order, one verdict a row, and accepts any Python value as completion or gold:
-    a completion without an answer is incorrect, a gold that cannot be read is unparsed (outcome 0), and a
-    grader that had to be stopped is a time-out (outcome 0). It raises ValueError for unequal lengths.
+    Example:
+        >>> from sgsd.verify import load_verifier
+        >>> with load_verifier("math") as verifier:
+        ...     verifier.grade([r"so \\boxed{4}"], ["4"])[0].status.value
+        'correct'
     """
 
-    def __enter__(self) -> Self: ...
+    def grade(self, completions: Sequence[Any], golds: Sequence[Any]) -> list[Verdict]:
+        """Grade each completion against its gold.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+        Args:
+            completions: any Python values.
+            golds: as many references, any Python values.
 
-    def grade(self, completions: Sequence[Any], golds: Sequence[Any]) -> list[Verdict]: ...
+        Returns:
+            One verdict a row, in order: a completion without an answer is incorrect, a gold that cannot be read is
+            unparsed (outcome 0), and a grader that had to be stopped is a time-out (outcome 0).
+
+        Raises:
+            ValueError: the lengths differ.
+        """
+        ...
 
 
 def check_lengths(completions: Sequence[Any], golds: Sequence[Any]) -> None:
-    """Refuse a batch whose two columns differ in length: grading a shifted column would be silent nonsense."""
+    """Raise ValueError if two columns of a batch differ in length: a shifted column would be graded in silence."""
     if len(completions) != len(golds):
         raise ValueError(
             f"grade: {len(completions)} completions but {len(golds)} golds; pass one gold for each completion"

@@ -1,1 +1,0 @@
-"""What this run's teachers are shown, and who writes it."""

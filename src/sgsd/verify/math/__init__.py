@@ -1,0 +1,1 @@
+"""Mathematical answers: text to tokens, tokens to forms, forms compared exactly."""
