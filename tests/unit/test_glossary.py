@@ -52,7 +52,7 @@ def test_every_metric_is_drawn_or_is_known_not_to_be() -> None:
     left = {m.key for m in METRICS if m.file != "evaluations"} - drawn
     assert left == {
         "step", "tokens", "bank", "support_histogram", "polarity_histogram", "skipped_teachers", "untaught_rollouts",
-        "sources/*/share", "sources/*/teachers", "sources/*/validated", "sources/*/reversed",
+        "objective/*", "sources/*/share", "sources/*/teachers", "sources/*/validated", "sources/*/reversed",
     }  # fmt: skip
 
 
