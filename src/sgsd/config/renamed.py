@@ -45,7 +45,6 @@ RENAMED = (
     Renamed("writer.key_variable", "writer.api_key_env", "it names an environment variable"),
     Renamed("writer.context", "writer.max_model_len", "vLLM's name; a context is what a teacher is shown"),
     Renamed("lora.targets", "lora.target_modules", "PEFT's name"),
-    Renamed("guards.sampler_gap", "guards.sampler_mismatch", "the name of the metric that it watches"),
     Renamed("optimizer.grad_clip", "optimizer.max_grad_norm", "the name in transformers and TRL"),
 )
 
