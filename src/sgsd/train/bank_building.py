@@ -72,7 +72,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     refuse_other_settings(folder, config)
     problems = load_problems(config.data)
     tokenizer = load_tokenizer(config.model)
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    student = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     prompts, settings = load_prompts(config.writer.prompts, required=TEMPLATES), build_settings(config)
     if dry_run:
         _tell_forecast(config, settings, prompts, problems, tokenizer, console)
@@ -90,7 +90,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
         built = build_bank(
             folder,
             settings,
-            Sampler(config, engine, verifier, maker, problems).sample,
+            Sampler(config, engine, verifier, student, problems).sample,
             client,
             objection=Objector(problems),
             metadata=_metadata(config),
@@ -116,14 +116,15 @@ class Sampler:
     """Rollout i belongs to the i-th problem of the seed's order, as in training."""
 
     def __init__(
-        self, config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptBuilder, problems: Sequence[Problem]
+        self, config: RunConfig, engine: Engine, verifier: Verifier, prompts: PromptBuilder, problems: Sequence[Problem]
     ) -> None:
-        self.config, self.engine, self.verifier, self.maker, self.problems = config, engine, verifier, maker, problems
+        self.config, self.engine, self.verifier = config, engine, verifier
+        self.prompts, self.problems = prompts, problems
 
     def sample(self, indices: Sequence[int]) -> list[tuple[int, Memory | None]]:
         seed, thinking = self.config.seed, self.config.prompts.student_thinking
         chosen = [problem_at(self.problems, index, seed) for index in indices]
-        prompts = [self.maker.student(problem, thinking=thinking) for problem in chosen]
+        prompts = [self.prompts.student(problem, thinking=thinking) for problem in chosen]
         done = self.engine.sample(prompts, indices, self.config.sampling.to_sampling(), seed=seed)
         verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
         rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
