@@ -17,7 +17,7 @@ from sgsd.cli.main import run
 from sgsd.contexts import Answer, Critique, Joined, NoContext, RandomPairs, SkillPairs, named_context
 from sgsd.contexts.names import NAMES
 from sgsd.methods import build
-from sgsd.methods.joints import RetrievalSoftmax, Uniform
+from sgsd.methods.method import RetrievalSoftmax, Uniform
 from sgsd.records.run_files import Records
 from sgsd.types import UserError
 

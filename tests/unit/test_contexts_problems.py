@@ -41,7 +41,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder, TeacherPrompts, UnfitPr
 from sgsd.contexts.prompts import load_prompts
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods import Method
-from sgsd.methods.joints import MatchSampledToken
+from sgsd.methods.objectives import MatchSampledToken
 from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
 from sgsd.types import Problem, UserError
 
@@ -54,7 +54,7 @@ def text(block: Block) -> str:
 
 
 def method_of(context: Context, **more: Any) -> Method:
-    return Method(name="mine", context=context, direction=MatchSampledToken(), group=4, **more)
+    return Method(name="mine", context=context, objective=MatchSampledToken(), group=4, **more)
 
 
 def block_of(context: Context, problem: Problem = PROBLEM, others: Sequence[Problem] = OTHERS) -> Block:
@@ -248,7 +248,10 @@ def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_toke
 
 
 def test_pairs_that_do_not_fit_are_an_error_or_fewer(lab_tokenizer: Any, tmp_path: Path) -> None:
-    maker, method = PromptBuilder(load_prompts("lab"), lab_tokenizer, 60), method_of(Answer(), inject=SkillPairs(3))
+    maker, method = (
+        PromptBuilder(load_prompts("lab"), lab_tokenizer, 60),
+        method_of(Answer(), student_context=SkillPairs(3)),
+    )
     strict = make_train_prompts(small_config(tmp_path), method, maker, demo_bank())
     with pytest.raises(UnfitPrompt, match="problem p1 with its pairs: its prompt has"):
         strict.student(PROBLEM, thinking=False)

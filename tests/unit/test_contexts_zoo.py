@@ -14,7 +14,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import BUNDLED, load_prompts
 from sgsd.contexts.references import Shown
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.methods.zoo import ZOO, defaults
+from sgsd.methods.registry import RECIPES, defaults
 from sgsd.rollout import ScriptedEngine
 from sgsd.train.context_resources import make_contexts
 
@@ -29,7 +29,7 @@ def needed(options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(
-    "options", [*({"name": n} for n in ZOO), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
+    "options", [*({"name": n} for n in RECIPES), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
 )
 def test_every_bundled_set_serves_every_method_of_the_zoo(
     name: str, options: dict[str, Any], lab_tokenizer: Any, tmp_path: Path
