@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
-from sgsd.methods.zoo import ZOO
 
 from sgsd.config.guards_config import GuardsConfig
 from sgsd.config.renamed import FORMAT, RENAMED, SHED, UNTIL
