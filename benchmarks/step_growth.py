@@ -21,7 +21,7 @@ from sgsd.bank import make_retriever, pairs_for
 from sgsd.data.problems import load_problems
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.scorer import Layout, Row, collate, plan_layout
-from sgsd.train import loop, make_config, run_training
+from sgsd.train import make_config, run_training, session
 from step_measure import peak_extra, toy
 from step_ways import SMALL_SHAPE, Bench, Case, make_bench, ours
 
