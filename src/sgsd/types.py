@@ -131,10 +131,24 @@ class TeacherView:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; temperature 0 takes the likeliest one.
+    """How tokens are drawn from a model's logits z; the defaults draw from softmax(z).
+
+    Equation: p ∝ exp(penalised(z) / temperature), filtered by top_k, top_p and min_p in this order.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: The least set of likeliest tokens with this probability is kept; 1 keeps all.
+        top_k: So many likeliest tokens are kept; 0 keeps all.
+        min_p: Tokens below this share of the likeliest one's probability are dropped.
+        repetition_penalty: Divides positive logits of tokens in prompt and completion, multiplies negative ones.
+        presence_penalty: Subtracted from the logits of tokens in the completion.
+        max_tokens: Tokens of a completion at most, its end token included.
 
     Raises:
         ValueError: a value outside its range.
+
+    >>> Sampling(temperature=0.6, top_p=0.95).top_k
+    0
     """
 
     temperature: float = 1.0

@@ -12,7 +12,7 @@ import yaml
 from sgsd.cli.main import run
 from sgsd.lab import method_table as table
 from sgsd.lab.method_table import Cell, cells, lab_configs, overlaid, rows
-from sgsd.methods import ZOO
+from sgsd.methods import RECIPES
 from sgsd.train import make_config
 
 
@@ -25,7 +25,7 @@ def test_a_configuration_holds_together(name: str, capsys: pytest.CaptureFixture
 
 
 def test_only_what_the_lab_cannot_do_is_missing() -> None:
-    assert set(ZOO) - set(lab_configs()) == {"critique"}
+    assert set(RECIPES) - set(lab_configs()) == {"critique"}
 
 
 def test_a_change_replaces_the_method_and_is_laid_over_the_rest() -> None:

@@ -77,7 +77,7 @@ def test_the_null_teacher_is_scored_once_a_rollout_and_counts_as_no_teacher(tmp_
         metrics = StepMetrics()
         details = update(parts.learner, batch, taught, metrics, lr=1e-30)
         scored[stance] = metrics.sums["teachers"].item(), metrics.sums["teacher_tokens"].item()
-        assert {detail.judgement.support_BK.shape[1] for detail in details} == {2}
+        assert {detail.outputs.support_BK.shape[1] for detail in details} == {2}
     assert scored["raw"] == scored["contrast"]
 
 
@@ -109,8 +109,8 @@ def test_a_rollout_whose_null_teacher_does_not_fit_is_left_out_whole(tmp_path: P
     assert (found["untaught_rollouts"], found["skipped_teachers"]) == (2, 4)
     for detail in details:
         silent = detail.position % 2 == 0
-        assert (detail.judgement.losses_BT[detail.row] == 0).all().item() == silent
-        assert (detail.judgement.support_BK[detail.row] == 0).all().item() == silent
+        assert (detail.outputs.losses_BT[detail.row] == 0).all().item() == silent
+        assert (detail.outputs.support_BK[detail.row] == 0).all().item() == silent
 
 
 def test_a_run_by_contrast_logs_its_teachers_and_not_the_null_one(tmp_path: Path) -> None:

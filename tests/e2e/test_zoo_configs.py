@@ -11,7 +11,7 @@ import yaml
 import standins
 from sgsd.cli.main import run
 from sgsd.lab.method_table import lab_configs
-from sgsd.methods import ZOO
+from sgsd.methods import RECIPES
 from sgsd.records.run_files import Records
 from sgsd.train import load_config
 
@@ -48,8 +48,8 @@ def arguments(config: Path, there: dict[str, str], output: Path) -> list[str]:
 
 
 def test_every_method_has_a_config_for_a_laptop_and_one_for_qwen3() -> None:
-    assert {path.stem for path in CONFIGS} | BESIDE == {*ZOO, "base_skill"}
-    assert set(lab_configs()) | UNREACHABLE == set(ZOO)
+    assert {path.stem for path in CONFIGS} | BESIDE == {*RECIPES, "base_skill"}
+    assert set(lab_configs()) | UNREACHABLE == set(RECIPES)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from oracle import jsd_oracle, sgsd_oracle, sgsd_topk_oracle
-from sgsd.methods import generalized_jsd, sgsd_loss, sgsd_topk_loss
+from sgsd.methods import LossInputs, LossOutputs, Method, build
+from sgsd.methods.averages import token_weights
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "parity"
 FILES = sorted(path.name for path in FOLDER.glob("*.npz"))
@@ -48,6 +50,27 @@ def sampled_logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
+def inputs_of(
+    student: torch.Tensor, mask: torch.Tensor, outcome: torch.Tensor, weights: torch.Tensor, **more: torch.Tensor
+) -> LossInputs:
+    return LossInputs(
+        mask_BT=mask,
+        student_logps_BT=student,
+        old_logps_BT=student.detach(),
+        outcome_B=outcome,
+        advantages_B=torch.zeros_like(outcome),
+        weights_BK=weights,
+        **more,
+    )
+
+
+def step_loss(method: Method, inputs: LossInputs) -> tuple[torch.Tensor, LossOutputs]:
+    """The loss of a step as a run computes it, in one micro-batch."""
+    outputs, mask = method.objective.loss(inputs, method), inputs.mask_BT
+    shares = token_weights(mask, method.reduce, rollouts=len(mask), tokens=int(mask.sum()), max_tokens=mask.shape[1])
+    return (shares * outputs.losses_BT).sum(), outputs
+
+
 def assert_matches(loss: torch.Tensor, grad: torch.Tensor, arrays: dict[str, torch.Tensor]) -> None:
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(arrays["loss"].item(), rel=1e-5)
@@ -65,13 +88,14 @@ def test_sgsd_on_sampled_tokens(name: str) -> None:
     student.retain_grad()
     K = config["K"]
     teacher = sampled_logps(arrays["teacher_logits"], arrays["token_ids"][:, None].expand(-1, K, -1))
-    result = sgsd_loss(student, teacher, mask, arrays["weights"], outcome, **settings)
-    result.loss.backward()
-    assert_matches(result.loss, logits.grad, arrays)
+    inputs = inputs_of(student, mask, outcome, arrays["weights"], teacher_logps_BKT=teacher)
+    loss, result = step_loss(build("sgsd", k=K, **settings), inputs)
+    loss.backward()
+    assert_matches(loss, logits.grad, arrays)
     assert result.advantages_BT is not None
     by_advantage = -result.advantages_BT * mask / (len(mask) * mask.sum(-1, keepdim=True).clamp(min=1))
     assert (by_advantage - student.grad).abs().max() <= 1e-6 * student.grad.abs().max()
-    loss, grad = sgsd_oracle(
+    expected, grad = sgsd_oracle(
         student.detach().double().numpy(),
         teacher.double().numpy(),
         mask.numpy(),
@@ -79,7 +103,7 @@ def test_sgsd_on_sampled_tokens(name: str) -> None:
         outcome.numpy(),
         **settings,
     )
-    assert result.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert np.abs(grad - student.grad.numpy()).max() <= 1e-5 * np.abs(grad).max()
 
 
@@ -88,29 +112,28 @@ def test_sgsd_on_a_local_support(name: str) -> None:
     arrays, config = load(name)
     mask, outcome, settings = sgsd_inputs(arrays, config)
     logits = arrays["student_logits"].clone().requires_grad_()
-    result = sgsd_topk_loss(
-        logits,
-        arrays["teacher_logits"],
-        arrays["token_ids"],
-        mask,
-        arrays["weights"],
-        outcome,
-        top_k=config["local_support_top_k"],
-        **settings,
+    top_k, K, tokens = config["local_support_top_k"], config["K"], arrays["token_ids"]
+    method = build("sgsd_distribution", k=K, top_k=top_k, keep_sampled=True, **settings)
+    values, gaps = (
+        torch.stack(parts, 1)
+        for parts in zip(*(method.objective.divergence(logits, t, tokens) for t in arrays["teacher_logits"].unbind(1)))
     )
-    result.loss.backward()
+    student = sampled_logps(logits.detach(), tokens)
+    inputs = inputs_of(student, mask, outcome, arrays["weights"], divergence_BKT=values, local_gap_BKT=gaps)
+    loss, result = step_loss(method, inputs)
+    loss.backward()
     assert result.advantages_BT is None
-    assert_matches(result.loss, logits.grad, arrays)
-    loss = sgsd_topk_oracle(
+    assert_matches(loss, logits.grad, arrays)
+    expected = sgsd_topk_oracle(
         *(arrays[key].double().numpy() for key in ("student_logits", "teacher_logits")),
         arrays["token_ids"].numpy(),
         mask.numpy(),
         arrays["weights"].double().numpy(),
         outcome.numpy(),
-        top_k=config["local_support_top_k"],
+        top_k=top_k,
         **settings,
     )
-    assert result.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("opsd_jsd")])
@@ -125,7 +148,12 @@ def test_generalised_jsd(name: str) -> None:
         "clip": config["token_clip"],
         "clip_level": "vocab",
     }
-    loss = generalized_jsd(logits, arrays["teacher_logits"], mask, **settings)
+    method = build("opsd")
+    method = replace(method, objective=replace(method.objective, **settings))
+    values = method.objective.divergence(logits, arrays["teacher_logits"])
+    rows = torch.ones(len(mask))
+    student = torch.zeros_like(values)
+    loss, _ = step_loss(method, inputs_of(student, mask, rows, rows[:, None], divergence_BKT=values[:, None]))
     loss.backward()
     assert_matches(loss, logits.grad, arrays)
     oracle = jsd_oracle(

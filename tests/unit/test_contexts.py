@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgsd.methods.context import Shown
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +22,7 @@ from sgsd.contexts import (
     NoContextProvider,
     PromptBuilder,
     PromptSet,
+    Shown,
     SkillPairBlocks,
     encode_chat,
     load_prompts,

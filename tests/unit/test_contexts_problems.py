@@ -8,21 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgsd.methods.context import (
-    Answer,
-    Context,
-    Feedback,
-    Hints,
-    Irrelevant,
-    Joined,
-    Mixed,
-    NoContext,
-    Null,
-    RandomPairs,
-    Shuffled,
-    Sibling,
-    SkillPairs,
-)
 from sgsd.train.contexts.controls import in_place_of_pairs, null_teacher, pairs_alone
 from sgsd.train.contexts.pools import (
     foreseen,
@@ -37,14 +22,27 @@ from graded import OTHERS, PROBLEM
 from runs import small_config
 from sgsd.bank import Bank
 from sgsd.contexts import (
+    Answer,
     AnswerBlocks,
     Block,
     BlockProvider,
+    Context,
     DemonstrationBlocks,
+    Feedback,
+    Hints,
+    Irrelevant,
+    Joined,
+    Mixed,
     MixedBlocks,
+    NoContext,
+    Null,
     OtherProblemBlocks,
     PromptBuilder,
+    RandomPairs,
     RubricBlocks,
+    Shuffled,
+    Sibling,
+    SkillPairs,
     UnfitPrompt,
     WrongAnswerBlocks,
     load_prompts,
@@ -52,7 +50,7 @@ from sgsd.contexts import (
 )
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods import Method
-from sgsd.methods.joints import MatchSampledToken
+from sgsd.methods.objectives import MatchSampledToken
 from sgsd.types import Problem, UserError
 
 MATH = load_prompts("math")
@@ -64,7 +62,7 @@ def text(block: Block) -> str:
 
 
 def method_of(context: Context, **more: Any) -> Method:
-    return Method(name="mine", context=context, direction=MatchSampledToken(), group=4, **more)
+    return Method(name="mine", context=context, objective=MatchSampledToken(), group=4, **more)
 
 
 def provider_of(context: Context, tokenizer: Any, folder: Path, *, prompts: str = "lab", **changes: Any) -> Any:
@@ -230,7 +228,7 @@ def test_what_can_be_foreseen(context: Context, left: Context, lab_tokenizer: An
 @pytest.mark.parametrize("prompts", ["lab", "math"])
 def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_tokenizer: Any, tmp_path: Path) -> None:
     config, maker = small_config(tmp_path), PromptBuilder(load_prompts(prompts), lab_tokenizer, 900)
-    method = method_of(Answer("answer"), inject=SkillPairs(3))
+    method = method_of(Answer("answer"), student_context=SkillPairs(3))
     train_prompts = make_train_prompts(config, method, maker, demo_bank())
     shown = lab_tokenizer.decode(train_prompts.student(PROBLEM, thinking=False))
     assert (shown.count("Skill:"), shown.count("istake:")) == (3, 3)
@@ -241,11 +239,14 @@ def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_toke
     assert "Skill:" not in lab_tokenizer.decode(teacher.prompt_ids)
     assert make_train_prompts(config, method_of(Answer()), maker, None) is maker
     with pytest.raises(UserError, match="the student is shown retrieved pairs or random ones"):
-        make_train_prompts(config, method_of(Answer(), inject=Irrelevant(2)), maker, demo_bank())
+        make_train_prompts(config, method_of(Answer(), student_context=Irrelevant(2)), maker, demo_bank())
 
 
 def test_pairs_that_do_not_fit_are_an_error_or_fewer(lab_tokenizer: Any, tmp_path: Path) -> None:
-    maker, method = PromptBuilder(load_prompts("lab"), lab_tokenizer, 60), method_of(Answer(), inject=SkillPairs(3))
+    maker, method = (
+        PromptBuilder(load_prompts("lab"), lab_tokenizer, 60),
+        method_of(Answer(), student_context=SkillPairs(3)),
+    )
     strict = make_train_prompts(small_config(tmp_path), method, maker, demo_bank())
     with pytest.raises(UnfitPrompt, match="problem p1 with its pairs: its prompt has"):
         strict.student(PROBLEM, thinking=False)

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgsd.methods.context import Answer, Demonstration, Shown, SkillPairs
 from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
 from graded import OTHERS, PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
-from sgsd.contexts import PromptBuilder, load_prompts, pools_for
+from sgsd.contexts import Answer, Demonstration, PromptBuilder, Shown, SkillPairs, load_prompts, pools_for
 from sgsd.contexts.prompts import BUNDLED
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.methods.zoo import ZOO, defaults
+from sgsd.methods.registry import RECIPES, defaults
 from sgsd.rollout import ScriptedEngine
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
@@ -28,7 +27,7 @@ def needed(options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(
-    "options", [*({"name": n} for n in ZOO), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
+    "options", [*({"name": n} for n in RECIPES), *({"name": "sgsd", "also": a} for a in SHOWN)], ids=str
 )
 def test_every_bundled_set_serves_every_method_of_the_zoo(
     name: str, options: dict[str, Any], lab_tokenizer: Any, tmp_path: Path

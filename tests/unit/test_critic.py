@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from accelerate import Accelerator
-from sgsd.methods.context import Answer
 from sgsd.train.contexts.critic import WriterCritic, make_critic
 from sgsd.train.contexts.off_policy import by_reference, check_solutions, reference_completion
 
 from graded import PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
 from sgsd.config.sections import DataConfig
+from sgsd.contexts import Answer
 from sgsd.data.problems import read_problems
-from sgsd.methods.joints import FollowOutcome, MatchDistribution, MatchSampledToken
-from sgsd.methods.method import Method
+from sgsd.methods.method import Method, PolicyGradient
+from sgsd.methods.objectives import MatchDistribution, MatchSampledToken
 from sgsd.skills import Failed, Request, ScriptedWriter, Written
 from sgsd.types import Problem, UserError
 
@@ -121,24 +121,24 @@ def test_a_solution_stands_in_for_a_completion(lab_tokenizer: Any) -> None:
 
 
 def test_every_problem_must_have_a_solution_that_can_be_one() -> None:
-    half = Method(name="half", context=Answer(), direction=MatchDistribution(), on_policy=0.5)
+    half = Method(name="half", context=Answer(), objective=MatchDistribution(), on_policy=0.5)
     check_solutions(half, [PROBLEM], ["<|im_end|>"])
     for solution, said in ((None, "has no solution"), (" ", "has no solution"), ("a<|im_end|>", "control token")):
         bad = Problem("p9", "1+1", "2", solution)
         with pytest.raises(UserError, match=f"problem p9: .*{said}"):
             check_solutions(half, [PROBLEM, bad], ["<|im_end|>"])
-        check_solutions(Method(name="whole", context=Answer(), direction=MatchDistribution()), [bad], ["<|im_end|>"])
+        check_solutions(Method(name="whole", context=Answer(), objective=MatchDistribution()), [bad], ["<|im_end|>"])
 
 
 def test_what_on_policy_goes_with() -> None:
     for wrong in (0.0, 1.5):
         with pytest.raises(ValueError, match="on_policy is a share"):
-            Method(name="m", context=Answer(), direction=MatchDistribution(), on_policy=wrong)
+            Method(name="m", context=Answer(), objective=MatchDistribution(), on_policy=wrong)
     with pytest.raises(ValueError, match="only a distribution matched"):
-        Method(name="m", context=Answer(), direction=MatchSampledToken(), on_policy=0.5)
+        Method(name="m", context=Answer(), objective=MatchSampledToken(), on_policy=0.5)
     with pytest.raises(ValueError, match="only a distribution matched"):
         Method(
-            name="m", context=Answer(), direction=MatchDistribution(), outcome=FollowOutcome(), group=4, on_policy=0.5
+            name="m", context=Answer(), objective=MatchDistribution(), outcome=PolicyGradient(), group=4, on_policy=0.5
         )
 
 

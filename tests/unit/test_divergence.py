@@ -154,3 +154,36 @@ def test_divergences_that_break_the_contract_are_refused() -> None:
         tiled_divergence(hidden, t_hidden[:3], weight, t_weight, jsd)
     with pytest.raises(ValueError, match="max_elements is 0"):
         tiled_divergence(*good, jsd, max_elements=0)
+
+
+def kl_and_gap(student_nV: Tensor, teacher_nV: Tensor, sampled_n: Tensor) -> Tensor:
+    """A divergence, and the gap of the sampled token beside it."""
+    gap_nV = (teacher_nV.log_softmax(-1) - student_nV.log_softmax(-1)).detach()
+    return torch.stack([jsd(student_nV, teacher_nV), gap_nV.gather(1, sampled_n[:, None])[:, 0]])
+
+
+@pytest.mark.parametrize("trains", TRAINS)
+def test_a_figure_of_the_sampled_token_comes_beside_the_values_and_has_no_gradient(trains: list[bool]) -> None:
+    student, (t_hidden, t_weight, t_bias) = pair(23, 31)
+    sampled_N = torch.arange(23)
+
+    def ours(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        found = tiled_divergence(
+            h,
+            t_hidden,
+            w,
+            t_weight,
+            kl_and_gap,
+            student_bias_V=b,
+            teacher_bias_V=t_bias,
+            sampled_N=sampled_N,
+            max_elements=4 * 31 + 5,
+        )
+        logits = [linear(x, y, z) for x, y, z in ((h, w, b), (t_hidden, t_weight, t_bias))]
+        torch.testing.assert_close(found.detach(), kl_and_gap(*logits, sampled_N).detach(), atol=1e-5, rtol=1e-4)
+        return found[0] + found[1]
+
+    found = gradients(ours, student, trains)
+    expected = gradients(lambda *leaves: direct_jsd(list(leaves), [t_hidden, t_weight, t_bias]), student, trains)
+    for mine, plain, wanted in zip(found, expected, trains):
+        assert relative_error(mine, plain) <= 1e-5 if wanted else mine is None

@@ -245,7 +245,9 @@ def wrong_with(words: tuple[str, ...]) -> str | None:
             return f"there is no command {name}"
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
     if name not in CONFIG_FIRST:
-        return next((f"{name} has no {flag}" for flag in flags if flag not in re.findall(r"--[\w-]+", helped(name))), None)
+        return next(
+            (f"{name} has no {flag}" for flag in flags if flag not in re.findall(r"--[\w-]+", helped(name))), None
+        )
     own = CONFIG_FIRST[name]
     left: list[str] = []
     place = 0 if rest and rest[0].startswith("--") else 1  # the config comes first

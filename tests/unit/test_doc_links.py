@@ -83,7 +83,9 @@ def test_linked_code_defines_the_name(page: Path, text: str, target: str) -> Non
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name)
 def test_named_paths_exist(page: Path) -> None:
-    named = re.findall(r"`((?:src/sgsd|tests|benchmarks|configs|examples|docs)/[\w./-]*)`", page.read_text(encoding="utf-8"))
+    named = re.findall(
+        r"`((?:src/sgsd|tests|benchmarks|configs|examples|docs)/[\w./-]*)`", page.read_text(encoding="utf-8")
+    )
     missing = [path for path in named if not (ROOT / path).exists() and not re.search(r"[A-Z]{4}", path)]
     assert not missing, f"{page.name}: {', '.join(missing)}"
 

@@ -1,4 +1,4 @@
-"""Gates: the pull is the slope of the potential, known values, bounds, and what is let through."""
+"""Gates: the gradient is the loss's, known values, bounds, and what is let through."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.methods.gates import Absolute, Bounded, Gate, NoGate, Quadratic, Sigmoid, Tanh, named_gate, slope
+from sgsd.methods.gates import Absolute, Bounded, Gate, NoGate, Quadratic, Sigmoid, Tanh, named_gate
 
 GATES: list[Gate] = [
     Bounded(),
@@ -25,24 +25,24 @@ GATES: list[Gate] = [
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
 @given(size=st.floats(-30, 30).filter(lambda x: abs(x) > 1e-3))
-def test_the_pull_is_the_slope_of_the_potential(gate: Gate, size: float) -> None:
+def test_the_gradient_is_the_derivative_of_the_loss(gate: Gate, size: float) -> None:
     delta = torch.tensor(size, dtype=torch.float64, requires_grad=True)
-    (derivative,) = torch.autograd.grad(gate.potential(delta), delta)
-    assert gate.pull(delta.detach()).item() == pytest.approx(derivative.item(), abs=1e-10)
+    (derivative,) = torch.autograd.grad(gate.loss(delta), delta)
+    assert gate.grad(delta.detach()).item() == pytest.approx(derivative.item(), abs=1e-10)
 
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
-def test_no_gap_no_pull_and_no_cost(gate: Gate) -> None:
+def test_no_gap_no_gradient_and_no_loss(gate: Gate) -> None:
     zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    assert gate.potential(zero).abs().max().item() < 1e-12
-    assert gate.pull(zero.detach()).abs().max().item() == 0
-    (gradient,) = torch.autograd.grad(gate.potential(zero).sum(), zero)
+    assert gate.loss(zero).abs().max().item() < 1e-12
+    assert gate.grad(zero.detach()).abs().max().item() == 0
+    (gradient,) = torch.autograd.grad(gate.loss(zero).sum(), zero)
     assert gradient.abs().max().item() < 1e-12
-    assert slope(gate, zero.detach()) == pytest.approx([0.5] * 3)
+    assert gate.kept(zero.detach()) == pytest.approx([0.5] * 3)
 
 
 @pytest.mark.parametrize(
-    ("gate", "potential", "pull"),
+    ("gate", "loss", "grad"),
     [
         (Bounded(), math.log(2) - math.log(1 + math.exp(-2)), 2 / (1 + math.exp(2))),
         (NoGate(), 2.0, 2.0),
@@ -54,16 +54,16 @@ def test_no_gap_no_pull_and_no_cost(gate: Gate) -> None:
     ],
     ids=str,
 )
-def test_at_a_gap_of_two(gate: Gate, potential: float, pull: float) -> None:
+def test_at_a_gap_of_two(gate: Gate, loss: float, grad: float) -> None:
     two = torch.tensor(2.0, dtype=torch.float64)
-    assert gate.potential(two).item() == pytest.approx(potential, rel=1e-12)
-    assert gate.pull(two).item() == pytest.approx(pull, rel=1e-12)
-    assert gate.pull(-two).item() == pytest.approx(-pull, rel=1e-12)
+    assert gate.loss(two).item() == pytest.approx(loss, rel=1e-12)
+    assert gate.grad(two).item() == pytest.approx(grad, rel=1e-12)
+    assert gate.grad(-two).item() == pytest.approx(-grad, rel=1e-12)
 
 
 def test_the_bounded_gate_lets_extreme_gaps_go() -> None:
     far = torch.linspace(-40, 40, 4001, dtype=torch.float64)
-    pull = Bounded().pull(far)
+    pull = Bounded().grad(far)
     assert pull.abs().max().item() == pytest.approx(0.393, abs=1e-3)
     assert abs(far[pull.argmax()].item()) == pytest.approx(1.22, abs=0.02)
     assert pull[0].abs().item() < 1e-12
@@ -72,9 +72,9 @@ def test_the_bounded_gate_lets_extreme_gaps_go() -> None:
 def test_gates_survive_extremes() -> None:
     extreme = torch.tensor([-1e4, 1e4, 88.0])
     for gate in GATES:
-        assert torch.isfinite(gate.potential(extreme)).all()
-        assert torch.isfinite(gate.pull(extreme)).all()
-        assert ((slope(gate, extreme) >= 0) & (slope(gate, extreme) <= 0.5)).all()
+        assert torch.isfinite(gate.loss(extreme)).all()
+        assert torch.isfinite(gate.grad(extreme)).all()
+        assert ((gate.kept(extreme) >= 0) & (gate.kept(extreme) <= 0.5)).all()
 
 
 def test_gates_by_name() -> None:

@@ -57,7 +57,7 @@ def collect(*parts: slice, method: str = "sgsd") -> StepMetrics:
     lengths, finishes = (5, 2, 3, 4), ("stop", "stop", "length", "stop")
     for rows in parts:
         seen = evidence(rows)
-        metrics.add(build(method).judge(seen), seen, torch.tensor(0.25))
+        metrics.add(build(method).objective.loss(seen, build(method)), seen, torch.tensor(0.25))
         chosen = range(B)[rows]
         rollouts = [rollout(i, lengths[i], finishes[i]) for i in chosen]
         metrics.add_rollouts(rollouts, [Verdict(STATUSES[i]) for i in chosen])
@@ -118,16 +118,16 @@ def test_sums_keep_no_gradient() -> None:
     seen = evidence()
     loss = torch.tensor(1.0, requires_grad=True) * 2
     metrics = StepMetrics()
-    metrics.add(build("sgsd").judge(seen), seen, loss)
+    metrics.add(build("sgsd").objective.loss(seen, build("sgsd")), seen, loss)
     assert not any(value.requires_grad for value in metrics.sums.values())
 
 
 def test_a_share_is_never_negative() -> None:
     stance_BK = torch.tensor([[1.0] * 9 + [-1.0]])
     seen = evidence(slice(0, 1))
-    judgement = LossOutputs(torch.zeros(1, T), stance_BK=stance_BK, polarity_BK=stance_BK)
+    outputs = LossOutputs(torch.zeros(1, T), stance_BK=stance_BK, polarity_BK=stance_BK)
     metrics = StepMetrics()
-    metrics.add(judgement, seen, torch.tensor(0.0))
+    metrics.add(outputs, seen, torch.tensor(0.0))
     metrics.add_rollouts([rollout(0, 5, "stop")], [Verdict(Status.CORRECT)])
     record = metrics.finish(alone)
     assert record["stance/supports"] == 0.9

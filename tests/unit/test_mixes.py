@@ -7,34 +7,36 @@ from typing import Any
 
 import pytest
 
-from sgsd.methods import ZOO, build
+from sgsd.methods import RECIPES, build
 from sgsd.methods import context as C
-from sgsd.methods import joints as J
+from sgsd.methods import method as M
+from sgsd.methods import objectives as O
+from sgsd.methods import stances as S
 from sgsd.methods.gates import Absolute, Bounded, NoGate
 from sgsd.train import make_config
 from sgsd.types import UserError
 
-DISTRIBUTION = J.MatchDistribution()
+DISTRIBUTION = O.MatchDistribution()
 
 
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        ("sgsd", {"direction": None}, "scored for nothing"),
-        ("sgsd", {"context": C.NoContext(), "weights": J.Uniform()}, "needs a context"),
+        ("sgsd", {"objective": O.FollowOutcome()}, "scored for nothing"),
+        ("sgsd", {"context": C.NoContext(), "weights": M.Uniform()}, "needs a context"),
         ("grpo", {"outcome": None, "iterations": 1}, "learn nothing"),
         ("dasd", {"outcome": None}, "give it an outcome"),
-        ("grpo", {"stance": J.VerifiedSupport()}, "no support to verify"),
-        ("dasd", {"stance": J.VerifiedSupport()}, "already says which way"),
+        ("grpo", {"stance": S.VerifiedSupport()}, "no support to verify"),
+        ("dasd", {"stance": S.VerifiedSupport()}, "already says which way"),
         ("rlsd", {"gate": Bounded()}, "bounds of its own"),
         ("opsd", {"gate": Absolute()}, "its own absolute value"),
-        ("opsd", {"gate": NoGate(clip=1.0)}, "direction's own clip"),
-        ("trusted", {"direction": DISTRIBUTION, "gate": Bounded(), "outcome": None}, "trust may be negative"),
-        ("sgsd", {"direction": DISTRIBUTION, "gate": NoGate()}, "without a gate has no bound"),
-        ("trusted", {"context": C.Answer(), "weights": J.Uniform()}, "trust is in a bank's items"),
-        ("sgsd_calibrated", {"context": C.Answer(), "weights": J.Uniform()}, "irrelevant skill in a pair's place"),
+        ("opsd", {"gate": NoGate(clip=1.0)}, "objective's own clip"),
+        ("trusted", {"objective": DISTRIBUTION, "gate": Bounded(), "outcome": None}, "trust may be negative"),
+        ("sgsd", {"objective": DISTRIBUTION, "gate": NoGate()}, "without a gate has no bound"),
+        ("trusted", {"context": C.Answer(), "weights": M.Uniform()}, "trust is in a bank's items"),
+        ("sgsd_calibrated", {"context": C.Answer(), "weights": M.Uniform()}, "irrelevant skill in a pair's place"),
         ("sgsd", {"context": C.Answer()}, "retrieves nothing"),
-        ("rlcsd", {"context": C.Answer()}, "must be hints"),
+        ("rlcsd", {"context": C.Answer()}, "must be Hints"),
         ("grpo", {"teacher": "frozen"}, "no teacher to be frozen"),
         ("grpo", {"group": 1}, "group ≥ 2"),
         ("sdpo", {"group": 1}, "group ≥ 2"),
@@ -51,22 +53,22 @@ def test_impossible_mixes_say_why(name: str, change: dict[str, Any], why: str) -
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: J.VerifiedSupport(clip=0), "clip must be positive"),
-        (lambda: J.VerifiedSupport(kind="rare"), "raw, contrast or ratio"),
-        (lambda: J.VerifiedSupport(kind="ratio", clip=11), "use clip"),
-        (lambda: J.VerifiedSupport(force="luck"), "verdict or the advantage"),
-        (lambda: J.LedgerTrust(floor=0.5), "floor of the trust"),
-        (lambda: J.MatchDistribution(tail=True), "set top_k"),
-        (lambda: J.MatchDistribution(top_of="both"), "top_of must be"),
-        (lambda: J.MatchDistribution(share=0.0), "share of the divergence"),
-        (lambda: J.RouteByEntropy(quantile=1.0), "quantile"),
-        (lambda: J.ContrastHints(tau=0.0), "strength and tau"),
-        (lambda: J.WeighByTeacher(strength=0.0), r"must lie in \(0, 1\]"),
-        (lambda: J.WeighByTeacher(sign="±"), "exponent is"),
-        (lambda: J.FollowOutcome(epsilon=0.0), "epsilon"),
-        (lambda: J.FollowOutcome(baseline="batch"), "deviation over the batch"),
-        (lambda: J.FollowOutcome(share=0.0), "leave the term out"),
-        (lambda: J.RetrievalSoftmax(0.0), "temperature of the weights"),
+        (lambda: S.VerifiedSupport(clip=0), "clip must be positive"),
+        (lambda: S.VerifiedSupport(kind="rare"), "raw, contrast or ratio"),
+        (lambda: S.VerifiedSupport(kind="ratio", clip=11), "use clip"),
+        (lambda: S.VerifiedSupport(coefficient="luck"), "verdict or the advantage"),
+        (lambda: S.LedgerTrust(floor=0.5), "floor of the trust"),
+        (lambda: O.MatchDistribution(tail=True), "set top_k"),
+        (lambda: O.MatchDistribution(top_of="both"), "top_of must be"),
+        (lambda: O.MatchDistribution(share=0.0), "share of the divergence"),
+        (lambda: O.RouteByEntropy(quantile=1.0), "quantile"),
+        (lambda: O.ContrastHints(tau=0.0), "strength and tau"),
+        (lambda: O.WeighByTeacher(strength=0.0), r"must lie in \(0, 1\]"),
+        (lambda: O.WeighByTeacher(sign="±"), "exponent is"),
+        (lambda: M.PolicyGradient(epsilon=0.0), "epsilon"),
+        (lambda: M.PolicyGradient(baseline="batch"), "deviation over the batch"),
+        (lambda: M.PolicyGradient(share=0.0), "leave the term out"),
+        (lambda: M.RetrievalSoftmax(0.0), "temperature of the weights"),
         (lambda: C.SkillPairs(0), "at least 1"),
         (lambda: C.SkillPairs(1, "half"), "its skill or its mistake"),
         (lambda: C.Hints(0), "at least 1 wrong hint"),
@@ -75,13 +77,13 @@ def test_impossible_mixes_say_why(name: str, change: dict[str, Any], why: str) -
         (lambda: build("sgsd", gate="soft"), "the gate is one of bounded, none"),
     ],
 )
-def test_a_joint_refuses_what_it_cannot_mean(make: Any, why: str) -> None:
+def test_a_component_refuses_what_it_cannot_mean(make: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make()
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
-def test_a_zoo_entry_is_not_a_broken_mix(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_is_not_a_broken_mix(name: str) -> None:
     assert build(name).name == name
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from sgsd.methods.objectives import MatchDistribution
 from sgsd.scorer import TEACHER_ADAPTER, Row, Scorer, collate, plan_microbatches
 from sgsd.types import UserError
 
@@ -135,15 +136,15 @@ def test_a_second_adapter_answers_for_the_teacher_and_only_for_it() -> None:
 
 
 def test_hidden_states_and_divergences_of_whole_distributions() -> None:
-    from sgsd.methods.losses import token_jsd
+    kl = MatchDistribution(beta=0.0, clip=None).divergence
 
     base = tiny().eval()
     teacher_logits = base(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:-1].detach()
     scorer, pack = Scorer(lora(base), teacher_weights="base"), collate([Row((1, 2), (3, 4, 5))])
     states = scorer(pack, role="teacher", hidden_only=True).hidden_ND
-    found = scorer(pack, teacher_hidden_KND=(states,), divergence=lambda s, t: token_jsd(s, t, beta=0.0)).divergence_KN
+    found = scorer(pack, teacher_hidden_KND=(states,), divergence=kl).divergence_KN
     student_logits = scorer.model(input_ids=torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:-1]
-    expected = token_jsd(student_logits, teacher_logits, beta=0.0)
+    expected = kl(student_logits, teacher_logits)
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
 
 

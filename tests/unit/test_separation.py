@@ -28,7 +28,7 @@ from sgsd.evaluate.separation import (
     sightings,
 )
 from sgsd.evaluate.stats import Interval, Scored, auc
-from sgsd.methods.joints import StanceKind
+from sgsd.methods.stances import StanceKind
 
 ITEMS = 12
 RAW: tuple[StanceKind, ...] = ("raw",)

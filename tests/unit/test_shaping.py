@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.methods.shaping import entropy_routed, gap_weights, held_to_sign, hint_contrast, masked_quantile
+from sgsd.methods.advantages import entropy_routed, gap_weights, held_to_sign, hint_contrast, masked_quantile
 
 
 def test_low_entropy_is_drawn_to_the_teacher_and_high_entropy_pushed_away() -> None:

@@ -15,14 +15,19 @@ from oracle import polarity, sgsd_oracle
 from runs import small_config
 from sgsd.methods import build
 from sgsd.methods import context as C
-from sgsd.methods import joints as J
 from sgsd.methods import losses as L
-from sgsd.methods import method as S
-from sgsd.methods.gates import NoGate
-from sgsd.methods.inputs import LossInputs
+from sgsd.methods import stances as S
+from sgsd.methods.averages import masked_mean
+from sgsd.methods.gates import Bounded, NoGate
+from sgsd.methods.method import LossInputs, LossOutputs, Method, Uniform
+from sgsd.methods.objectives import MatchDistribution
 from sgsd.types import UserError
 
-KINDS: tuple[J.StanceKind, ...] = ("raw", "contrast", "ratio")
+KINDS: tuple[S.StanceKind, ...] = ("raw", "contrast", "ratio")
+
+
+def outputs_of(method: Method, inputs: LossInputs) -> LossOutputs:
+    return method.objective.loss(inputs, method)
 
 
 def support_oracle(kind: str, gap: np.ndarray, null_gap: np.ndarray, clip: float) -> float:
@@ -52,9 +57,9 @@ def evidence(seed: int, B: int = 4, K: int = 3, T: int = 9) -> LossInputs:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.sampled_from(KINDS), st.floats(0.2, 4), st.floats(0, 0.5))
-def test_every_stance_is_its_equation(seed: int, kind: J.StanceKind, clip: float, confidence: float) -> None:
+def test_every_stance_is_its_equation(seed: int, kind: S.StanceKind, clip: float, confidence: float) -> None:
     e = evidence(seed)
-    judged = build("sgsd", k=3, clip=clip, confidence=confidence, stance=kind).judge(e)
+    judged = outputs_of(build("sgsd", k=3, clip=clip, confidence=confidence, stance=kind), e)
     student, mask, outcome = e.student_logps_BT.detach().numpy(), e.mask_BT.numpy(), e.outcome_B.numpy()
     assert e.teacher_logps_BKT is not None
     assert e.null_logps_BT is not None
@@ -73,14 +78,14 @@ def test_every_stance_is_its_equation(seed: int, kind: J.StanceKind, clip: float
 @given(st.integers(0, 10_000))
 def test_the_gate_keeps_the_gap_whatever_the_stance(seed: int) -> None:
     e = evidence(seed)
-    raw = build("sgsd", k=3).judge(e)
+    raw = outputs_of(build("sgsd", k=3), e)
     assert raw.polarity_BK is not None
     for kind in KINDS:
-        judged = build("sgsd", k=3, stance=kind).judge(e)
+        judged = outputs_of(build("sgsd", k=3, stance=kind), e)
         assert torch.equal(judged.delta_BKT, raw.delta_BKT)
-        assert torch.equal(judged.slope_BKT, raw.slope_BKT)
+        assert torch.equal(judged.gate_BKT, raw.gate_BKT)
         same = judged.polarity_BK == raw.polarity_BK
-        expected = L.gated_token_losses(raw.delta_BKT, judged.polarity_BK, e.weights_BK, tau=1.0)
+        expected = L.sum_teachers(e.weights_BK * judged.polarity_BK, Bounded().loss(raw.delta_BKT))
         assert torch.equal(judged.losses_BT.detach(), expected)
         if same.all():
             assert torch.equal(judged.losses_BT, raw.losses_BT)
@@ -90,7 +95,7 @@ def test_the_null_teacher_is_no_part_of_the_gradient() -> None:
     e = evidence(5)
     assert e.null_logps_BT is not None
     e = replace(e, null_logps_BT=e.null_logps_BT.requires_grad_())
-    judged = build("sgsd", k=3, stance="contrast").judge(e)
+    judged = outputs_of(build("sgsd", k=3, stance="contrast"), e)
     (grad,) = torch.autograd.grad(judged.losses_BT.sum(), e.student_logps_BT, retain_graph=True)
     torch.testing.assert_close(grad[e.mask_BT], -judged.advantages_BT[e.mask_BT])
     with pytest.raises(RuntimeError, match="not have been used in the graph"):
@@ -99,13 +104,16 @@ def test_the_null_teacher_is_no_part_of_the_gradient() -> None:
 
 def test_raw_is_untouched_by_a_null_teacher_and_equals_the_published_loss() -> None:
     e = evidence(3)
-    with_null, without = build("sgsd", k=3).judge(e), build("sgsd", k=3).judge(replace(e, null_logps_BT=None))
+    with_null, without = (
+        outputs_of(build("sgsd", k=3), e),
+        outputs_of(build("sgsd", k=3), replace(e, null_logps_BT=None)),
+    )
     assert torch.equal(with_null.losses_BT, without.losses_BT)
     plain = [
         t.detach().numpy() for t in (e.student_logps_BT, e.teacher_logps_BKT, e.mask_BT, e.weights_BK, e.outcome_B)
     ]
     loss, _ = sgsd_oracle(*plain, tau=1.0, clip=3.0, confidence=0.05)
-    by_rollout = L.masked_mean(without.losses_BT, e.mask_BT).mean()
+    by_rollout = masked_mean(without.losses_BT, e.mask_BT).mean()
     assert by_rollout.item() == pytest.approx(loss, rel=1e-9)
 
 
@@ -118,7 +126,7 @@ def test_what_all_teachers_share_drops_out_of_a_contrast_and_of_nothing_else() -
     shifted = replace(e, teacher_logps_BKT=e.teacher_logps_BKT + mode[:, None], null_logps_BT=e.null_logps_BT + mode)
     for kind in KINDS:
         method = build("sgsd", k=3, clip=9.0, stance=kind)
-        moved = method.judge(shifted).support_BK - method.judge(e).support_BK
+        moved = outputs_of(method, shifted).support_BK - outputs_of(method, e).support_BK
         assert torch.allclose(moved, torch.zeros_like(moved), atol=1e-12) == (kind == "contrast")
 
 
@@ -131,9 +139,9 @@ def test_on_the_students_own_samples_the_ratio_has_hardly_any_bias() -> None:
     delta_11T = (teacher_V - student_V)[tokens_T][None, None]
     mask_1T = torch.ones(1, len(tokens_T), dtype=torch.bool)
     kl = (student_V.exp() * (student_V - teacher_V)).sum().item()
-    assert L.support(delta_11T, mask_1T, clip=3.0).item() == pytest.approx(-kl, abs=0.02)
+    assert S.VerifiedSupport(clip=3.0).support(delta_11T, mask_1T).item() == pytest.approx(-kl, abs=0.02)
     assert kl > 0.3
-    assert abs(L.ratio_support(delta_11T, mask_1T, clip=3.0).item()) < 0.02
+    assert abs(S.VerifiedSupport(clip=3.0, kind="ratio").support(delta_11T, mask_1T).item()) < 0.02
     clipped_ratio = delta_11T.exp().clamp(max=2.0) - 1  # the clip on the wrong side of the exponential
     assert clipped_ratio.mean().item() < -0.08
 
@@ -145,7 +153,7 @@ def test_a_teacher_that_was_left_out_takes_no_stance_by_any_kind() -> None:
     silent = torch.where(present[:, :, None], e.teacher_logps_BKT, e.old_logps_BT[:, None])
     e = replace(e, teacher_logps_BKT=silent, present_BK=present, outcome_B=torch.ones(4, dtype=torch.float64))
     for kind in KINDS:
-        judged = build("sgsd", k=3, stance=kind, confidence=0.0).judge(e)
+        judged = outputs_of(build("sgsd", k=3, stance=kind, confidence=0.0), e)
         assert judged.stance_BK[:, 1].tolist() == [0.0] * 4
         assert judged.stance_BK[:, 0].abs().sum() > 0
 
@@ -154,27 +162,27 @@ def test_a_teacher_that_was_left_out_takes_no_stance_by_any_kind() -> None:
     ("change", "why"),
     [
         (
-            {"stance": J.VerifiedSupport(kind="contrast"), "context": C.Answer(), "weights": J.Uniform()},
+            {"stance": S.VerifiedSupport(kind="contrast"), "context": C.Answer(), "weights": Uniform()},
             "irrelevant skill",
         ),
         (
-            {"stance": J.VerifiedSupport(kind="ratio"), "context": C.NoContext(), "weights": J.Uniform()},
+            {"stance": S.VerifiedSupport(kind="ratio"), "context": C.NoContext(), "weights": Uniform()},
             "needs a context",
         ),
         (
-            {"stance": J.VerifiedSupport(kind="contrast"), "direction": J.MatchDistribution(), "gate": NoGate()},
+            {"stance": S.VerifiedSupport(kind="contrast"), "objective": MatchDistribution(), "gate": NoGate()},
             "without a gate has no bound",
         ),
     ],
 )
 def test_stances_that_do_not_go_with_the_rest_say_why(change: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        S.Method(**{**vars(build("sgsd")), **change})
+        Method(**{**vars(build("sgsd")), **change})
 
 
 def test_a_ratio_of_an_answers_teacher_is_a_method() -> None:
-    answer = {"context": C.Answer(), "weights": J.Uniform(), "stance": J.VerifiedSupport(kind="ratio")}
-    assert not S.Method(**{**vars(build("sgsd")), **answer}).contrasts
+    answer = {"context": C.Answer(), "weights": Uniform(), "stance": S.VerifiedSupport(kind="ratio")}
+    assert not Method(**{**vars(build("sgsd")), **answer}).stance.needs_null
 
 
 def test_stances_that_mean_nothing_are_refused_when_the_config_is_read(tmp_path: Any) -> None:
@@ -183,15 +191,15 @@ def test_stances_that_mean_nothing_are_refused_when_the_config_is_read(tmp_path:
     with pytest.raises(UserError, match="one token would weigh e\\^11; use clip ≤ 10"):
         small_config(tmp_path, method={"name": "sgsd", "stance": "ratio", "clip": 11.0})
     with pytest.raises(ValueError, match="raw, contrast or ratio, not 'odds'"):
-        J.VerifiedSupport(kind="odds")  # type: ignore[arg-type]
+        S.VerifiedSupport(kind="odds")  # type: ignore[arg-type]
     assert small_config(tmp_path, method={"name": "sgsd"}).method["stance"] == "raw"
 
 
 def test_the_gate_that_is_told_of_is_the_one_that_acted() -> None:
     """On distributions the gate holds back large divergences, however large the gap of the sampled token is."""
     e = replace(evidence(3), divergence_BKT=torch.full((4, 3, 9), 0.1, dtype=torch.float64))
-    judged = build("sgsd_distribution", k=3).judge(e)
+    judged = outputs_of(build("sgsd_distribution", k=3), e)
     assert judged.delta_BKT is not None
     assert judged.delta_BKT.abs().max() > 1
-    assert judged.slope_BKT is not None
-    assert judged.slope_BKT.numpy() == pytest.approx(1 / (1 + np.exp(0.1**2 / 2)))  # σ(−Δ²/2τ) at τ = 1
+    assert judged.gate_BKT is not None
+    assert judged.gate_BKT.numpy() == pytest.approx(1 / (1 + np.exp(0.1**2 / 2)))  # σ(−Δ²/2τ) at τ = 1

@@ -14,13 +14,13 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from sgsd.methods.context import Answer
 
 from runs import SMALL, small_config
+from sgsd.contexts import Answer
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build
-from sgsd.methods.method import token_weights
+from sgsd.methods.averages import token_weights
 from sgsd.records.metrics import StepMetrics
 from sgsd.train.batch import build_batch, grade
 from sgsd.train.setup import build_run
@@ -181,8 +181,8 @@ def test_a_judge_says_what_a_step_of_ours_does(
     judged = judge.judge(rollouts, verdicts, written, step=1)
     assert any(row.any() for row in judged.advantages)
     for detail, advantages_T, mask_T in zip(details, judged.advantages, judged.masks, strict=True):
-        assert detail.judgement.advantages_BT is not None
-        ours_T = detail.judgement.advantages_BT[detail.row][: len(mask_T)] * detail.mask_T
+        assert detail.outputs.advantages_BT is not None
+        ours_T = detail.outputs.advantages_BT[detail.row][: len(mask_T)] * detail.mask_T
         assert torch.equal(mask_T, detail.mask_T)
         torch.testing.assert_close(advantages_T, ours_T, atol=1e-6, rtol=1e-5)
         assert not advantages_T.requires_grad

@@ -10,10 +10,15 @@ import torch
 
 from runs import run_small
 from sgsd.methods import build
-from sgsd.methods.inputs import LossInputs
+from sgsd.methods.advantages import outcome_advantages
+from sgsd.methods.method import LossInputs, LossOutputs, Method
 from sgsd.records.run_files import Records
 from sgsd.train.evidence_log import read_ledger
 from sgsd.types import UserError
+
+
+def outputs_of(method: Method, inputs: LossInputs) -> LossOutputs:
+    return method.objective.loss(inputs, method)
 
 
 def evidence(seed: int) -> LossInputs:
@@ -26,7 +31,7 @@ def evidence(seed: int) -> LossInputs:
         student_logps_BT=student.requires_grad_(),
         old_logps_BT=student.detach(),
         outcome_B=outcome,
-        advantages_B=method.outcome_advantages(outcome, torch.arange(4)),
+        advantages_B=outcome_advantages(method, outcome, torch.arange(4)),
         weights_BK=torch.softmax(torch.rand(4, 3, generator=draw), -1),
         teacher_logps_BKT=-torch.rand(4, 3, 6, generator=draw) * 8,
         trust_BK=torch.rand(4, 3, generator=draw) * 2 - 1,
@@ -53,11 +58,11 @@ def oracle(e: LossInputs, clip: float, share: float, floor: float) -> np.ndarray
 @pytest.mark.parametrize("floor", [-1.0, -0.3, 0.0])
 def test_advantages_are_those_of_the_equation_and_of_autograd(seed: int, floor: float) -> None:
     e = evidence(seed)
-    judgement = build("trusted", k=3, outcome=0.7, floor=floor).judge(e)
-    assert judgement.advantages_BT is not None
+    outputs = outputs_of(build("trusted", k=3, outcome=0.7, floor=floor), e)
+    assert outputs.advantages_BT is not None
     expected = oracle(e, clip=3.0, share=0.7, floor=floor)
-    np.testing.assert_allclose(judgement.advantages_BT.numpy(), expected, atol=1e-6)
-    (gradient,) = torch.autograd.grad(judgement.losses_BT.sum(), e.student_logps_BT)
+    np.testing.assert_allclose(outputs.advantages_BT.numpy(), expected, atol=1e-6)
+    (gradient,) = torch.autograd.grad(outputs.losses_BT.sum(), e.student_logps_BT)
     np.testing.assert_allclose(-gradient.numpy(), expected, atol=1e-6)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from sgsd.methods.context import SkillPairs
 
 from runs import LORA, merged, run_small, small_config
 from sgsd.contexts import (
@@ -19,13 +18,15 @@ from sgsd.contexts import (
     BlockProvider,
     JoinedBlocks,
     PromptBuilder,
+    SkillPairs,
     UnfitPrompt,
     fitting,
     load_prompts,
 )
 from sgsd.methods import Method
 from sgsd.methods.gates import NoGate
-from sgsd.methods.joints import Always, MatchDistribution
+from sgsd.methods.method import Always
+from sgsd.methods.objectives import MatchDistribution
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.scorer import plan_microbatches
@@ -106,7 +107,7 @@ OPSD = {"name": "opsd"}
 
 def matching_pairs() -> Method:
     """Several teachers whose whole distributions are matched."""
-    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), direction=MatchDistribution())
+    return Method(name="pairs", context=SkillPairs(3), stance=Always(), gate=NoGate(), objective=MatchDistribution())
 
 
 def without(number: int) -> Callable[[Pool], Pool]:

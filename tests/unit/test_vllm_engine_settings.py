@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from runs import LORA, small_config
-from sgsd.methods.importance import importance_weights
+from sgsd.methods.losses import importance_weights
 from sgsd.records.metrics import StepMetrics
 from sgsd.rollout import ServerEngine, TransformersEngine, VllmEngine
 from sgsd.rollout.engine import Engine, request_seed

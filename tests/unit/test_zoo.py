@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sgsd.methods import ZOO, build
-from sgsd.methods.inputs import LossInputs
-from sgsd.methods.joints import MatchDistribution
-from sgsd.methods.method import Method, token_weights
+from sgsd.methods import RECIPES, build
+from sgsd.methods.advantages import outcome_advantages
+from sgsd.methods.averages import token_weights
+from sgsd.methods.method import LossInputs, LossOutputs, Method
+from sgsd.methods.objectives import MatchDistribution
 from zoo_oracle import ORACLES, Case, total
 
 SMALL = {"sdpo": {"top_k": 4}, "rcsd": {"top_k": 4}}  # of eleven words
@@ -22,6 +23,10 @@ SMALL = {"sdpo": {"top_k": 4}, "rcsd": {"top_k": 4}}  # of eleven words
 
 def make(name: str) -> Method:
     return build(name, **SMALL.get(name, {}))
+
+
+def outputs_of(method: Method, inputs: LossInputs) -> LossOutputs:
+    return method.objective.loss(inputs, method)
 
 
 def make_case(seed: int, teachers: int, B: int = 6, T: int = 7, V: int = 11) -> Case:
@@ -53,20 +58,20 @@ def evidence(case: Case, method: Method) -> LossInputs:
     said_BKT = F.log_softmax(teachers, -1).gather(-1, tokens[:, None, :, None].expand(*teachers.shape[:3], 1))[..., 0]
     outcome = torch.tensor(case.outcome)
     divergence = None
-    if isinstance(method.direction, MatchDistribution):
-        divergence = torch.stack([method.direction(student, teacher) for teacher in teachers.unbind(1)], 1)
+    if isinstance(method.objective, MatchDistribution):
+        divergence = torch.stack([method.objective.divergence(student, teacher) for teacher in teachers.unbind(1)], 1)
     return LossInputs(
         mask_BT=torch.tensor(case.mask),
         student_logps_BT=log_s.gather(-1, tokens[..., None])[..., 0],
         old_logps_BT=torch.tensor(case.old),
         outcome_B=outcome,
-        advantages_B=method.outcome_advantages(outcome, torch.tensor(case.group)).double(),
+        advantages_B=outcome_advantages(method, outcome, torch.tensor(case.group)).double(),
         weights_BK=torch.tensor(case.weights),
         teacher_logps_BKT=said_BKT if method.reads_tokens else None,
-        null_logps_BT=torch.tensor(case.null) if method.contrasts else None,
+        null_logps_BT=torch.tensor(case.null) if method.stance.needs_null else None,
         divergence_BKT=divergence,
         entropy_BT=-(log_s.exp() * log_s).sum(-1).detach(),
-        trust_BK=torch.tensor(case.trust) if method.follows_trust else None,
+        trust_BK=torch.tensor(case.trust) if method.stance.needs_trust else None,
     )
 
 
@@ -74,11 +79,11 @@ def loss_of(case: Case, method: Method) -> torch.Tensor:
     e = evidence(case, method)
     tokens, B = int(case.mask.sum()), len(case.outcome)
     shares = token_weights(e.mask_BT, method.reduce, rollouts=B, tokens=tokens, max_tokens=9).double()
-    return (shares * method.judge(e).losses_BT).sum()
+    return (shares * outputs_of(method, e).losses_BT).sum()
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_loss_is_the_oracles(name: str, seed: int) -> None:
     method = make(name)
     case = make_case(seed, method.context.teachers)
@@ -96,24 +101,24 @@ def test_the_oracle_can_disagree() -> None:
     assert loss_of(case, build("sgsd", tau=1.01)).item() != pytest.approx(total(case, token, reduce), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_advantages_are_the_gradient_where_the_policy_is_the_sampler(name: str) -> None:
     method = make(name)
     case = make_case(5, method.context.teachers)
     e = evidence(case, method)
     logps = e.student_logps_BT.detach().requires_grad_()
     e = LossInputs(**{**vars(e), "student_logps_BT": logps, "old_logps_BT": logps.detach()})
-    judged = method.judge(e)
+    judged = outputs_of(method, e)
     if judged.advantages_BT is None:
-        assert isinstance(method.direction, MatchDistribution)
+        assert isinstance(method.objective, MatchDistribution)
         return
     (gradient,) = torch.autograd.grad((judged.losses_BT * e.mask_BT).sum(), logps)
     torch.testing.assert_close(judged.advantages_BT * e.mask_BT, -gradient, atol=1e-9, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_zoo_entry_is_a_few_declarative_lines(name: str) -> None:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(ZOO[name])))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(RECIPES[name])))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in MAKERS]
     assert len(calls) == 1
     assert len(calls[0].keywords) <= 12

@@ -14,7 +14,7 @@ from runs import SMALL, small_config
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods import Method
-from sgsd.methods.zoo import grpo, sgsd
+from sgsd.methods.registry import grpo, sgsd
 from sgsd.records.metrics import StepMetrics
 from sgsd.train.batch import build_batch
 from sgsd.train.setup import build_run

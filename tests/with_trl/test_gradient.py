@@ -12,8 +12,8 @@ pytest.importorskip("trl", reason="TRL is not installed: pip install -e .[trl], 
 from adapters import distance, our_gradient, trainer_of, trl_gradient
 
 from sgsd.integrations.trl_terms import REDUCE_OF
-from sgsd.methods import ZOO, build
-from sgsd.methods.zoo import defaults
+from sgsd.methods import RECIPES, build
+from sgsd.methods.registry import defaults
 
 SAME = 1e-5  # of the largest entry; in float32 at most 5e-6 was measured, in float64 3e-7 for sgsd
 SMALL_OPTIONS = {"k": 2, "confidence": 0.01, "iterations": 1}
@@ -23,7 +23,7 @@ def small(name: str) -> dict[str, Any]:
     return {"name": name, **{key: value for key, value in SMALL_OPTIONS.items() if key in defaults(name)}}
 
 
-PER_TOKEN = [name for name in ZOO if not (build(name).matches_distribution or build(name).inject)]
+PER_TOKEN = [name for name in RECIPES if not (build(name).objective.needs_divergence or build(name).student_context)]
 CASES = [
     *[(small(name), "dapo") for name in PER_TOKEN],
     *[({**small("grpo"), "reduce": reduce}, loss) for reduce in ("rollout", "token", "fixed") for loss in REDUCE_OF],

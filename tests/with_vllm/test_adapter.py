@@ -14,7 +14,7 @@ from sgsd.config.sections import LoraConfig
 from sgsd.contexts import PromptBuilder, load_prompts
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.lab.task import TaskSettings, problems
-from sgsd.methods import ZOO
+from sgsd.methods import RECIPES
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train.models import make_scorer
 
@@ -49,7 +49,7 @@ def test_a_trained_adapter_gives_our_log_probs_in_vllm(tmp_path: Path, lab_model
     pack = collate(rows)
     with torch.no_grad():
         base_N = Scorer(lab_model)(pack).logps_N
-        ours_N = make_scorer(lab_model, ZOO["grpo"](), LoraConfig(**RANK, start=str(adapter)), seed=0)(pack).logps_N
+        ours_N = make_scorer(lab_model, RECIPES["grpo"](), LoraConfig(**RANK, start=str(adapter)), seed=0)(pack).logps_N
     theirs_N = torch.tensor([logp for row in theirs for logp in row])
     assert len(ours_N) > 40
     assert (ours_N - base_N).abs().max() > 100 * TOLERANCE, "two steps changed nothing, so nothing is shown"

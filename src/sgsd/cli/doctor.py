@@ -1,4 +1,4 @@
-"""`sgsd doctor`: what this machine has, and what is missing for which purpose."""
+"""`sgsd doctor`: shows what this machine has, and what is missing for which purpose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTRAS = {
 
 
 def doctor(args: list[str], console: Console) -> None:
-    """Print what is here. Nothing is changed and nothing is downloaded."""
+    """Print a table of this machine; nothing is changed and nothing is downloaded."""
     table = Table(title="sgsd doctor", title_justify="left", show_header=False)
     table.add_row("Python", platform.python_version())
     table.add_row("system", platform.platform())

@@ -1,22 +1,40 @@
-"""`sgsd lab …`: the bundled policy, made again and looked at, and methods side by side on it."""
+"""`sgsd lab …`: makes and measures the bundled policy, and compares methods on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sgsd.files import write_atomic
 from sgsd.types import UserError
+
+COMMANDS = ("pretrain", "measure", "bank", "config", "table")
 
 
 def lab(args: list[str], console: Console) -> None:
     """Pre-train, measure, write the bank; print a method's configuration, or compare methods."""
+    lab = LabCommands(console)
+    tyro.extras.subcommand_cli_from_dict(
+        {name: getattr(lab, name) for name in COMMANDS},
+        prog="sgsd lab",
+        args=args,
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
 
-    def pretrain(output: Path, seed: int = 0, steps: int | None = None, threads: int = 2) -> None:
+
+@dataclass(frozen=True)
+class LabCommands:
+    """One method for each command; what they need of torch is imported where it is needed."""
+
+    console: Console
+
+    def pretrain(self, output: Path, seed: int = 0, steps: int | None = None, threads: int = 2) -> None:
         """Make the bundled policy again by its recipe and print the hash of its weights.
 
         Args:
@@ -25,18 +43,41 @@ def lab(args: list[str], console: Console) -> None:
             steps: Fewer or more steps than the recipe's.
             threads: CPU threads; results are equal to the bit at one count on one machine.
         """
-        _pretrain(output, seed, steps, threads, console)
+        from sgsd.lab.pretrain import Recipe, pretrain, save_policy
 
-    def measure(policy: str = "lab", problems: int = 512) -> None:
-        """Sampled and greedy accuracy on held-out problems under each kind of context.
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"{output}: the folder is not empty; choose another")
+        recipe = Recipe(seed=seed, threads=threads)
+        if steps is not None:
+            recipe = replace(recipe, steps=steps)
+
+        def report(step: int, loss: float) -> None:
+            if step % max(1, recipe.steps // 20) == 0:
+                self.console.print(f"  step {step:>5}/{recipe.steps}  loss {loss:.4f}")
+
+        model, tokenizer = pretrain(recipe, report)
+        digest = save_policy(model, tokenizer, recipe, output)
+        self.console.print(f"Wrote {output}; sha256 of the weights {digest}", markup=False)
+
+    def measure(self, policy: str = "lab", problems: int = 512) -> None:
+        """Measure sampled and greedy accuracy on held-out problems under each kind of context.
 
         Args:
             policy: A policy's folder, or lab for the bundled one.
             problems: How many held-out problems.
         """
-        _measure(policy, problems, console)
+        from sgsd.config.sections import ModelConfig
+        from sgsd.lab.measure import measure
+        from sgsd.train.models import load_model, load_tokenizer
 
-    def bank(output: Path, seed: int = 0) -> None:
+        config = ModelConfig(path=policy, dtype="float32")
+        title = f"{policy}: accuracy on {problems} held-out problems, 95 % intervals"
+        table = Table("context", "sampled", "greedy", title=title, title_justify="left")
+        for name, estimates in measure(load_model(config), load_tokenizer(config), problems=problems).items():
+            table.add_row(name, *(f"{e.accuracy:.3f} ({e.low:.3f}–{e.high:.3f})" for e in estimates))
+        self.console.print(table)
+
+    def bank(self, output: Path, seed: int = 0) -> None:
         """Write the demo's skill bank as JSON.
 
         Args:
@@ -49,17 +90,24 @@ def lab(args: list[str], console: Console) -> None:
         if output.exists():
             raise UserError(f"{output}: the file exists; choose another")
         save_bank(demo_bank(seed), output)
-        console.print(f"Wrote {output}", markup=False)
+        self.console.print(f"Wrote {output}", markup=False)
 
-    def config(method: str) -> None:
+    def config(self, method: str) -> None:
         """Print the configuration by which a method learns on the lab.
 
         Args:
             method: Its name, for instance dasd.
         """
-        _config(method, console)
+        from sgsd.lab.method_table import lab_configs
+
+        known = lab_configs()
+        if method not in known:
+            raise UserError(f"lab config: there is none for {method!r}; there are {', '.join(known)}")
+        text = yaml.safe_dump(known[method], sort_keys=False, allow_unicode=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
 
     def table(
+        self,
         methods: tuple[str, ...] = (),
         seeds: tuple[int, ...] = (0, 1, 2),
         output: Path = Path("runs/table"),
@@ -75,95 +123,22 @@ def lab(args: list[str], console: Console) -> None:
             output: Folder of the runs and of table.json.
             workers: Runs at a time, of one thread each.
         """
-        _table(methods, seeds, output, workers, console)
+        from sgsd.lab.method_table import Cell, cells, lab_configs, rows, run_cells
 
-    commands: dict[str, Callable[..., Any]] = {
-        "pretrain": pretrain,
-        "measure": measure,
-        "bank": bank,
-        "config": config,
-        "table": table,
-    }
-    markers = (tyro.conf.PositionalRequiredArgs,)
-    tyro.extras.subcommand_cli_from_dict(commands, prog="sgsd lab", args=args, config=markers)
+        wanted = cells(methods or tuple(lab_configs()), seeds, output)
 
+        def report(cell: Cell, error: str) -> None:
+            self.console.print(f"{cell.method}, seed {cell.seed}: {error or 'done'}", markup=False, soft_wrap=True)
 
-def _pretrain(output: Path, seed: int, steps: int | None, threads: int, console: Console) -> None:
-    from dataclasses import replace
-
-    from sgsd.lab.pretrain import Recipe, pretrain, save_policy
-
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; choose another")
-    recipe = replace(Recipe(), seed=seed, threads=threads)
-    if steps is not None:
-        recipe = replace(recipe, steps=steps)
-
-    def report(step: int, loss: float) -> None:
-        if step % max(1, recipe.steps // 20) == 0:
-            console.print(f"  step {step:>5}/{recipe.steps}  loss {loss:.4f}")
-
-    model, tokenizer = pretrain(recipe, report)
-    digest = save_policy(model, tokenizer, recipe, output)
-    console.print(f"Wrote {output}; sha256 of the weights {digest}", markup=False)
-
-
-def _measure(policy: str, problems: int, console: Console) -> None:
-    from sgsd.config.sections import ModelConfig
-    from sgsd.lab.measure import measure
-    from sgsd.train.models import load_model, load_tokenizer
-
-    config = ModelConfig(path=policy, dtype="float32")
-    table = Table(title=f"{policy}: accuracy on {problems} held-out problems, 95 % intervals", title_justify="left")
-    for heading in ("context", "sampled", "greedy"):
-        table.add_column(heading)
-    for name, estimates in measure(load_model(config), load_tokenizer(config), problems=problems).items():
-        table.add_row(name, *(f"{e.accuracy:.3f} ({e.low:.3f}–{e.high:.3f})" for e in estimates))
-    console.print(table)
-
-
-def _config(method: str, console: Console) -> None:
-    import yaml
-
-    from sgsd.lab.method_table import lab_configs
-
-    known = lab_configs()
-    if method not in known:
-        raise UserError(f"lab config: there is none for {method!r}; there are {', '.join(known)}")
-    text = yaml.safe_dump(known[method], sort_keys=False, allow_unicode=True)
-    console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
-
-
-def _table(methods: tuple[str, ...], seeds: tuple[int, ...], output: Path, workers: int, console: Console) -> None:
-    import json
-
-    from sgsd.lab.method_table import Cell, cells, lab_configs, rows, run_cells
-
-    wanted = cells(methods or tuple(lab_configs()), seeds, output)
-
-    def tell(cell: Cell, wrong: str) -> None:
-        console.print(f"{cell.method}, seed {cell.seed}: {wrong or 'done'}", markup=False, soft_wrap=True)
-
-    run_cells(wanted, workers, tell)
-    found = list(rows(wanted))
-    shown = Table(title=f"Held-out avg@4 on the lab, seeds {', '.join(map(str, seeds))}", title_justify="left")
-    for heading in ("method", "before", "after: mean", "95 % over seeds", "each seed", "greedy", "seconds"):
-        shown.add_column(heading)
-    for row in found:
-        e = row.estimate
-        each = " ".join(f"{value:.3f}" for value in row.after)
-        interval = f"{e.low:.3f}–{e.high:.3f}" if len(row.after) > 1 else "one seed"
-        shown.add_row(
-            row.method,
-            f"{row.before:.3f}",
-            f"{e.accuracy:.3f}",
-            interval,
-            each,
-            f"{row.greedy:.3f}",
-            f"{row.seconds:.0f}",
-        )
-    console.print(shown)
-    written = json.dumps([row.to_dict() for row in found], indent=1, allow_nan=False)
-    (output / "table.json").write_text(written + "\n", encoding="utf-8")
-    if len(found) < len(dict.fromkeys(cell.method for cell in wanted)):
-        raise UserError("lab table: not every run has ended; see above, and start the command again to go on")
+        run_cells(wanted, workers, report)
+        found = list(rows(wanted))
+        headings = ("method", "before", "after: mean", "95 % over seeds", "each seed", "greedy", "seconds")
+        title = f"Held-out avg@4 on the lab, seeds {', '.join(map(str, seeds))}"
+        shown = Table(*headings, title=title, title_justify="left")
+        for row in found:
+            shown.add_row(*row.cells())
+        self.console.print(shown)
+        text = json.dumps([row.to_dict() for row in found], indent=1, allow_nan=False)
+        write_atomic(output / "table.json", text + "\n")
+        if len(found) < len(dict.fromkeys(cell.method for cell in wanted)):
+            raise UserError("lab table: not every run has ended; see above, and start the command again to go on")

@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 def _command(name: str) -> Callable[[list[str], Console], None]:
     """The function behind a command; only its own module is imported, so that `sgsd bank` does not wait for torch."""
     if name not in COMMANDS:
-        from sgsd.methods.zoo import nearest
+        from sgsd.methods.registry import nearest
 
         raise UserError(f"sgsd: there is no command {name!r}; {nearest(name, list(COMMANDS))}")
     if name in ("report", "bank"):

@@ -1,4 +1,4 @@
-"""`sgsd plan CONFIG`: how long, how much memory, how much disk, before anything is run for real."""
+"""`sgsd plan CONFIG`: time, memory and disk of a run before it is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sgsd push` and `sgsd track`: a run's results, where others can see them."""
+"""`sgsd push` and `sgsd track`: show a run's results to others."""
 
 from __future__ import annotations
 

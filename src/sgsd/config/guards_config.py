@@ -36,21 +36,21 @@ class GuardsConfig(Section):
     length: GuardConfig = GuardConfig(bound=2.0, window=10)
     """Largest factor by which rollouts became longer or shorter than in the first steps."""
     truncation: GuardConfig = GuardConfig(bound=0.5, window=10)
-    """Largest share of rollouts that are cut off."""
+    """Largest share of rollouts that are truncated."""
     accuracy: GuardConfig = GuardConfig(bound=0.3, window=10)
     """Largest share of the best window's accuracy that may be lost, beyond chance."""
     style: GuardConfig = GuardConfig(bound=0.3, window=10)
-    """Largest share of the loss's gradient on style tokens, less their share of the text."""
+    """Largest excess of style's share of the advantages over its share of the text."""
     support_auc: GuardConfig = GuardConfig(bound=0.45, window=20)
     """Least upper end of the confidence interval of the AUC of support against outcome."""
     chase: GuardConfig = GuardConfig(bound=1.5, window=10)
-    """Largest growth of |Δ| within the window while all teachers are negative, as a factor."""
+    """Largest growth of |Δ| within the window while all supports are negative, as a factor."""
     teacher_equals_student: GuardConfig = GuardConfig(bound=5e-3, window=5)
     """Least mean |Δ|, nats a token."""
     teacher_uniform: GuardConfig = GuardConfig(bound=0.9, window=5)
-    """Largest surprise of the teachers, as a share of that of a uniform guess."""
+    """Largest mean NLL of the teachers, as a share of a uniform guess's."""
     polarity: GuardConfig = GuardConfig(bound=0.9, window=10)
-    """Largest share of teachers that are all reversed, or all silent."""
+    """Largest share of reversed teachers, or of neutral ones."""
     sampler_mismatch: GuardConfig = GuardConfig(bound=0.015, window=5)
     """Largest mean |log-prob difference| between sampler and trainer, nats a token."""
 

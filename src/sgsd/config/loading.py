@@ -14,7 +14,8 @@ from sgsd.config.migrate import current_key, migrate
 from sgsd.config.renamed import UNTIL
 from sgsd.config.run_config import RunConfig
 from sgsd.config.yaml_text import parse_yaml
-from sgsd.methods.zoo import defaults, nearest, recipe
+from sgsd.lookup import nearest
+from sgsd.methods.registry import defaults, recipe
 from sgsd.notices import warn
 from sgsd.types import UserError
 
@@ -71,7 +72,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def read_saved(path: Path) -> dict[str, Any]:
     """The config.yaml of a run folder with the keys of today, whatever version wrote it. Raises UserError."""
-    return migrate(read_mapping(path), str(path), saved=True)[0]
+    return _noted(read_mapping(path), str(path), saved=True)
 
 
 def lay_over(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def lay_over(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
     return found
 
 
-def _noted(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    current, notes = migrate(raw, where)
+def _noted(raw: Mapping[str, Any], where: str, *, saved: bool = False) -> dict[str, Any]:
+    current, notes = migrate(raw, where, saved=saved)
     for note in notes:
         warn(note)
     return current

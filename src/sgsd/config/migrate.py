@@ -59,12 +59,11 @@ def migrate_text(text: str, where: str) -> str:
         raise UserError(f"{where}: a config is a mapping of keys to values")
     wanted = {**migrate(raw, where)[0], "format": FORMAT}
     root = yaml.compose(text, yaml.SafeLoader)
-    edits = sorted(_edits(root, text), reverse=True)
-    for start, end, new in edits:
+    for start, end, new in sorted(set(_edits(root, text)), reverse=True):
         text = text[:start] + new + text[end:]
     if "format" not in raw:
         text = _with_format(text)
-    if parse_yaml(text, where) != wanted:
+    if not _reads_as(text, wanted):
         raise UserError(f"{where}: cannot be rewritten in place; rename its keys by hand (docs/configuration.md)")
     return text
 
@@ -149,8 +148,17 @@ def _removal(key: Any, value: Any, text: str, *, flow: bool) -> tuple[int, int, 
     return text.rfind("\n", 0, start) + 1, (text.find("\n", end) + 1) or len(text), ""
 
 
+def _reads_as(text: str, wanted: Mapping[str, Any]) -> bool:
+    try:
+        return bool(parse_yaml(text, "") == wanted)
+    except UserError:
+        return False
+
+
 def _with_format(text: str) -> str:
-    """The line `format: 2` above the first key, below the comments at the top."""
+    """The text with `format: 2` before its first key, below the comments at the top."""
     root = yaml.compose(text, yaml.SafeLoader)
     at = 0 if root is None else root.start_mark.index
+    if text[at : at + 1] == "{":
+        return f"{text[: at + 1]}format: {FORMAT}, {text[at + 1 :]}"
     return f"{text[:at]}format: {FORMAT}\n{text[at:]}"

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.contexts.controls import CONTROLS
 from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
-from sgsd.methods.joints import StanceKind
+from sgsd.methods.stances import StanceKind
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
 SOURCES: tuple[Source, ...] = get_args(Source)

@@ -16,7 +16,7 @@ import jinja2
 import yaml
 
 from sgsd.hub.public import cached_hub_model, is_hub_name, public_config, public_name
-from sgsd.methods.zoo import ZOO, build
+from sgsd.methods.registry import RECIPES, build
 
 #: The values vLLM's `max_lora_rank` can take; an adapter needs one that is not below its own rank.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -125,7 +125,7 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
         "base_model_relation": ("adapter" if adapter else "finetune") if base.on_hub else None,
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["sgsd", "self-distillation", *(["lora"] if adapter else []), *([method] if method in ZOO else [])],
+        "tags": ["sgsd", "self-distillation", *(["lora"] if adapter else []), *([method] if method in RECIPES else [])],
         "datasets": [data] if is_hub_name(data) else None,
     }
     fields["tags"] = list(dict.fromkeys(fields["tags"]))
@@ -183,7 +183,7 @@ def _table(result: Mapping[str, Any]) -> Markdown | None:
 
 
 def _paper(method: Mapping[str, Any]) -> Markdown | None:
-    if method["name"] not in ZOO:  # a method of the user's own may not be importable here
+    if method["name"] not in RECIPES:  # a method of the user's own may not be importable here
         return None
     paper = build(method["name"], **{key: value for key, value in method.items() if key != "name"}).paper
     return Markdown(re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)) if paper else None

@@ -1,7 +1,7 @@
 """What a method says of rollouts that another trainer sampled: an advantage for every token, and nothing is trained.
 
-The contexts, the scorer and `Method.judge` are those of a run of ours, called by the very functions of its step; so a
-method needs no second telling here. Whoever holds the optimizer decides what a loss makes of the advantages.
+The contexts, the scorer and the objective's loss are those of a run, called by the very functions of its step. Whoever
+holds the optimizer decides what a loss makes of the advantages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sgsd.train.step import (
     Detail,
     Learner,
     TeacherScores,
-    gather_evidence,
+    loss_inputs,
     observations,
     outcome_advantages,
     pad_rows,
@@ -87,8 +87,8 @@ def beyond_a_judge(method: Method) -> str | None:
     """Why a method cannot be told from rollouts that somebody else sampled; none: it can."""
     needs = method.context.all_needs()
     reasons = {
-        "matches whole distributions, which is no advantage a token": method.matches_distribution,
-        "shows skills to the student, whose prompt the other trainer writes": method.inject is not None,
+        "matches whole distributions, which is no advantage a token": method.objective.needs_divergence,
+        "shows skills to the student, whose prompt the other trainer writes": method.student_context is not None,
         "shows its teachers something of another problem, of which a judge knows none": "problems" in needs,
         "shows its teachers rubrics, which the other trainer's rows do not bring": "rubric" in needs,
         "shows its teachers what has yet to be written, and a judge asks no writer": needs & {"writer", "engine"},
@@ -121,13 +121,13 @@ class JudgingPasses:
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         learner, used = self.learner, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
-        evidence = gather_evidence(
+        inputs = loss_inputs(
             learner, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
         )
-        judgement = learner.method.judge(evidence)
+        outputs = learner.method.objective.loss(inputs, learner.method)
         if indices:  # an idle pass has been made for the others' sake
-            self.metrics.add(judgement, evidence, torch.zeros(()))
-            self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
+            self.metrics.add(outputs, inputs, torch.zeros(()))
+            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
 
 
 class Borrowed(Strategy):
@@ -237,7 +237,7 @@ class Judge:
 
 def token_advantages(detail: Detail) -> Tensor:
     """A_t of one rollout [T], 0 outside its mask."""
-    advantages_BT = detail.judgement.advantages_BT
+    advantages_BT = detail.outputs.advantages_BT
     assert advantages_BT is not None, "methods without one are refused by their configuration"
     mask_T = detail.mask_T.to(advantages_BT.device)
     return advantages_BT[detail.row][: len(mask_T)] * mask_T

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from sgsd.methods import Method
-from sgsd.methods.method import Reduce, token_weights
+from sgsd.methods.averages import token_weights
+from sgsd.methods.method import Reduce
 from sgsd.types import UserError
 
 TESTED = "1.16.0"

@@ -11,14 +11,14 @@ DEMO_MIX = {"helpful": 12, "misleading": 6, "stylistic": 3, "irrelevant": 3}
 
 
 def demo_bank(seed: int = 0, **mix: int) -> Bank:
-    """As many skills, and as many mistakes, of each kind as `mix` says; the demo's mix where it says nothing."""
+    """Make `mix[kind]` skills and as many mistakes of each kind; the demo's mix where nothing is given."""
     counts = {**DEMO_MIX, **mix}
     skills, mistakes = make_items(counts, seed=seed)
     return Bank(tuple(skills), tuple(mistakes), {"source": "sgsd lab", "seed": seed, "mix": counts})
 
 
 def off_topic_bank(seed: int = 0, count: int = 24) -> Bank:
-    """As many skills, and as many mistakes, about something else: what controls put in the place of a pair."""
+    """Make `count` skills and as many mistakes about something else, which controls put in the place of a pair."""
     rng, subjects = random.Random(f"off-topic/{seed}"), aims(IRRELEVANT)
     about = [subjects[i % len(subjects)] for i in range(count)]
     return Bank(

@@ -1,4 +1,4 @@
-"""What the lab's policy does under each kind of context, on held-out problems: the check of a pre-training recipe."""
+"""Accuracy of the lab's policy under each kind of context on held-out problems: the check of a pre-training recipe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def contexts_for(problem: LabProblem, name: str, rng: random.Random) -> dict[str
 def measure(
     model: Any, tokenizer: Any, *, problems: int = 512, seed: int = 0, names: Sequence[str] = ()
 ) -> Mapping[str, tuple[Estimate, Estimate]]:
-    """(sampled, greedy) accuracy under each context; one sample a problem, Wilson's intervals."""
+    """Measure (sampled, greedy) accuracy under each context; one sample a problem, Wilson's intervals."""
     prompts, engine = load_prompts("lab"), TransformersEngine(model, tokenizer)
     pool = held_out_problems(problems)
     names = names or ("plain", "answer", *KINDS, *(f"{kind} unseen" for kind in KINDS[:3]))

@@ -24,7 +24,7 @@ import yaml
 from sgsd.evaluate import Estimate, over_seeds
 from sgsd.types import UserError
 
-REPLACED = ("method", "bank")  # said anew as a whole; the other sections are laid over the demo's
+REPLACED = ("method", "bank")  # replaced as a whole; the other sections are laid over the demo's
 
 
 def lab_configs() -> dict[str, dict[str, Any]]:
@@ -34,7 +34,7 @@ def lab_configs() -> dict[str, dict[str, Any]]:
 
 
 def overlaid(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with what `change` says instead."""
+    """Lay `change` over `base`, section by section."""
     merged = dict(base)
     for key, value in change.items():
         inner = merged.get(key)
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What came out, if the run has ended."""
+        """The run's summary, if it has ended."""
         file = self.folder / "summary.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -77,14 +77,27 @@ class Row:
     def estimate(self) -> Estimate:
         return over_seeds(self.after)
 
+    def cells(self) -> tuple[str, ...]:
+        """The row's texts in a table."""
+        e, several = self.estimate, len(self.after) > 1
+        return (
+            self.method,
+            f"{self.before:.3f}",
+            f"{e.accuracy:.3f}",
+            f"{e.low:.3f}–{e.high:.3f}" if several else "one seed",
+            " ".join(f"{value:.3f}" for value in self.after),
+            f"{self.greedy:.3f}",
+            f"{self.seconds:.0f}",
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, which knows no infinity: one run says nothing of the spread, and has no bounds."""
+        """The row for JSON, which knows no infinity: one run tells nothing about the spread, and has no bounds."""
         found = self.estimate.to_dict()
         return {**asdict(self), "over_seeds": {key: x if isfinite(x) else None for key, x in found.items()}}
 
 
 def cells(methods: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:
-    """Seeds outside, methods inside, so that a stopped table has whole seeds.
+    """List the table's cells, seeds outside and methods inside, so that a stopped table has whole seeds.
 
     Raises:
         UserError: a method the lab has no configuration for.
@@ -95,13 +108,13 @@ def cells(methods: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell
     return [Cell(name, seed, root / f"{name}-{seed}") for seed in seeds for name in methods]
 
 
-def run_cells(wanted: Sequence[Cell], workers: int, tell: Callable[[Cell, str], None]) -> None:
-    """Run what has not run yet, `workers` at a time with one thread each; `tell` hears what became of each."""
+def run_cells(wanted: Sequence[Cell], workers: int, report: Callable[[Cell, str], None]) -> None:
+    """Run what has not run yet, `workers` at a time with one thread each; `report` gets each with its error, or ""."""
     configs = lab_configs()
     with ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(run_cell, cell, configs[cell.method]): cell for cell in wanted if cell.summary is None}
         for future in as_completed(waiting):
-            tell(waiting[future], future.result())
+            report(waiting[future], future.result())
 
 
 def run_cell(cell: Cell, config: Mapping[str, Any]) -> str:
@@ -115,12 +128,12 @@ def run_cell(cell: Cell, config: Mapping[str, Any]) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    said = (done.stderr or done.stdout).strip().splitlines()
-    return "" if done.returncode == 0 else (said[-1] if said else f"ended with {done.returncode}")
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return "" if done.returncode == 0 else (lines[-1] if lines else f"ended with {done.returncode}")
 
 
 def rows(wanted: Sequence[Cell]) -> Iterator[Row]:
-    """A row for every method of which all cells have ended, best first."""
+    """Yield a row for every method whose cells have all ended, best first."""
     found = []
     for method in dict.fromkeys(cell.method for cell in wanted):
         summaries = [cell.summary for cell in wanted if cell.method == method]

@@ -1,4 +1,4 @@
-"""The recipe of the lab's policy: what it is shown before anybody trains it by self-distillation.
+"""The recipe by which the lab's policy is pre-trained, before anybody trains it by self-distillation.
 
 On a plain prompt it mixes right and faulty procedures; a skill, a mistake or an answer in the prompt moves the mix:
 the procedure of branch b is right with probability sigmoid(logit(share_b) ± 3.0 for a skill ± 1.6 for a mistake).
@@ -70,7 +70,7 @@ def _logit(share: float) -> float:
 def procedure_logits(
     recipe: Recipe, problem: LabProblem, skill: BankItem | None, mistake: BankItem | None
 ) -> dict[str, float]:
-    """How the items shown move the branches of the problem; items about anything else move nothing."""
+    """Logits by which the items shown move the problem's branches; items about anything else move nothing."""
     logits = {branch: _logit(recipe.task.right_share[branch]) for branch in BRANCHES}
     for item, strength in ((skill, recipe.skill_logit), (mistake, recipe.mistake_logit)):
         if item is not None and item.meta["target"] in problem.branches:
@@ -87,7 +87,7 @@ def style_for(recipe: Recipe, skill: BankItem | None, mistake: BankItem | None, 
 
 
 def _aim_for(problem: LabProblem, rng: random.Random) -> S.Aim:
-    """What the item shown is about: mostly a branch of this problem, sometimes something else."""
+    """Choose what the item shown is about: mostly a branch of this problem, sometimes something else."""
     kind = rng.choices(("own", "other", S.STYLISTIC, S.IRRELEVANT), (0.70, 0.10, 0.12, 0.08))[0]
     if kind in (S.STYLISTIC, S.IRRELEVANT):
         return rng.choice(S.aims(kind))

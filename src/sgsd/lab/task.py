@@ -145,7 +145,7 @@ _FAMILY = {family.name: family for family in FAMILIES}
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
-    """What makes a split easy or hard: the share of right procedures a branch, and the parts of a problem."""
+    """The difficulty of a split: the share of right procedures at each branch, and the parts of a problem."""
 
     right_share: Mapping[str, float] = field(default_factory=lambda: dict(RIGHT_SHARE))
     parts: int = 1

@@ -73,7 +73,7 @@ HELD_OUT_PHRASINGS = (3,)
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What an item speaks for: its kind, and the branch or the style it is about."""
+    """The purpose of an item: its kind, and the branch or the style it is about."""
 
     kind: str
     target: str  # a branch, a style, or the number of an off-topic subject
@@ -88,7 +88,7 @@ def aims(kind: str) -> list[Aim]:
 
 
 def _act(aim: Aim, phrasing: int) -> str:
-    """What an item says to do."""
+    """The action that an item advises."""
     if aim.kind == IRRELEVANT:
         return _OFF_TOPIC[int(aim.target)]
     return {HELPFUL: _RIGHT, MISLEADING: _FAULTY, STYLISTIC: _STYLE}[aim.kind][aim.target][phrasing]
@@ -124,13 +124,13 @@ def make_mistake(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence
 
 
 def rubric(branches: Sequence[str]) -> str:
-    """What a solution with these branches is judged by: the right procedure of each, as a helpful skill says it."""
+    """The criteria for a solution with these branches: the right procedure of each, in a helpful skill's words."""
     acts = (_act(Aim(HELPFUL, branch), phrasing=0) for branch in branches)
     return "\n".join(f"Skill: {_TITLES[2].format(act)}." for act in acts)
 
 
 def kind_for_problem(item: BankItem, branches: Sequence[str]) -> str:
-    """What an item is for one problem: an item about a branch the problem does not meet is irrelevant there."""
+    """The kind of an item for one problem: irrelevant where the problem does not meet its branch."""
     kind, target = item.meta["kind"], item.meta["target"]
     return IRRELEVANT if kind in (HELPFUL, MISLEADING) and target not in branches else kind
 
@@ -138,7 +138,7 @@ def kind_for_problem(item: BankItem, branches: Sequence[str]) -> str:
 def make_items(
     counts: Mapping[str, int], *, seed: int, phrasings: Sequence[int] = TRAINED_PHRASINGS
 ) -> tuple[list[Skill], list[Mistake]]:
-    """As many skills, and as many mistakes, of each kind as `counts` says, targets in turn, in a shuffled order."""
+    """Make `counts[kind]` skills and as many mistakes of each kind, targets in turn, in a shuffled order."""
     wanted = [aims(kind)[i % len(aims(kind))] for kind, count in counts.items() for i in range(count)]
     rng = random.Random(seed)
     skill_aims, mistake_aims = rng.sample(wanted, len(wanted)), rng.sample(wanted, len(wanted))

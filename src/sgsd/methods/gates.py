@@ -1,130 +1,100 @@
-"""Gates: how much of a gap counts. Each is a potential ℓ(Δ) that the loss holds and its slope, the pull f(Δ) = ∂ℓ/∂Δ.
+"""Gates: how much of a gap counts. Each is a loss ℓ(Δ) and its gradient f(Δ) = ∂ℓ/∂Δ.
 
-    bounded     ℓ = log 2 − log(1 + exp(−Δ²/2τ))      f = σ(−Δ²/2τ) Δ/τ
-    none        ℓ = Δ²/2, beyond ±c linear            f = clip(Δ, ±c)
-    quadratic   ℓ = Δ²/2τ                             f = Δ/τ
-    absolute    ℓ = |Δ|                               f = sign Δ
-    tanh        ℓ = τ² log cosh(Δ/τ)                  f = τ tanh(Δ/τ)
-    sigmoid     ℓ = 2τ log cosh(Δ/2τ)                 f = 2σ(Δ/τ) − 1 = tanh(Δ/2τ)
+    Bounded     ℓ = log 2 − log(1 + exp(−Δ²/2τ))      f = σ(−Δ²/2τ) Δ/τ
+    NoGate      ℓ = Δ²/2, beyond ±c linear            f = clip(Δ, ±c)
+    Quadratic   ℓ = Δ²/2τ                             f = Δ/τ
+    Absolute    ℓ = |Δ|                               f = sign Δ
+    Tanh        ℓ = τ² log cosh(Δ/τ)                  f = τ tanh(Δ/τ)
+    Sigmoid     ℓ = 2τ log cosh(Δ/2τ)                 f = 2σ(Δ/τ) − 1 = tanh(Δ/2τ)
 
-Δ is a gap on the sampled token or, for a direction of whole distributions, a divergence; nats.
+Δ is a gap on the sampled token or, for objectives on whole distributions, a divergence; nats.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from sgsd.methods.method import Gate, Method, NoGate
 
-from sgsd.methods import losses as L
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Absolute", "Bounded", "Gate", "GateName", "NoGate", "Quadratic", "Sigmoid", "Tanh", "named_gate"]
 
 GateName = Literal["bounded", "none", "quadratic", "absolute", "tanh", "sigmoid"]
 
 
-class Gate(Protocol):
-    """ℓ(Δ) and its slope f(Δ), element by element."""
+@dataclass(frozen=True)
+class _WithTau(Gate):
+    tau: float = 1.0  # nats² where Δ is squared, else nats
 
-    def potential(self, delta: Tensor) -> Tensor: ...
-
-    def pull(self, delta: Tensor) -> Tensor: ...
+    def __post_init__(self) -> None:
+        if self.tau <= 0:
+            raise ValueError(f"tau must be positive, not {self.tau}")
 
 
 @dataclass(frozen=True)
-class Bounded:
-    """Uncertain gaps weigh little, extreme ones nothing; for τ = 1 the pull is at most 0.393, at |Δ| ≈ 1.22."""
+class Bounded(_WithTau):
+    """SGSD's gate: quadratic near 0, at most log 2 far out; for τ = 1 the gradient is at most 0.393, at |Δ| ≈ 1.22."""
 
-    tau: float = 1.0
+    def loss(self, delta: Tensor) -> Tensor:
+        return math.log(2) - _softplus(-delta.square() / (2 * self.tau))
 
-    def __post_init__(self) -> None:
-        _check_tau(self.tau)
+    def grad(self, delta: Tensor) -> Tensor:
+        return self.kept(delta) * delta / self.tau
 
-    def potential(self, delta: Tensor) -> Tensor:
-        return L.gate(delta.square(), tau=self.tau)
-
-    def pull(self, delta: Tensor) -> Tensor:
-        return L.gate_slope(delta.square(), tau=self.tau) * delta / self.tau
+    def kept(self, delta: Tensor) -> Tensor:
+        return (-delta.square() / (2 * self.tau)).sigmoid()
 
 
 @dataclass(frozen=True)
-class NoGate:
-    """Every gap counts as it is; `clip` bounds what one token can pull (Huber's loss)."""
+class Quadratic(_WithTau):
+    """A gradient in proportion to the gap."""
 
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"the clip of the gate must be positive, not {self.clip}")
-
-    def potential(self, delta: Tensor) -> Tensor:
-        if self.clip is None:
-            return 0.5 * delta.square()
-        return F.huber_loss(delta, torch.zeros_like(delta), reduction="none", delta=self.clip)
-
-    def pull(self, delta: Tensor) -> Tensor:
-        return delta if self.clip is None else delta.clamp(-self.clip, self.clip)
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """A pull in proportion to the gap."""
-
-    tau: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_tau(self.tau)
-
-    def potential(self, delta: Tensor) -> Tensor:
+    def loss(self, delta: Tensor) -> Tensor:
         return delta.square() / (2 * self.tau)
 
-    def pull(self, delta: Tensor) -> Tensor:
+    def grad(self, delta: Tensor) -> Tensor:
         return delta / self.tau
 
 
 @dataclass(frozen=True)
-class Absolute:
-    """The same pull whatever the size of the gap."""
+class Absolute(Gate):
+    """The same gradient whatever the size of the gap."""
 
-    def potential(self, delta: Tensor) -> Tensor:
+    def check(self, method: Method) -> None:
+        if method.objective.needs_divergence:
+            raise ValueError("a divergence is its own absolute value; use no gate")
+
+    def loss(self, delta: Tensor) -> Tensor:
         return delta.abs()
 
-    def pull(self, delta: Tensor) -> Tensor:
+    def grad(self, delta: Tensor) -> Tensor:
         return delta.sign()
 
 
 @dataclass(frozen=True)
-class Tanh:
-    """As it is for small gaps, at most τ for large ones."""
+class Tanh(_WithTau):
+    """The gap itself where it is small, at most τ where it is large."""
 
-    tau: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_tau(self.tau)
-
-    def potential(self, delta: Tensor) -> Tensor:
+    def loss(self, delta: Tensor) -> Tensor:
         return self.tau**2 * _log_cosh(delta / self.tau)
 
-    def pull(self, delta: Tensor) -> Tensor:
-        return self.tau * torch.tanh(delta / self.tau)
+    def grad(self, delta: Tensor) -> Tensor:
+        return self.tau * (delta / self.tau).tanh()
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_WithTau):
     """The teacher's share of the two probabilities at temperature τ, p_T^{1/τ} / (p_T^{1/τ} + p_S^{1/τ}), set to ±1."""
 
-    tau: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_tau(self.tau)
-
-    def potential(self, delta: Tensor) -> Tensor:
+    def loss(self, delta: Tensor) -> Tensor:
         return 2 * self.tau * _log_cosh(delta / (2 * self.tau))
 
-    def pull(self, delta: Tensor) -> Tensor:
-        return torch.tanh(delta / (2 * self.tau))
+    def grad(self, delta: Tensor) -> Tensor:
+        return (delta / (2 * self.tau)).tanh()
 
 
 def named_gate(name: GateName, tau: float = 1.0, clip: float | None = None) -> Gate:
@@ -142,19 +112,12 @@ def named_gate(name: GateName, tau: float = 1.0, clip: float | None = None) -> G
     return gates[name]
 
 
-def slope(gate: Gate, delta: Tensor) -> Tensor:
-    """How much of the gap the gate lets through, in [0, ½], ½ being all of it: σ(−Δ²/2τ), or ½ min(1, |f/Δ|)."""
-    if isinstance(gate, Bounded):
-        return L.gate_slope(delta.square(), tau=gate.tau)
-    through = torch.where(delta == 0, 1.0, gate.pull(delta).abs() / delta.abs().clamp(min=1e-12))
-    return 0.5 * through.clamp(max=1.0)
-
-
 def _log_cosh(x: Tensor) -> Tensor:
     """Without overflow: log cosh x = |x| + log(1 + e^(−2|x|)) − log 2."""
-    return x.abs() + F.softplus(-2 * x.abs()) - math.log(2)
+    return x.abs() + _softplus(-2 * x.abs()) - math.log(2)
 
 
-def _check_tau(tau: float) -> None:
-    if tau <= 0:
-        raise ValueError(f"tau must be positive, not {tau}")
+def _softplus(x: Tensor) -> Tensor:
+    from torch.nn import functional as F  # imported where it is computed: declarations need no torch
+
+    return F.softplus(x)

@@ -164,14 +164,14 @@ class _Transient:
     def student(self) -> float:
         rows, lengths = self.rows, self.lengths
         head = self._head(rows.per_student, trains=self.shape.head_trains)
-        if self.meta.method.matches_distribution:
+        if self.meta.method.objective.needs_divergence:
             logits = rows.per_student * lengths.completion * self.shape.vocabulary
             head += DIVERGENCE_TILES * 4 * min(MAX_ELEMENTS, logits)
         return self._states() + self.meta.student_peak(rows.per_student, lengths.student) + head
 
     def _states(self) -> float:
         """The teachers' states, which wait for the student where whole distributions are compared."""
-        if not self.meta.method.matches_distribution:
+        if not self.meta.method.objective.needs_divergence:
             return 0.0
         return self.rows.teachers * self.lengths.completion * self.shape.hidden * self.item
 

@@ -87,7 +87,7 @@ class Rows:
         """Whole groups stay together, so the first process may have one more than the last."""
         config, method, compute = meta.config, meta.method, meta.config.compute
         rollouts = math.ceil(config.rollouts / config.group_size / processes) * config.group_size
-        teachers = rollouts * (method.context.teachers + method.contrasts)
+        teachers = rollouts * (method.context.teachers + method.stance.needs_null)
         widest = lengths.student_prompt + config.sampling.max_tokens
 
         def fit(budget: int, length: int, rows: int) -> int:

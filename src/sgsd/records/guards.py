@@ -1,7 +1,7 @@
 """Guards notice training that goes wrong while it happens.
 
 A guard computes one figure from the metrics so far and compares it with a bound. docs/guards.md lists them, their
-settings are in `sgsd.config.guard_settings`, and `sgsd.records.monitor` runs them after every step.
+settings are in `sgsd.config.guards_config`, and `sgsd.records.monitor` runs them after every step.
 """
 
 from __future__ import annotations

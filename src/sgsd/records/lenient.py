@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
@@ -101,15 +100,10 @@ def parse(kind: type[Value], fields: Mapping[str, Any], where: str) -> Value:
         UserError: a field is missing or is not what it should be; one line that names the place.
     """
     try:
-        found: Value = _adapter(kind).validate_python(fields)  # type: ignore[arg-type]
+        found = TypeAdapter(kind).validate_python(fields)
     except ValidationError as error:
         raise UserError(_complaint(error, where)) from error
     return found
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _complaint(error: ValidationError, where: str) -> str:

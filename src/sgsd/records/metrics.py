@@ -48,6 +48,8 @@ class StepMetrics:
         self._add("tokens", mask_BT.sum())
         if evidence.entropy_BT is not None:
             self._add("entropy", (evidence.entropy_BT * mask_BT).sum())
+        for name, values_BT in judgement.metrics.items():
+            self._add(f"own_{name}", torch.where(mask_BT, values_BT, 0.0).sum())
         self._add_teacher_tokens(judgement, evidence)
         if judgement.stance_BK is not None and judgement.polarity_BK is not None:
             self._add("teachers", judgement.stance_BK.numel() if present_BK is None else present_BK.sum())
@@ -70,8 +72,8 @@ class StepMetrics:
         self._add("teacher_tokens", mask_BKT.sum())
         if delta_BKT is not None:
             self._add("delta_abs", torch.where(mask_BKT, delta_BKT.abs(), 0.0).sum())
-        if judgement.slope_BKT is not None:
-            self._add("gate_kept", (2 * judgement.slope_BKT * mask_BKT).sum())
+        if judgement.gate_BKT is not None:
+            self._add("gate_kept", (2 * judgement.gate_BKT * mask_BKT).sum())
         if logps_BKT is not None:
             self._add("teacher_logp", torch.where(mask_BKT, logps_BKT, 0.0).sum())
         if divergence_BKT is not None:
@@ -79,7 +81,7 @@ class StepMetrics:
 
     def add_judged(self, batch: Any, details: Sequence[Any], style: Callable[[Sequence[int]], list[bool]]) -> None:
         """What came of every rollout, once the passes are done: each teacher's verdict, and what the loss pulls at."""
-        if all(d.judgement.support_BK is not None and d.judgement.polarity_BK is not None for d in details):
+        if all(d.outputs.support_BK is not None and d.outputs.polarity_BK is not None for d in details):
             self.teachers = [row for detail in details for row in teachers_of(batch, detail)]
         for detail in details:
             count_sources(self.sources, batch.views[detail.position], detail)
@@ -158,6 +160,7 @@ class StepMetrics:
         if "sampler_mismatch" in totals:
             record["sampler_mismatch"] = totals["sampler_mismatch"] / tokens
             record["sampler_mismatch_max"] = largest(self.sampler_mismatch_max)
+        record |= {name: total / tokens for name, total in totals.items() if name.startswith("own_")}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
 
 
@@ -169,7 +172,7 @@ _SHARES = ("stance_plus", "stance_minus", "polarity_plus", "polarity_minus")
 
 def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
     """Support, outcome and polarity of each teacher that was asked about one rollout."""
-    judgement, outcome = detail.judgement, float(batch.verdicts[detail.position].outcome)
+    judgement, outcome = detail.outputs, float(batch.verdicts[detail.position].outcome)
     supports, polarities = (x_BK[detail.row].tolist() for x_BK in (judgement.support_BK, judgement.polarity_BK))
     pool = zip(batch.views[detail.position], supports, polarities)
     return [[support, outcome, polarity] for view, support, polarity in pool if view.prompt_ids]
@@ -177,7 +180,7 @@ def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
 
 def count_sources(sources: dict[str, list[float]], pool: Sequence[Any], detail: Any) -> None:
     """Add one rollout's pool of teachers to the counts by kind."""
-    polarity_BK = detail.judgement.polarity_BK
+    polarity_BK = detail.outputs.polarity_BK
     polarities = [0.0] * len(pool) if polarity_BK is None else polarity_BK[detail.row].tolist()
     for view, polarity in zip(pool, polarities):
         if view.prompt_ids:
@@ -199,7 +202,7 @@ def source_shares(found: Sequence[float], rollouts: float) -> dict[str, float]:
 
 def pulls(detail: Any) -> Tensor:
     """How strongly the loss pulls at each token of one rollout, [T]: |A|, or the loss where there is no advantage."""
-    judgement = detail.judgement
+    judgement = detail.outputs
     values_BT = judgement.losses_BT if judgement.advantages_BT is None else judgement.advantages_BT
     return values_BT[detail.row].detach().abs()
 
@@ -243,7 +246,7 @@ def rollout_record(
     pool: Sequence[Any],
 ) -> dict[str, Any]:
     """One rollout with every token's numbers, as a line of rollouts.jsonl."""
-    advantages_BT = detail.judgement.advantages_BT
+    advantages_BT = detail.outputs.advantages_BT
     record = RolloutRecord(
         step=step,
         index=rollout.completion.index,
@@ -257,20 +260,20 @@ def rollout_record(
         outcome=verdict.outcome,
         mask=tuple(mask_T.tolist()),
         teachers=tuple(teacher_record(k, view, detail, len(tokens)) for k, view in enumerate(pool)),
-        **({} if advantages_BT is None else {"advantages": rounded(advantages_BT[detail.row, : len(tokens)])}),
+        advantages=() if advantages_BT is None else rounded(advantages_BT[detail.row, : len(tokens)]),
     )
     return record.model_dump(exclude_unset=True)
 
 
 def teacher_record(k: int, view: Any, detail: Any, length: int) -> TeacherRecord:
     """Teacher k of one rollout; one that was left out has no numbers."""
-    judgement, row = detail.judgement, detail.row
+    judgement, row = detail.outputs, detail.row
     found: dict[str, Any] = {"source": view.source, "items": tuple(view.item_ids), "weight": round(view.weight, 6)}
     if not view.prompt_ids:
         return TeacherRecord(**found, skipped=True)
-    if judgement.delta_BKT is not None and judgement.slope_BKT is not None:
+    if judgement.delta_BKT is not None and judgement.gate_BKT is not None:
         found["delta"] = rounded(judgement.delta_BKT[row, k, :length])
-        found["gate"] = rounded(judgement.slope_BKT[row, k, :length])
+        found["gate"] = rounded(judgement.gate_BKT[row, k, :length])
     if judgement.support_BK is not None:
         found["support"] = round(float(judgement.support_BK[row, k]), 6)
         found["stance"] = int(judgement.stance_BK[row, k])

@@ -75,6 +75,10 @@ class RolloutRecord(Line):
     def _as_digits(self, mask: tuple[bool, ...]) -> list[int]:
         return [int(used) for used in mask]
 
+    @field_serializer("advantages")
+    def _null_where_there_are_none(self, advantages: tuple[float, ...]) -> list[float] | None:
+        return list(advantages) or None
+
     @model_validator(mode="after")
     def _one_value_a_token(self) -> RolloutRecord:
         tokens = len(self.tokens)

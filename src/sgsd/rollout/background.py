@@ -1,4 +1,4 @@
-"""An engine that samples while its caller computes: begun now, fetched later by the same request."""
+"""An engine that samples in the background while its caller computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgsd.types import Completion, Sampling
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """All that a call of `sample` depends on, but for the weights."""
+    """Everything that a call of `sample` depends on, but for the weights."""
 
     prompts: tuple[tuple[int, ...], ...]
     indices: tuple[int, ...]
@@ -22,23 +22,23 @@ class _Request:
 
 
 class BackgroundEngine:
-    """One call at a time: whoever asks for anything else waits until what was begun is there.
+    """Samples one batch ahead: `begin` starts it, the same request to `sample` fetches it, other calls wait for it.
 
     The engine must hold weights of its own. One that samples with the trainer's would see them change under it.
 
     Args:
         engine: does the sampling, in a thread that nobody waits for when the process ends.
-        everyone: returns once all processes have called it; servers that they share get new weights when none samples.
+        barrier: returns once all processes have called it, so that shared servers get new weights when none samples.
     """
 
-    def __init__(self, engine: Engine, everyone: Callable[[], object] = lambda: None) -> None:
-        self.engine, self.everyone = engine, everyone
+    def __init__(self, engine: Engine, barrier: Callable[[], object] = lambda: None) -> None:
+        self.engine, self.barrier = engine, barrier
         self._thread: ThreadPool | None = None
         self._begun: tuple[_Request, AsyncResult[list[Completion]]] | None = None
 
     @property
     def dtype(self) -> str | None:
-        """What the engine computes in, where it says."""
+        """The dtype that the engine computes in, where it is known."""
         return getattr(self.engine, "dtype", None)
 
     def begin(self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int) -> None:
@@ -51,7 +51,7 @@ class BackgroundEngine:
     def sample(
         self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
     ) -> list[Completion]:
-        """What was begun by the same request, as often as it is asked for; anything else is sampled now.
+        """Return what the same request has begun, as often as it is asked for; sample anything else now.
 
         Raises:
             EngineError: sampling failed, in the background or now.
@@ -63,18 +63,18 @@ class BackgroundEngine:
 
     def sync(self) -> None:
         self.wait()
-        self.everyone()
+        self.barrier()
         self.engine.sync()
 
     def wait(self) -> None:
-        """Until what was begun is there, or has failed."""
+        """Wait until what was begun is there, or has failed."""
         if self._begun is not None:
             self._begun[1].wait()
 
     def close(self) -> None:
         """End the engine, and with it what it may still be sampling."""
         if self._thread is not None:
-            self._thread.terminate()  # first: what no thread has taken up yet would begin on an engine that was ended
+            self._thread.terminate()  # first: what is still queued would begin on an ended engine
             self._thread = None
         self._begun = None
         close: Any = getattr(self.engine, "close", lambda: None)

@@ -1,4 +1,4 @@
-"""The request an engine must answer before it is trusted with rollouts, and the troubles that are known by name."""
+"""The request an engine must answer before it is trusted with rollouts, and the problems of vLLM that are known."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ CANARY = tuple(range(16, 64))
 SHORT_PROMPT = 8  # tokens; with about 5 a worker in bfloat16 has been seen to die
 
 
-def known_trouble(told: str, shortest: int, dtype: str) -> str:
-    """Which of the troubles that vLLM is known to have on CPUs this looks like, in words, or that it is none.
+def known_vllm_problem(text: str, shortest: int, dtype: str) -> str:
+    """Name the problem that vLLM is known to have on CPUs which a failure looks like, or say that it is none.
 
     Args:
-        told: all that is known of the failure.
+        text: all that is known of the failure.
         shortest: tokens of the shortest prompt under way; 0 where there was none.
         dtype: what the engine computes in.
     """
-    if re.search(r"head_dim=16\b|head[_ ]size.{0,20}\b16\b", told):
+    if re.search(r"head_dim=16\b|head[_ ]size.{0,20}\b16\b", text):
         return "vLLM on CPUs has no attention for heads of 16 (head_dim); take a model with larger ones"
-    if "Generator does not use offset" in told:
+    if "Generator does not use offset" in text:
         return (
             "vLLM on CPUs cannot read the prompts of seeded requests in pieces; start it with chunked prefill off"
             " (enable_chunked_prefill false) and max_num_batched_tokens of at least a prompt"

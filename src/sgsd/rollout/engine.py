@@ -1,4 +1,4 @@
-"""What every engine does: sample one completion for each prompt, each from a seed of its own."""
+"""The interface of engines: sample one completion for each prompt, each from a seed of its own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class EngineError(UserError):
         super().__init__(f"rollout.engine {engine}: {what}, {seconds:.0f} s into the call; {remedy}")
 
 
-def for_vllm(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
-    """The settings by vLLM's own names, alike for an engine and a server; what ends a completion is ours to say."""
+def vllm_options(sampling: Sampling, end_ids: frozenset[int]) -> dict[str, Any]:
+    """The settings by vLLM's own names, for an engine and a server alike."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "max_tokens")
     return {**{name: getattr(sampling, name) for name in names}, "stop_token_ids": sorted(end_ids)}
 
 
 class Engine(Protocol):
-    """Where rollouts come from."""
+    """A source of completions: a model in this process, vLLM beside it, or servers."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], indices: Sequence[int], sampling: Sampling, *, seed: int
@@ -36,7 +36,7 @@ class Engine(Protocol):
         """One completion a prompt, in order. Rollout `indices[i]` depends on (seed, index) and on its prompt alone."""
 
     def sync(self) -> None:
-        """From now on sample from the current weights."""
+        """Take over the current weights for all further samples."""
 
 
 def uniforms(seed: int, index: int, count: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def request_seed(seed: int, index: int) -> int:
 
 @dataclass
 class ScriptedEngine:
-    """An engine for tests: a function from (prompt, index) to token ids stands in for a model."""
+    """An engine for tests, in which a function from (prompt, index) to token ids stands in for a model."""
 
     script: Callable[[Sequence[int], int], Sequence[int]]
     decode: Callable[[Sequence[int]], str]

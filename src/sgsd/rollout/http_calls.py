@@ -67,7 +67,7 @@ async def call(
 
 
 def run(calls: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, also where a loop runs already, as in a notebook."""
+    """Run calls to their end, also where a loop runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -78,5 +78,5 @@ def run(calls: Coroutine[Any, Any, T]) -> T:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """The system's, read once; a client that reads its own takes longer than a call."""
+    """Read the system's certificates once; a client that reads its own takes longer than a call."""
     return ssl.create_default_context()

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, completion, for_vllm, request_seed
+from sgsd.rollout.canary import CANARY, known_vllm_problem
+from sgsd.rollout.engine import EngineError, completion, request_seed, vllm_options
 from sgsd.rollout.http_calls import Reply, TooLate, Unreachable, call, run
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.types import Completion, Sampling, UserError
@@ -28,11 +28,12 @@ _LOAD_SECONDS = 600.0
 
 FOR_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and --max-lora-rank"
 FOR_WEIGHTS = "VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls sgsd.rollout.vllm_extension.PolicyLoader"
+BOTH_SEE = "and set rollout.folder to one that both sides see"
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where the servers are and how long they may take; seconds throughout.
+    """Addresses of the servers and limits of their calls, in seconds.
 
     Args:
         urls: base addresses, with or without /v1; rollouts are dealt out by their index.
@@ -60,7 +61,7 @@ class _Fault(Exception):
 
 
 class _Refusal(Exception):
-    """What no further try will change: what was said, and what to do."""
+    """A failure that no further try will change, and what to do about it."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -68,7 +69,7 @@ class _Refusal(Exception):
 
 
 class ServerEngine:
-    """Asks servers, and sees to it that they answer with the policy's current weights.
+    """Samples from vLLM servers that others have started, with the policy's current weights.
 
     Args:
         first: carries out something on one process for all of them and returns what it gave; each sync is one.
@@ -114,7 +115,7 @@ class ServerEngine:
             return self._policy, self._name
 
         self._policy, self._name = self.first(publish)
-        self._retrying("looking at its models", self._know_all)
+        self._retrying("looking at its models", self._read_all_models)
         run(self._unload([name for name in self._given if name != self._name]))
         self._given = [name for name in self._given if name == self._name]
 
@@ -127,22 +128,22 @@ class ServerEngine:
             self.sync()
         done: dict[int, Completion] = {}
 
-        def ask() -> None:
+        def attempt() -> None:
             places = [place for place in range(len(prompts)) if place not in done]
             fresh: dict[int, Completion] = {}
             try:
-                run(self._round(places, prompts, indices, sampling, seed, fresh))
+                run(self._complete_all(places, prompts, indices, sampling, seed, fresh))
             finally:
-                if run(self._all_current()):  # what a server that was started anew has said is not the policy's
+                if run(self._all_current()):  # completions of a restarted server are not the policy's
                     done.update(fresh)
             if len(done) < len(prompts):
                 raise _Fault("has lost the policy's weights, as one that was started anew")
 
-        self._retrying(f"sampling {len(prompts)} rollouts", ask, min(map(len, prompts), default=0))
+        self._retrying(f"sampling {len(prompts)} rollouts", attempt, min(map(len, prompts), default=0))
         return [done[place] for place in range(len(prompts))]
 
     def close(self) -> None:
-        """Let the servers forget the policy, and end a call in another thread; the next sync shows them another."""
+        """Unload the policy from the servers and end a call in another thread; the next sync loads it again."""
         self._closed = True
         self._given, given = [], self._given
         run(self._unload(given))
@@ -151,26 +152,26 @@ class ServerEngine:
 
     # ── Trying again ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _retrying(self, doing: str, act: Callable[[], None], shortest: int = 0) -> None:
-        """`act`; after a fault again, once all servers are back and have the current weights. Raises EngineError."""
+    def _retrying(self, activity: str, action: Callable[[], None], shortest: int = 0) -> None:
+        """Do the action, after a fault again once all servers are back with the current weights. Raises EngineError."""
         begun, faults = time.monotonic(), 0
         while True:
             try:
                 if faults:
                     self._load_new()
-                act()
+                action()
                 return
             except _Refusal as error:
-                raise self._error(f"while {doing}, {error}", begun, error.remedy) from error
+                raise self._error(f"while {activity}, {error}", begun, error.remedy) from error
             except _Fault as error:
                 faults += 1
                 self.recoveries += 1
                 if faults > self.settings.retries or self._closed:
-                    trouble = known_trouble(str(error), shortest, self.dtype)
+                    problem = known_vllm_problem(str(error), shortest, self.dtype)
                     raise self._error(
-                        f"while {doing}, a server {error} ({faults} tries)",
+                        f"while {activity}, a server {error} ({faults} tries)",
                         begun,
-                        f"{trouble}; look at the server's own log, start it again, and go on by --resume",
+                        f"{problem}; look at the server's own log, start it again, and go on by --resume",
                     ) from error
 
     def _error(self, what: str, begun: float, remedy: str) -> EngineError:
@@ -179,7 +180,7 @@ class ServerEngine:
     # ── Weights ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _load_new(self) -> None:
-        """All servers, once they are there, take the current weights.
+        """Load the current weights into all servers, once they are there.
 
         An adapter gets a name that no server has heard of. All weights are known by one name to all processes, so that
         after a fault the first that is there again gives them to a server and the others find them.
@@ -189,37 +190,37 @@ class ServerEngine:
         name = f"{self._policy.name}-{next(self._loads)}" if adapter else self._policy.name
         self._given += [name]
         for url in self.urls:
-            self._wait_for(url)
+            self._wait_until_up(url)
             if adapter or (self.snapshots.kind == "weights" and not run(self._holds(url, name))):
                 run(self._load(url, name, self._policy))
         self._name = name
         run(self._canary())
 
-    def _know_all(self) -> None:
+    def _read_all_models(self) -> None:
         for url in self.urls:
             if url not in self._base:
-                self._wait_for(url)
+                self._wait_until_up(url)
 
-    def _wait_for(self, url: str) -> None:
+    def _wait_until_up(self, url: str) -> None:
         deadline = time.monotonic() + self.settings.start
         while True:
             try:
                 if run(self._call(url, "GET", "/health", None, _GLANCE_SECONDS)).status == 200:
                     break
-                said = "is not healthy"
+                problem = "is not healthy"
             except _Fault as error:
-                said = str(error)
+                problem = str(error)
             if time.monotonic() > deadline:
                 raise _Refusal(
-                    f"{url} {said} and has not come back in {self.settings.start:g} s",
+                    f"{url} {problem} and has not come back in {self.settings.start:g} s",
                     "start the server, or set rollout.base_url to where it is, and go on by --resume",
                 )
             time.sleep(_PAUSE_SECONDS)
-        self._know(url)
+        self._read_models(url)
 
-    def _know(self, url: str) -> None:
+    def _read_models(self, url: str) -> None:
         reply = run(self._call(url, "GET", "/v1/models", None, _GLANCE_SECONDS))
-        _expect(reply, "rollout.api_key_env: the variable it names must hold the server's key")
+        _require_ok(reply, "rollout.api_key_env: the variable it names must hold the server's key")
         models = [model for model in reply.body["data"] if not model.get("parent")]
         self._base[url] = models[0]["id"]
         room = models[0].get("max_model_len") or self.settings.context
@@ -232,9 +233,11 @@ class ServerEngine:
     async def _load(self, url: str, name: str, policy: Snapshot) -> None:
         seconds, folder = min(_LOAD_SECONDS, self.settings.timeout), str(policy.folder)
         if self.snapshots.kind == "adapter":
-            order = {"lora_name": name, "lora_path": folder}
-            reply = await self._call(url, "POST", "/v1/load_lora_adapter", order, seconds)
-            _expect(reply, f"start the server with {FOR_ADAPTERS}, and set rollout.folder to one that both sides see")
+            adapter = {"lora_name": name, "lora_path": folder}
+            reply = await self._call(url, "POST", "/v1/load_lora_adapter", adapter, seconds)
+            _require_ok(
+                reply, f"start the server with {FOR_ADAPTERS}, and set rollout.folder to one that both sides see"
+            )
             return
         steps: list[tuple[str, dict[str, Any] | None]] = [
             ("/collective_rpc", {"method": "sgsd_load_policy", "kwargs": {"folder": folder}, "timeout": seconds}),
@@ -243,7 +246,9 @@ class ServerEngine:
         ]
         for path, body in steps:
             reply = await self._call(url, "POST", path, body, seconds + _GLANCE_SECONDS)
-            _expect(reply, f"start the server with {FOR_WEIGHTS}, and set rollout.folder to one that both sides see")
+            _require_ok(
+                reply, f"start the server with {FOR_WEIGHTS}, and set rollout.folder to one that both sides see"
+            )
             if isinstance(reply.body, dict) and reply.body.get("success") is False:
                 raise _Fault("kept keys and values of the old weights")
 
@@ -255,13 +260,13 @@ class ServerEngine:
                     await self._call(url, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, _GLANCE_SECONDS)
 
     async def _all_current(self) -> bool:
-        """Whether every server still holds the weights it was last given; an adapter's name says so by itself."""
+        """True if every server still holds the weights it was last given; an adapter's name says so by itself."""
         if self.snapshots.kind != "weights":
             return True
         return all([await self._holds(url, self._name) for url in self.urls])
 
     async def _holds(self, url: str, name: str) -> bool:
-        """Whether a server says that its weights are of this version."""
+        """True if a server says that its weights are of this version."""
         try:
             reply = await self._call(url, "GET", "/weight_info", None, _GLANCE_SECONDS)
         except _Fault:
@@ -272,9 +277,11 @@ class ServerEngine:
 
     async def _canary(self) -> None:
         for url in self.urls:
-            await self._ask(url, CANARY, Sampling(max_tokens=4), 0, min(self.settings.start, self.settings.timeout))
+            await self._complete(
+                url, CANARY, Sampling(max_tokens=4), 0, min(self.settings.start, self.settings.timeout)
+            )
 
-    async def _round(
+    async def _complete_all(
         self,
         places: Iterable[int],
         prompts: Sequence[Sequence[int]],
@@ -290,7 +297,7 @@ class ServerEngine:
             index = indices[place]
             url = self.urls[index % len(self.urls)]
             async with room:
-                ids, logps = await self._ask(
+                ids, logps = await self._complete(
                     url, prompts[place], sampling, request_seed(seed, index), self.settings.timeout
                 )
             done[place] = completion(index, ids, self.decode, self.end_ids, logps)
@@ -303,24 +310,24 @@ class ServerEngine:
             # What no further try will change comes first.
             raise min(failed.exceptions, key=lambda error: isinstance(error, _Fault)) from None
 
-    async def _ask(
+    async def _complete(
         self, url: str, prompt: Sequence[int], sampling: Sampling, seed: int, seconds: float
     ) -> tuple[list[int], list[float]]:
-        """Token ids and log-probs of one completion."""
-        order = {
+        """Ask for one completion; returns its token ids and log-probs."""
+        body = {
             "model": self._name if self.snapshots.kind == "adapter" else self._base[url],
             "prompt": list(prompt),
             "seed": seed,
-            **for_vllm(sampling, self.end_ids),
+            **vllm_options(sampling, self.end_ids),
             "ignore_eos": True,  # the end tokens are the trainer's, and no others
             "logprobs": 0,
             "return_token_ids": True,
             "cache_salt": self._name,  # keys and values of other weights are never found
         }
-        reply = await self._call(url, "POST", "/v1/completions", order, seconds)
+        reply = await self._call(url, "POST", "/v1/completions", body, seconds)
         if reply.status == 404:
-            raise _Fault(f"does not know {order['model']} any more")
-        _expect(reply, "mend the request it speaks of, and go on by --resume")
+            raise _Fault(f"does not know {body['model']} any more")
+        _require_ok(reply, "mend the request it speaks of, and go on by --resume")
         try:
             (choice,) = reply.body["choices"]
             ids, logps = list(choice["token_ids"]), list(choice["logprobs"]["token_logprobs"])
@@ -344,14 +351,14 @@ class ServerEngine:
 
 
 def key_from(variable: str) -> str:
-    """The server's key out of the environment. Raises UserError for one that cannot be sent."""
+    """Read the server's key from the environment. Raises UserError for one that cannot be sent."""
     key = os.environ.get(variable, "").strip()
     if not re.fullmatch(r"[!-~]*", key):
         raise UserError(f"rollout.api_key_env: the key in {variable} has a character that no key has")
     return key
 
 
-def _expect(reply: Reply, remedy: str) -> None:
+def _require_ok(reply: Reply, remedy: str) -> None:
     """Raises _Refusal for a request that the server will not have."""
     if reply.status != 200:
         raise _Refusal(f"a server answered with {reply.reason}", remedy)

@@ -1,4 +1,4 @@
-"""The policy's weights as folders, for engines that read them from there: each is whole before its name is known."""
+"""The policy's weights as folders, for engines that read them from there; each appears whole."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Snapshots:
 
 
 class Untrained:
-    """Of a policy that nobody trains: an engine keeps the weights that it was started with, and nothing is written."""
+    """Stands in for `Snapshots` where nothing trains: engines keep their first weights, and nothing is written."""
 
     kind: Literal["none"] = "none"
 

@@ -26,7 +26,13 @@ from sgsd.types import Completion, Sampling
 class TransformersEngine:
     """Samples from the very weights that are trained, so there is nothing to sync.
 
-    `token_budget` bounds rows × (prompt + max_tokens) of a batch, which is what the cache has to hold.
+    Args:
+        model: A causal language model of transformers, or a PEFT model around one.
+        tokenizer: Its tokenizer.
+        token_budget: Tokens that a batch's cache may hold: rows × (longest prompt + max_tokens).
+
+    Raises:
+        ValueError: neither tokenizer nor generation config names an end token.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, token_budget: int = 65_536) -> None:
@@ -39,7 +45,7 @@ class TransformersEngine:
 
     @property
     def dtype(self) -> str:
-        """What it computes in."""
+        """The dtype it computes in."""
         return str(self.model.dtype).removeprefix("torch.")
 
     def sync(self) -> None:
@@ -91,7 +97,7 @@ class TransformersEngine:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Eval mode, and nothing of the model's own generation defaults, which fill in whatever a call leaves open."""
+        """Put the model in eval mode, without its own generation defaults, which fill in what a call leaves open."""
         was_training, own = self.model.training, self.model.generation_config
         self.model.eval()
         self.model.generation_config = GenerationConfig()
@@ -133,7 +139,7 @@ class SeededSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens_B[:, None], 0.0)
 
     def _penalise(self, input_ids: Tensor, logits_BV: Tensor) -> Tensor:
-        """Repetition (prompt and completion) and presence (completion); pads on the left are nobody's tokens."""
+        """Apply repetition (prompt and completion) and presence penalties (completion); left pads do not count."""
         s = self.sampling
         if s.repetition_penalty == 1.0 and s.presence_penalty == 0.0:
             return logits_BV
@@ -164,7 +170,7 @@ def _filters(sampling: Sampling) -> LogitsProcessorList:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, and those the model's generation config names.
+    """Return every token that ends an answer: the tokenizer's, and those of the model's generation config.
 
     Raises:
         ValueError: there is none, so that no completion could ever end.

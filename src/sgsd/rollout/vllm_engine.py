@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from sgsd.rollout.canary import CANARY, known_trouble
-from sgsd.rollout.engine import EngineError, completion, for_vllm, request_seed
+from sgsd.rollout.canary import CANARY, known_vllm_problem
+from sgsd.rollout.engine import EngineError, completion, request_seed, vllm_options
 from sgsd.rollout.snapshots import Snapshot, Snapshots, Untrained
 from sgsd.rollout.vllm_extension import EXTENSION
-from sgsd.rollout.vllm_process import Lost, Refused, VllmProcess
+from sgsd.rollout.vllm_process import ProcessLost, ProcessRefused, VllmProcess
 from sgsd.types import Completion, Sampling, UserError
 
 _LOAD_SECONDS = 600.0  # for an adapter or all weights, for going to sleep and for waking up
@@ -24,7 +24,7 @@ _LOAD_SECONDS = 600.0  # for an adapter or all weights, for going to sleep and f
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """How vLLM is started and how long it may take; seconds throughout.
+    """How vLLM is started, and limits of its calls in seconds.
 
     Args:
         model: folder or hub name of what the policy started from.
@@ -47,7 +47,7 @@ class VllmSettings:
     retries: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def for_vllm(self) -> dict[str, Any]:
+    def llm_arguments(self) -> dict[str, Any]:
         lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": self.max_rank} if self.max_rank else {}
         whole = {} if self.max_rank else {"worker_extension_cls": EXTENSION}
         sleeping = {"enable_sleep_mode": True} if self.sleep else {}
@@ -78,13 +78,13 @@ class VllmEngine:
         self._policy: Snapshot | None = None
         self._asleep = False
         self._closed = False
-        self._end: Callable[[], object] = lambda: None
+        self._kill: Callable[[], object] = lambda: None
 
     def sync(self) -> None:
         self._closed = False
         before, self._policy = self._policy, self.snapshots.take()
         try:
-            self._retrying("taking over the weights", lambda: self._load() if self._ready() else None)
+            self._retrying("taking over the weights", lambda: self._load() if self._ensure_started() else None)
         finally:
             self.snapshots.drop(before)
 
@@ -97,77 +97,77 @@ class VllmEngine:
             self.sync()
         done: dict[int, Completion] = {}
 
-        def ask() -> None:
-            self._ready()
+        def attempt() -> None:
+            self._ensure_started()
             self._check_lengths(prompts)
-            self._rouse()
+            self._wake()
             places = [place for place in range(len(prompts)) if place not in done]
             seeds = [request_seed(seed, indices[place]) for place in places]
-            for place, ids, logps in self._draw([prompts[place] for place in places], seeds, sampling):
+            for place, ids, logps in self._generate([prompts[place] for place in places], seeds, sampling):
                 at = places[place]
                 done[at] = completion(indices[at], ids, self.decode, self.end_ids, logps)
             if len(done) < len(prompts):
-                raise Lost(f"answered {len(done)} of {len(prompts)} prompts")
-            self._rest()
+                raise ProcessLost(f"answered {len(done)} of {len(prompts)} prompts")
+            self._sleep()
 
-        self._retrying(f"sampling {len(prompts)} rollouts", ask, min(map(len, prompts), default=0))
+        self._retrying(f"sampling {len(prompts)} rollouts", attempt, min(map(len, prompts), default=0))
         return [done[place] for place in range(len(prompts))]
 
     def close(self) -> None:
         """End vLLM's process and give back what it holds, a call in another thread included; a sync starts another."""
         self._closed = True
-        self._end()
+        self._kill()
         self._process = None
         self.snapshots.close()
         self._policy = None
 
     @property
     def pid(self) -> int | None:
-        """Of vLLM's process, while there is one."""
+        """The id of vLLM's process, while there is one."""
         return None if self._process is None else self._process.pid
 
     # ── The process ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _retrying(self, doing: str, act: Callable[[], object], shortest: int = 0) -> None:
-        """`act`, with a new process each time that one was lost. Raises EngineError, UserError."""
+    def _retrying(self, activity: str, action: Callable[[], object], shortest: int = 0) -> None:
+        """Do the action, with a new process after one was lost. Raises EngineError, UserError."""
         begun = time.monotonic()
         for left in range(self.settings.retries, -1, -1):
             try:
-                act()
+                action()
                 return
-            except (Lost, Refused) as error:
-                process, what = self._process, f"while {doing} it {_said(error)}"
-                words = process.last_words() if process is not None else ""
-                self._end()
+            except (ProcessLost, ProcessRefused) as error:
+                process, what = self._process, f"while {activity} it {_failure(error)}"
+                words = process.log_tail() if process is not None else ""
+                self._kill()
                 self._process = None
                 self.restarts += 1
                 if left == 0 or self._closed:
-                    trouble = known_trouble(f"{error} {words}", shortest, self.dtype)
+                    problem = known_vllm_problem(f"{error} {words}", shortest, self.dtype)
                     tries = f"{self.settings.retries + 1} tries" if self.settings.retries else "one try"
                     raise EngineError(
                         "vllm",
                         f"{what} ({tries})",
                         time.monotonic() - begun,
-                        f"{trouble}; see {self.settings.log}, mend it, and go on by --resume",
+                        f"{problem}; see {self.settings.log}, mend it, and go on by --resume",
                     ) from error
 
-    def _ready(self) -> bool:
+    def _ensure_started(self) -> bool:
         """Start the process where there is none, with its canary; returns whether it was there already."""
         if self._process is not None:
             return True
         process = self._process = VllmProcess(self.settings.log, self.settings.environment)
-        self._end = weakref.finalize(self, process.kill)
+        self._kill = weakref.finalize(self, process.kill)
         self._asleep = False
         deadline = time.monotonic() + self.settings.start
         try:
-            process.tell({"do": "start", "settings": self.settings.for_vllm()}, self.settings.start)
-            told = process.hear(self.settings.start)
-        except Refused as error:
-            self._end()
+            process.send({"do": "start", "settings": self.settings.llm_arguments()}, self.settings.start)
+            reply = process.receive(self.settings.start)
+        except ProcessRefused as error:
+            self._kill()
             self._process = None
-            raise _unwilling(str(error), self.settings, process) from error
-        self.dtype, self.context = told["dtype"], told["context"]
-        list(self._draw([CANARY], [0], Sampling(max_tokens=4), max(1.0, deadline - time.monotonic())))
+            raise _refusal(str(error), self.settings, process) from error
+        self.dtype, self.context = reply["dtype"], reply["context"]
+        list(self._generate([CANARY], [0], Sampling(max_tokens=4), max(1.0, deadline - time.monotonic())))
         self._load()
         return False
 
@@ -176,46 +176,46 @@ class VllmEngine:
         assert self._policy is not None, "a sync comes first"
         if self.snapshots.kind == "none":
             return
-        self._rouse()
+        self._wake()
         folder = str(self._policy.folder)
         if self.snapshots.kind == "adapter":
-            self._do({"do": "adapt", "number": self._policy.number, "name": self._policy.name, "folder": folder})
+            self._command({"do": "adapt", "number": self._policy.number, "name": self._policy.name, "folder": folder})
         else:
-            self._do({"do": "load", "folder": folder})
+            self._command({"do": "load", "folder": folder})
 
-    def _draw(
+    def _generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, silence: float | None = None
     ) -> Any:
-        """(place, token ids, log-probs) of each completion as it ends."""
+        """Yield (place, token ids, log-probs) of each completion as it ends."""
         process, silence = self._process, silence or self.settings.silence
         assert process is not None
-        order = {"do": "sample", "prompts": [list(prompt) for prompt in prompts], "seeds": list(seeds)}
-        process.tell({**order, "sampling": for_vllm(sampling, self.end_ids)}, silence)
-        while "done" not in (told := process.hear(silence)):
-            yield told["place"], told["ids"], told["logps"]
+        command = {"do": "sample", "prompts": [list(prompt) for prompt in prompts], "seeds": list(seeds)}
+        process.send({**command, "sampling": vllm_options(sampling, self.end_ids)}, silence)
+        while "done" not in (reply := process.receive(silence)):
+            yield reply["place"], reply["ids"], reply["logps"]
 
-    def _rouse(self) -> None:
+    def _wake(self) -> None:
         if not self._asleep:
             return
         torch.cuda.empty_cache()  # what the trainer holds without use is what vLLM will need
-        self._do({"do": "wake"})
+        self._command({"do": "wake"})
         self._asleep = False
         if self.settings.sleep == 2:  # it has forgotten the weights
             self._load()
 
-    def _rest(self) -> None:
+    def _sleep(self) -> None:
         if self.settings.sleep is not None:
-            self._do({"do": "sleep", "level": self.settings.sleep})
+            self._command({"do": "sleep", "level": self.settings.sleep})
             self._asleep = True
 
-    def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _command(self, command: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process is not None
         seconds = min(_LOAD_SECONDS, self.settings.silence)
-        self._process.tell(order, seconds)
-        told = self._process.hear(seconds)
-        if told.get("forgot") is False:
-            raise Lost("kept keys and values of the old weights")
-        return told
+        self._process.send(command, seconds)
+        reply = self._process.receive(seconds)
+        if reply.get("forgot") is False:
+            raise ProcessLost("kept keys and values of the old weights")
+        return reply
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]]) -> None:
         longest = max(map(len, prompts), default=0)
@@ -226,15 +226,15 @@ class VllmEngine:
             )
 
 
-def _said(error: Lost | Refused) -> str:
-    return str(error) if isinstance(error, Lost) else f"failed with {str(error)[:240]}"
+def _failure(error: ProcessLost | ProcessRefused) -> str:
+    return str(error) if isinstance(error, ProcessLost) else f"failed with {str(error)[:240]}"
 
 
-def _unwilling(message: str, settings: VllmSettings, process: VllmProcess) -> UserError:
-    """vLLM was there, and did not want to start: it will not want to the next time."""
+def _refusal(message: str, settings: VllmSettings, process: VllmProcess) -> UserError:
+    """The error for a vLLM that refused to start, which another try would not change."""
     if message.startswith("ModuleNotFoundError: No module named 'vllm'"):
         return UserError("rollout.engine: vLLM is not installed: pip install 'sgsd[vllm]'")
     found = re.search(r"Value error, (.*?)(?:\[type=|\Z)", message)
     reason = (found[1] if found else message).strip()[:240]
-    trouble = known_trouble(f"{message} {process.last_words()}", 0, str(settings.options.get("dtype")))
-    return UserError(f"rollout.engine: vLLM refuses {settings.model}: {reason}; {trouble}; see {settings.log}")
+    problem = known_vllm_problem(f"{message} {process.log_tail()}", 0, str(settings.options.get("dtype")))
+    return UserError(f"rollout.engine: vLLM refuses {settings.model}: {reason}; {problem}; see {settings.log}")

@@ -1,4 +1,4 @@
-"""What vLLM's workers learn from us: to take over all weights of the policy, without a part of the old ones left.
+"""An extension of vLLM's workers that takes over all weights of the policy and leaves none of the old ones.
 
 Name it to vLLM as `worker_extension_cls`; the engine in its own process does so by itself.
 """

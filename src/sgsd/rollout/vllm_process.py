@@ -1,4 +1,4 @@
-"""The trainer's side of the process in which vLLM lives: orders go there, answers come back, and no wait is endless.
+"""The trainer's side of the process in which vLLM lives: commands go there, replies come back, no wait is endless.
 
 A process of its own, because a call into vLLM cannot be stopped from within its process: an engine that hangs is
 killed here and started anew. It is also spared what vLLM does to its host: global seeds, threads, patched modules.
@@ -23,15 +23,15 @@ _WORKER = Path(__file__).with_name("vllm_worker.py")
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _END_SECONDS = 20.0
 _TAIL_LINES = 400
-#: What a launcher tells the trainer's processes of each other is not meant for an engine beside one of them.
+#: A launcher's variables for the trainer's processes, not meant for an engine beside one of them.
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_")
 
 
-class Lost(Exception):
+class ProcessLost(Exception):
     """The process died or fell silent; the message says which."""
 
 
-class Refused(Exception):
+class ProcessRefused(Exception):
     """The process lives and says no; the message is vLLM's own, in one line."""
 
 
@@ -66,29 +66,29 @@ class VllmProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, order: Mapping[str, Any], seconds: float) -> None:
-        """Raises Lost where nobody reads it in time."""
+    def send(self, command: Mapping[str, Any], seconds: float) -> None:
+        """Send a command. Raises ProcessLost where nobody reads it in time."""
         self._connection.settimeout(seconds)
         try:
-            self._connection.sendall(json.dumps(order).encode() + b"\n")
+            self._connection.sendall(json.dumps(command).encode() + b"\n")
         except TimeoutError:
-            raise Lost(f"took no order for {seconds:g} s") from None
+            raise ProcessLost(f"took no order for {seconds:g} s") from None
         except OSError:
             raise self._died() from None
 
-    def hear(self, seconds: float) -> dict[str, Any]:
-        """The next message.
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """Return the next message.
 
         Raises:
-            Lost: none came in time, or the process died.
-            Refused: the order failed there.
+            ProcessLost: none came in time, or the process died.
+            ProcessRefused: the command failed there.
         """
         deadline = time.monotonic() + seconds
         pieces = [self._received]
         while b"\n" not in pieces[-1]:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Lost(f"said nothing for {seconds:g} s")
+                raise ProcessLost(f"said nothing for {seconds:g} s")
             self._connection.settimeout(left)
             try:
                 piece = self._connection.recv(1 << 20)
@@ -102,7 +102,7 @@ class VllmProcess:
         line, _, self._received = b"".join(pieces).partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         if "failed" in message:
-            raise Refused(message["failed"])
+            raise ProcessRefused(message["failed"])
         return message
 
     def kill(self) -> None:
@@ -112,16 +112,16 @@ class VllmProcess:
         self._process.wait(_END_SECONDS)
         self._connection.close()  # last: a thread that still listens has heard of the end by then
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of what this process has printed."""
         with self.log.open("rb") as stream:
             stream.seek(self._log_start)
             return "\n".join(stream.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
 
-    def _died(self) -> Lost:
+    def _died(self) -> ProcessLost:
         try:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            return Lost("closed its connection")
+            return ProcessLost("closed its connection")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Lost(how)
+        return ProcessLost(how)

@@ -1,4 +1,4 @@
-"""vLLM in a process of its own, started by `vllm_process`: reads orders, answers them, ends with the connection.
+"""vLLM in a process of its own, started by `vllm_process`: carries out commands until the connection ends.
 
 Started as a file and importing nothing of ours: the process is vLLM's, with its own torch and threads.
 """
@@ -19,7 +19,7 @@ Message = dict[str, Any]
 
 
 class Worker:
-    """Carries out orders; a method yields the messages that answer one."""
+    """Carries out commands; each method yields the messages that answer one."""
 
     def __init__(self) -> None:
         self.llm: Any = None
@@ -69,7 +69,7 @@ class Worker:
         while self.llm.llm_engine.has_unfinished_requests():
             for output in self.llm.llm_engine.step():
                 if output.finished and output.outputs[0].finish_reason in ("stop", "length"):
-                    yield {"place": places[output.request_id], **_told(output.outputs[0])}
+                    yield {"place": places[output.request_id], **_token_record(output.outputs[0])}
         yield {"done": len(prompts)}
 
     def sleep(self, level: int) -> Iterator[Message]:
@@ -81,29 +81,29 @@ class Worker:
         yield {"asleep": 0}
 
 
-def _told(output: Any) -> Message:
+def _token_record(output: Any) -> Message:
     ids = list(output.token_ids)
     return {"ids": ids, "logps": [entry[token].logprob for token, entry in zip(ids, output.logprobs, strict=True)]}
 
 
-def _read(stream: BinaryIO, orders: queue.Queue[Message]) -> None:
+def _read_commands(stream: BinaryIO, queued: queue.Queue[Message]) -> None:
     for line in stream:
-        orders.put(json.loads(line))
+        queued.put(json.loads(line))
     os.killpg(os.getpgid(0), signal.SIGKILL)  # the trainer is gone; vLLM's own processes are of this group
 
 
 def main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
-    orders: queue.Queue[Message] = queue.Queue()
-    threading.Thread(target=_read, args=(connection.makefile("rb"), orders), daemon=True).start()
+    queued: queue.Queue[Message] = queue.Queue()
+    threading.Thread(target=_read_commands, args=(connection.makefile("rb"), queued), daemon=True).start()
     worker = Worker()
-    doings: dict[str, Callable[..., Iterator[Message]]] = {
+    commands: dict[str, Callable[..., Iterator[Message]]] = {
         name: getattr(worker, name) for name in ("start", "adapt", "load", "sample", "sleep", "wake")
     }
     while True:
-        order = orders.get()
+        command = queued.get()
         try:
-            for message in doings[order.pop("do")](**order):
+            for message in commands[command.pop("do")](**command):
                 connection.sendall(json.dumps(message).encode() + b"\n")
         except Exception as error:  # noqa: BLE001 - whatever vLLM raises is told to the trainer, which judges it
             import traceback

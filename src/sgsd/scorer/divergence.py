@@ -16,7 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from sgsd.scorer.tiles import Precision, accumulate, check_head, multiply, tiles, without_autocast
 
-Divergence = Callable[[Tensor, Tensor], Tensor]  # (student logits [n, V], teacher logits [n, V]) → values [n]
+#: (student logits [n, V], teacher logits [n, V]) → values [n]; given sampled tokens [n] as well → [2, n]: the values,
+#: and a figure of each token that has no gradient.
+Divergence = Callable[..., Tensor]
 
 # Elements of one tile of logits: 64 MiB in float32. Student, teacher, the gradient and what the divergence keeps for
 # it are some 6 to 10 tensors of that size.
@@ -33,6 +35,7 @@ def tiled_divergence(
     *,
     student_bias_V: Tensor | None = None,
     teacher_bias_V: Tensor | None = None,
+    sampled_N: Tensor | None = None,
     max_elements: int = MAX_ELEMENTS,
 ) -> Tensor:
     """Values [N] of `divergence` between the student's and the teacher's logits, without [N, V] logits.
@@ -40,6 +43,8 @@ def tiled_divergence(
     Equation: value_n = divergence(h_n W_Sᵀ + b_S, h'_n W_Tᵀ + b_T). The divergence must treat rows independently:
     then the gradient is linear in the incoming g_n, and with a frozen head g_n ∂value_n/∂h_n is kept from forward as
     one [N, D] tensor, so that backward is one multiply. When the head trains, backward computes each tile again.
+    With `sampled_N` the divergence is also given the tile's sampled tokens, and the result is [2, N]: the values, and a
+    figure of each token without a gradient.
     Shapes: hidden states [N, D] and [N, E], weights [V, D] and [V, E], biases [V]; the divergence gets float32
     logits [n, V] (float64 for float64 inputs) with autocast off, and returns [n]. N may be 0.
     Memory: n is the largest count for which one tile of logits stays within `max_elements` elements (at least 1).
@@ -62,6 +67,7 @@ def tiled_divergence(
         token_tile=max(1, max_elements // student_weight_VD.shape[0]),
         student=Precision.of(student_hidden_ND, student_weight_VD),
         teacher=Precision.of(teacher_hidden_NE, teacher_weight_VE),
+        sampled_N=sampled_N,
     )
     student = (student_hidden_ND, student_weight_VD, student_bias_V)
     teacher_bias_V = None if teacher_bias_V is None else teacher_bias_V.detach()
@@ -91,6 +97,7 @@ class _TiledDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         nothing = (None,) * 4  # for the teacher and the comparison
         direction_ND, *tensors = ctx.saved_tensors
+        grad_N = grad_N if ctx.comparison.sampled_N is None else grad_N[0]
         if direction_ND is not None:
             return (grad_N[:, None] * direction_ND).to(ctx.hidden_dtype), None, None, *nothing
         student, teacher = _Side(*tensors[:3]), _Side(*tensors[3:])
@@ -128,18 +135,30 @@ class _Comparison:
     token_tile: int
     student: Precision
     teacher: Precision
+    sampled_N: Tensor | None = None
+
+    def compare(self, rows: slice, student_logits_nV: Tensor, teacher_logits_nV: Tensor) -> Tensor:
+        """Values [n], or [2, n] where the divergence is given the sampled tokens."""
+        sampled = () if self.sampled_N is None else (self.sampled_N[rows],)
+        values = self.divergence(student_logits_nV, teacher_logits_nV, *sampled)
+        n = len(student_logits_nV)
+        if tuple(values.shape) != ((2, n) if sampled else (n,)):
+            raise ValueError(f"the divergence returned shape {list(values.shape)} for {n} tokens: one value per token")
+        return values
 
     def values(self, student: _Side, teacher: _Side, *, direction_ND: Tensor | None) -> Tensor:
         """Values [N]; fills `direction_ND`, where there is one, with ∂value_n/∂h_n."""
-        values_N = torch.empty_like(student.hidden_ND[:, 0], dtype=self.student.total)
-        for rows in tiles(values_N.shape[0], self.token_tile):
+        N = len(student.hidden_ND)
+        values = student.hidden_ND.new_empty((N,) if self.sampled_N is None else (2, N), dtype=self.student.total)
+        for rows in tiles(N, self.token_tile):
             if direction_ND is None:
-                values_n = self.divergence(student.logits(rows, self.student), teacher.logits(rows, self.teacher))
-                values_N[rows] = _checked(values_n, values_N[rows])
+                student_nV, teacher_nV = student.logits(rows, self.student), teacher.logits(rows, self.teacher)
+                values[..., rows] = self.compare(rows, student_nV, teacher_nV)
             else:
-                values_N[rows], grad_nV = self._differentiate(rows, student, teacher, torch.ones_like(values_N[rows]))
+                ones_n = values.new_ones(rows.stop - rows.start)
+                values[..., rows], grad_nV = self._differentiate(rows, student, teacher, ones_n)
                 student.pull_back(grad_nV, direction_ND[rows], self.student)
-        return values_N
+        return values
 
     def gradients(
         self, grad_N: Tensor, student: _Side, teacher: _Side, *, wanted: tuple[bool, ...]
@@ -169,16 +188,9 @@ class _Comparison:
         student_logits_nV = student.logits(rows, self.student).requires_grad_()
         teacher_logits_nV = teacher.logits(rows, self.teacher)
         with torch.enable_grad():
-            values_n = _checked(self.divergence(student_logits_nV, teacher_logits_nV), grad_n)
-        if not values_n.requires_grad:
+            values = self.compare(rows, student_logits_nV, teacher_logits_nV)
+            values_n = values if self.sampled_N is None else values[0]
+        if not values.requires_grad:
             raise ValueError("the divergence does not depend on the student's logits: nothing would be learned")
-        (grad_nV,) = torch.autograd.grad(values_n, student_logits_nV, grad_n.to(values_n.dtype))
-        return values_n.detach(), grad_nV
-
-
-def _checked(values_n: Tensor, like_n: Tensor) -> Tensor:
-    if values_n.shape != like_n.shape:
-        raise ValueError(
-            f"the divergence returned shape {list(values_n.shape)} for {like_n.shape[0]} tokens: one value per token"
-        )
-    return values_n
+        (grad_nV,) = torch.autograd.grad(values_n, student_logits_nV, grad_n.to(values.dtype))
+        return values.detach(), grad_nV

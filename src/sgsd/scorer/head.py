@@ -61,6 +61,9 @@ def token_logps(
     Memory: one or two tiles [token_tile, vocab_tile], and with a frozen head one [N, D] kept for backward.
     Raises: ValueError for shapes, dtypes and tiles that do not fit, and for targets outside the vocabulary. On CUDA
     looking at the targets would stall the queue: there such a token's log p is NaN, or the device asserts.
+
+    >>> token_logps(torch.zeros(2, 3), torch.zeros(5, 3), torch.tensor([0, 4])).logps_N.exp()
+    tensor([0.2000, 0.2000])
     """
     _check(hidden_ND, weight_VD, targets_N, bias_V)
     defaults = CPU_TILES if hidden_ND.device.type == "cpu" else OTHER_TILES
@@ -120,7 +123,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What one pass over the head leaves behind."""
+    """The results of one walk over the head."""
 
     logps_N: Tensor
     logsumexp_N: Tensor
@@ -269,7 +272,7 @@ def _view(scratch: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _locate(targets_n: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where in the tile each target lies, and whether it does; no shape depends on data, so no device sync."""
+    """Find where in the tile each target lies, and whether it does; no shape depends on data, so no device sync."""
     targets_n1 = targets_n[:, None]
     inside_n1 = (targets_n1 >= columns.start) & (targets_n1 < columns.stop)
     return torch.where(inside_n1, targets_n1 - columns.start, 0), inside_n1

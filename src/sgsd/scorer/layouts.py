@@ -1,4 +1,4 @@
-"""Which rows go through the model together: no padding between prompt and completion, a token budget a pass.
+"""Micro-batches of texts: no padding between prompt and completion, each within a token budget.
 
 Three layouts of the same texts give the same numbers:
 
@@ -32,7 +32,7 @@ class Row:
 
 
 class Segments(NamedTuple):
-    """Where the texts of a packed row lie, as kernels of variable length want to be told."""
+    """The places of texts in a packed row, as kernels of variable length take them."""
 
     position_ids_RL: Tensor  # each text's own, from 0
     edges: Tensor  # int32 [B + 1]: where each text begins and the last one ends
@@ -40,7 +40,7 @@ class Segments(NamedTuple):
 
 
 class Prefixes(NamedTuple):
-    """The P prompts of a shared pass, each without its last token, which begins the row that continues it."""
+    """The P prompts of a shared micro-batch, each without its last token, which begins the row that continues it."""
 
     input_ids_PL: Tensor
     prompt_R: Tensor  # which of them each row continues
@@ -49,7 +49,7 @@ class Prefixes(NamedTuple):
 
 
 class PackedBatch(NamedTuple):
-    """The tensors of one pass. R rows, L their greatest length, B texts, N completion tokens of all texts in order.
+    """The tensors of one micro-batch: R rows, L their greatest length, B texts, N completion tokens of all in order.
 
     A plain row starts at position 0 and its pads stand at the end, where causal attention never looks: so no mask is
     needed, positions are right, and a neighbour cannot move a number.
@@ -60,8 +60,8 @@ class PackedBatch(NamedTuple):
     targets_N: Tensor
     completion_BT: Tensor  # which of the [B, T] completion positions exist
     place_N: Tensor  # where in the flattened [B·T] each completion token stands
-    segments: Segments | None = None  # of a packed pass
-    prefixes: Prefixes | None = None  # of a shared pass
+    segments: Segments | None = None  # of a packed micro-batch
+    prefixes: Prefixes | None = None  # of a shared micro-batch
 
     def to_rows(self, values_N: Tensor) -> Tensor:
         """Lay flat values out as [B, T], 0 where a completion has ended."""
@@ -74,7 +74,7 @@ def teacher_layout(*, group: int, attention: str, device: str, shares: bool) -> 
     """The layout of a run's teachers, the same in every process.
 
     Packed where the kernels are there for it; shared where `group` rollouts answer one problem and the model can; else
-    rows. What decides is never a pass's own content: processes would make different calls and wait for one another.
+    rows. A micro-batch's own content never decides: processes would make different calls and wait for one another.
     """
     if attention == "flash_attention_2" and device == "cuda":
         return "packed"
@@ -84,7 +84,7 @@ def teacher_layout(*, group: int, attention: str, device: str, shares: bool) -> 
 def collate(
     rows: Sequence[Row], *, layout: Layout = "rows", pad_id: int = 0, device: torch.device | str = "cpu"
 ) -> PackedBatch:
-    """Put rows into one pass.
+    """Put rows into one micro-batch.
 
     Raises:
         ValueError: a row without a prompt or without a completion, which would have nothing to predict.
@@ -94,7 +94,7 @@ def collate(
             raise ValueError(f"row {number} has an empty {'completion' if row.prompt_ids else 'prompt'}")
 
     def place(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)  # the queue of passes goes on filling while it is copied
+        return tensor.to(device, non_blocking=True)  # the device's queue goes on filling while it is copied
 
     segments = prefixes = None
     heads = [len(row.prompt_ids) for row in rows]  # tokens up to the one that predicts the completion's first
@@ -155,26 +155,26 @@ def plan_microbatches(lengths: Sequence[int], token_budget: int) -> list[list[in
 
     A row longer than the budget goes alone. The order is a function of the lengths only.
     """
-    return _fill(_longest_first(lengths), lambda some: len(some) * lengths[some[0]], token_budget)
+    return _fill(_longest_first(lengths), lambda indices: len(indices) * lengths[indices[0]], token_budget)
 
 
 def plan_layout(rows: Sequence[Row], token_budget: int, layout: Layout) -> list[list[int]]:
-    """Group rows so that what a pass of that layout holds, pads and repeated prefixes among it, is within the budget.
+    """Group rows so that what a micro-batch of that layout holds, pads and repeated prefixes too, is within the budget.
 
-    Rows of one prompt stand together where prompts are shared; a pass that is full goes on in the next, which computes
-    the prompt once more.
+    Rows of one prompt stand together where prompts are shared; one that is full goes on in the next, which computes the
+    prompt once more.
     """
     lengths = list(map(len, rows))
     if layout == "rows":
         return plan_microbatches(lengths, token_budget)
     if layout == "packed":
-        return _fill(_longest_first(lengths), lambda some: sum(lengths[i] for i in some), token_budget)
+        return _fill(_longest_first(lengths), lambda indices: sum(lengths[i] for i in indices), token_budget)
     followers: dict[tuple[int, ...], list[int]] = {}
     for index in _longest_first(lengths):
         followers.setdefault(rows[index].prompt_ids, []).append(index)
 
-    def held(some: Sequence[int]) -> int:
-        return len(some) * sum(max(len(ids) for ids in column) for column in _columns(rows[i] for i in some))
+    def held(indices: Sequence[int]) -> int:
+        return len(indices) * sum(max(len(ids) for ids in column) for column in _columns(rows[i] for i in indices))
 
     return _fill((index for group in followers.values() for index in group), held, token_budget)
 
@@ -189,11 +189,11 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
 
 def _fill(order: Iterable[int], held: Callable[[Sequence[int]], int], token_budget: int) -> list[list[int]]:
     if token_budget < 1:
-        raise ValueError(f"the token budget of a pass must be positive, not {token_budget}")
-    passes: list[list[int]] = []
+        raise ValueError(f"the token budget of a micro-batch must be positive, not {token_budget}")
+    microbatches: list[list[int]] = []
     for index in order:
-        if passes and held([*passes[-1], index]) <= token_budget:
-            passes[-1].append(index)
+        if microbatches and held([*microbatches[-1], index]) <= token_budget:
+            microbatches[-1].append(index)
         else:
-            passes.append([index])
-    return passes
+            microbatches.append([index])
+    return microbatches

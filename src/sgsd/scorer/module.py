@@ -6,19 +6,19 @@ FSDP, DDP and ZeRO always run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sgsd.scorer.divergence import tiled_divergence
+from sgsd.scorer.divergence import Divergence, tiled_divergence
 from sgsd.scorer.head import token_logps
 from sgsd.scorer.layouts import PackedBatch
+from sgsd.scorer.prefix import can_share, prefix_cache
 from sgsd.types import UserError
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
 Role = Literal["student", "teacher"]
 TeacherWeights = Literal["live", "base", "adapter", "copy"]
 TEACHER_ADAPTER = "teacher"
@@ -28,14 +28,14 @@ _UNSUPPORTED = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_sca
 
 
 class Scores(NamedTuple):
-    """Of the N completion tokens of one pass: what was asked for.
+    """Results for the N completion tokens of one micro-batch, as far as they were asked for.
 
     A named tuple, because FSDP finds the tensors to hook in tuples and not in other objects.
     """
 
     logps_N: Tensor | None = None
     entropy_N: Tensor | None = None
-    divergence_KN: Tensor | None = None
+    divergence_KN: Tensor | None = None  # [K, 2, N] where the divergence is given the sampled tokens
     hidden_ND: Tensor | None = None
 
 
@@ -60,7 +60,7 @@ class Scorer(nn.Module):
 
     def forward(
         self,
-        pack: PackedBatch,
+        batch: PackedBatch,
         *,
         role: Role = "student",
         entropy: bool = False,
@@ -68,23 +68,24 @@ class Scorer(nn.Module):
         with_hidden: bool = False,
         teacher_hidden_KND: Sequence[Tensor] = (),
         divergence: Divergence | None = None,
+        of_sampled: bool = False,
     ) -> Scores:
-        """Score one pass. Only completion positions reach the head.
+        """Score one micro-batch: log p(y_t | context, y_<t) in nats. Only completion positions reach the head.
 
         The teacher runs in eval mode without gradients. `hidden_only` returns its states instead of log-probs,
-        `with_hidden` both, for a later student pass
-        that compares whole distributions by `divergence(student_logits, teacher_logits)`.
+        `with_hidden` both, for a later call as student that compares whole distributions by
+        `divergence(student_logits, teacher_logits)`; with `of_sampled` it is also given the sampled tokens.
         """
         if role == "teacher":
             with torch.no_grad(), self._as_teacher() as lm:
-                hidden_ND = self._hidden(lm, pack)
+                hidden_ND = self._hidden(lm, batch)
                 if hidden_only:
                     return Scores(hidden_ND=hidden_ND)
-                scores = self._score(lm, hidden_ND, pack, entropy)
+                scores = self._score(lm, hidden_ND, batch, entropy)
                 return scores._replace(hidden_ND=hidden_ND) if with_hidden else scores
         lm = causal_lm(self.model)
-        hidden_ND = self._hidden(lm, pack)
-        scores = self._score(lm, hidden_ND, pack, entropy)
+        hidden_ND = self._hidden(lm, batch)
+        scores = self._score(lm, hidden_ND, batch, entropy)
         if divergence is None:
             return scores
         teacher = causal_lm(self.teacher_copy or self.model)
@@ -98,6 +99,7 @@ class Scorer(nn.Module):
                 divergence,
                 student_bias_V=head.bias,
                 teacher_bias_V=None if teacher_head.bias is None else teacher_head.bias.detach(),
+                sampled_N=batch.targets_N if of_sampled else None,
             )
             for states_ND in teacher_hidden_KND
         ]
@@ -105,20 +107,18 @@ class Scorer(nn.Module):
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether a teacher can score several completions of one prompt in a shared pass."""
-        from sgsd.scorer.prefix import can_share
-
+        """True if a teacher can score several completions of one prompt in a shared micro-batch."""
         return can_share(causal_lm(self.teacher_copy or self.model))
 
     @staticmethod
-    def _hidden(lm: Any, pack: PackedBatch) -> Tensor:
-        states_RLD = lm.base_model(input_ids=pack.input_ids_RL, **_layout_of(lm, pack)).last_hidden_state
-        return states_RLD.flatten(0, 1)[pack.predict_N]
+    def _hidden(lm: Any, batch: PackedBatch) -> Tensor:
+        states_RLD = lm.base_model(input_ids=batch.input_ids_RL, **_layout_of(lm, batch)).last_hidden_state
+        return states_RLD.flatten(0, 1)[batch.predict_N]
 
     @staticmethod
-    def _score(lm: Any, hidden_ND: Tensor, pack: PackedBatch, entropy: bool) -> Scores:
+    def _score(lm: Any, hidden_ND: Tensor, batch: PackedBatch, entropy: bool) -> Scores:
         head = lm.get_output_embeddings()
-        out = token_logps(hidden_ND, head.weight, pack.targets_N, bias_V=head.bias, entropy=entropy)
+        out = token_logps(hidden_ND, head.weight, batch.targets_N, bias_V=head.bias, entropy=entropy)
         return Scores(out.logps_N, out.entropy_N)
 
     @contextmanager
@@ -132,19 +132,17 @@ class Scorer(nn.Module):
             "base": getattr(self.model, "disable_adapter", nullcontext),
             "adapter": lambda: active_adapter(self.model, TEACHER_ADAPTER),
         }[self.teacher_weights]
-        try:  # a pass that ran out of memory is made again, and must find the student as it was
+        try:  # a micro-batch that ran out of memory is run again, and must find the student as it was
             with weights():
                 yield causal_lm(module)
         finally:
             module.train(was_training)
 
 
-def _layout_of(lm: Any, pack: PackedBatch) -> dict[str, Any]:
-    """What the model must be told of a pass besides its tokens."""
-    if pack.prefixes is not None:
-        from sgsd.scorer.prefix import prefix_cache
-
-        prefixes = pack.prefixes
+def _layout_of(lm: Any, batch: PackedBatch) -> dict[str, Any]:
+    """The arguments of the model for a micro-batch, besides its tokens."""
+    if batch.prefixes is not None:
+        prefixes = batch.prefixes
         # A cache is only ever taken when `use_cache` is on.
         return {
             "past_key_values": prefix_cache(lm, prefixes),
@@ -152,8 +150,8 @@ def _layout_of(lm: Any, pack: PackedBatch) -> dict[str, Any]:
             "attention_mask": prefixes.mask_RL,
             "use_cache": True,
         }
-    if pack.segments is not None:
-        segments = pack.segments
+    if batch.segments is not None:
+        segments = batch.segments
         # Positions that begin anew make the mask of sdpa and eager; flash attention would work out the rest from them
         # in every layer, and wait for the device each time.
         return {

@@ -31,7 +31,7 @@ class PrefixLayer(DynamicLayer):
 
 
 def prefix_cache(lm: Any, prefixes: Prefixes) -> DynamicCache:
-    """Take the prompts through the model; the cache is for one pass of the rows that continue them."""
+    """Take the prompts through the model; the cache is for one micro-batch of the rows that continue them."""
     cache = DynamicCache(config=lm.config)
     lm.base_model(input_ids=prefixes.input_ids_PL, past_key_values=cache, use_cache=True)
     cache.layers = [PrefixLayer(layer, prefixes.prompt_R) for layer in cache.layers]
@@ -39,5 +39,5 @@ def prefix_cache(lm: Any, prefixes: Prefixes) -> DynamicCache:
 
 
 def can_share(lm: Any) -> bool:
-    """Whether every layer attends to all that came before; a window or a recurrent state is no list of keys."""
+    """True if every layer attends to all that came before; a window or a recurrent state is no list of keys."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=lm.config).layers)

@@ -1,4 +1,4 @@
-"""Matrix products with a language-model head: which dtypes they have, and how a plane is cut into tiles.
+"""Matrix products with a language-model head: their dtypes, and tiles of a plane.
 
 Shapes: N tokens, D hidden, V vocabulary; lower case n and v are one tile of them.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Which dtype each number of a head pass has.
+    """The dtypes of the numbers in one computation of the head.
 
     `rounding` is what the inputs are worth: their common dtype, or autocast's. `operand` is what the matrix products
     take and `total` what they, and all sums, are held in: float32, or float64 for float64 inputs. CUDA multiplies

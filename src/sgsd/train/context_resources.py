@@ -16,7 +16,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder, SkillPromptBuilder, Tea
 from sgsd.contexts.prompts import BUNDLED, Quote
 from sgsd.contexts.skill_pairs import SkillPairs, pair_text
 from sgsd.methods import Method
-from sgsd.methods.joints import RetrievalSoftmax
+from sgsd.methods.method import RetrievalSoftmax
 from sgsd.rollout import Engine
 from sgsd.train.pair_retrieval import PairRetrieval
 from sgsd.types import Problem, UserError
@@ -68,7 +68,7 @@ def make_contexts(
     """
     resources = make_resources(config, method, prompts, bank, ledger, problems, engine, critic)
     teachers = TeacherPrompts(method.context, resources, prompts, config.prompts.teacher_thinking, config.prompts.unfit)
-    nulls = teachers.of(null_teacher(method.context)) if method.contrasts else None
+    nulls = teachers.of(null_teacher(method.context)) if method.stance.needs_null else None
     for made in (teachers, nulls):
         if made is not None:
             prepare(made.context, resources)
@@ -125,9 +125,9 @@ def make_train_prompts(config: RunConfig, method: Method, prompts: PromptBuilder
 
 def check_student_context(method: Method) -> SkillPairs | None:
     """The pairs that the student itself is shown while it trains. Raises UserError for a control."""
-    if isinstance(method.inject, Irrelevant | Shuffled):
+    if isinstance(method.student_context, Irrelevant | Shuffled):
         raise UserError(f"method {method.name}: the student is shown retrieved pairs or random ones, no other control")
-    return method.inject
+    return method.student_context
 
 
 def with_pairs(

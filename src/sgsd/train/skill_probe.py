@@ -35,7 +35,7 @@ from sgsd.evaluate.separation import (
 )
 from sgsd.methods import Method
 from sgsd.methods import losses as L
-from sgsd.methods.joints import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
+from sgsd.methods.stances import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
 from sgsd.scorer import Role, Row, Scores
 from sgsd.train.batch import grade
 from sgsd.train.microbatch import passes
@@ -157,7 +157,7 @@ def read(
     pools: dict[Source, list[Reading]] = {source: [] for source in SOURCES}
     if shown:
         mask_1T = mask_T[None]
-        delta_1KT = L.gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
+        delta_1KT = L.token_gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
         supports = {
             kind: replace(stance, kind=kind, clip=min(stance.clip, MAX_RATIO_CLIP) if kind == "ratio" else stance.clip)
             .support(delta_1KT, mask_1T, delta_1KT[:, 0])[0]

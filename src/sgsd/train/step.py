@@ -14,9 +14,10 @@ from sgsd.bank import TeacherObservation
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.controls import is_control
 from sgsd.distributed.collectives import all_sum
-from sgsd.methods import Method
-from sgsd.methods.importance import importance_weights
-from sgsd.methods.method import LossInputs, LossOutputs, token_weights
+from sgsd.methods import advantages
+from sgsd.methods.averages import token_weights
+from sgsd.methods.losses import importance_weights
+from sgsd.methods.method import LossInputs, LossOutputs, Method
 from sgsd.records.metrics import StepMetrics
 from sgsd.rollout import Engine
 from sgsd.scorer import PackedBatch, Row, Scores, teacher_layout
@@ -64,8 +65,8 @@ class Detail:
     """The loss's outputs for one rollout, for the evidence log and the records."""
 
     position: int  # in the batch
-    judgement: LossOutputs
-    row: int  # in the judgement
+    outputs: LossOutputs
+    row: int  # in the outputs
     mask_T: Tensor
 
 
@@ -79,7 +80,7 @@ class TeacherPasses:
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        whole, tokens = self.learner.method.matches_distribution, self.learner.method.reads_tokens
+        whole, tokens = self.learner.method.objective.needs_divergence, self.learner.method.reads_tokens
         scores: Scores = self.learner.policy.scorer(pack, role="teacher", hidden_only=not tokens, with_hidden=whole)
         lengths = [len(self.rows[i].completion_ids) for i in indices]  # none: a pass made for the others' sake
         for kept, values in ((self.logps, scores.logps_N), (self.hidden, scores.hidden_ND)):
@@ -105,7 +106,7 @@ def score_teachers(learner: Learner, batch: Batch) -> TeacherScores:
 
 @dataclass
 class StudentPasses:
-    """The gradient of one update, what was judged on the way, and its metrics."""
+    """The gradient of one update, the loss's outputs, and its metrics."""
 
     learner: Learner
     batch: Batch
@@ -122,10 +123,10 @@ class StudentPasses:
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         learner, batch, used = self.learner, self.batch, indices or [0]
         mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
-        evidence = gather_evidence(
+        inputs = loss_inputs(
             learner, batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, self.old_logps
         )
-        judgement = learner.method.judge(evidence)
+        outputs = learner.method.objective.loss(inputs, learner.method)
         shares_BT = token_weights(
             mask_BT,
             learner.method.reduce,
@@ -134,14 +135,14 @@ class StudentPasses:
             max_tokens=learner.config.sampling.max_tokens,
         )
         # An idle process goes through the motions with weight 0; all launches average over processes.
-        loss = (shares_BT * self.corrected(judgement.losses_BT, evidence, indices)).sum() * bool(indices)
+        loss = (shares_BT * self.corrected(outputs.losses_BT, inputs, indices)).sum() * bool(indices)
         learner.policy.strategy.backward(loss * learner.policy.accelerator.num_processes, last=last)
         self.losses.append((indices, loss.detach()))
         if indices:
-            self.metrics.add(judgement, evidence, loss.detach())
-            self.details += [Detail(i, judgement, row, self.masks[i]) for row, i in enumerate(indices)]
+            self.metrics.add(outputs, inputs, loss.detach())
+            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
 
-    def corrected(self, losses_BT: Tensor, evidence: LossInputs, indices: Sequence[int]) -> Tensor:
+    def corrected(self, losses_BT: Tensor, inputs: LossInputs, indices: Sequence[int]) -> Tensor:
         """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
         cap, said = self.learner.config.rollout.importance_cap, self.batch.sampled_logps()
         if cap is None:
@@ -149,9 +150,9 @@ class StudentPasses:
         if said is None:
             raise UserError("rollout.importance_cap: the engine does not say its log-probabilities; leave it out")
         sampler_BT = pad_rows([said[i] for i in indices or [0]]).to(losses_BT.device)
-        weights_BT = importance_weights(evidence.old_logps_BT, sampler_BT, cap=cap)
+        weights_BT = importance_weights(inputs.old_logps_BT, sampler_BT, cap=cap)
         if indices:
-            self.metrics.add_importance(weights_BT, evidence.mask_BT, cap)
+            self.metrics.add_importance(weights_BT, inputs.mask_BT, cap)
         return losses_BT * weights_BT
 
 
@@ -195,7 +196,7 @@ def outcome_advantages(learner: Learner, batch: Batch) -> Tensor:
     mine = [(r.completion.index, r.group, float(v.outcome)) for r, v in zip(batch.rollouts, batch.verdicts)]
     step = sorted(gather_object(mine))  # by the rollout's index: any number of processes adds up in one order
     outcome_S, group_S = torch.tensor([row[2] for row in step]), torch.tensor([row[1] for row in step])
-    advantages_S = learner.method.outcome_advantages(outcome_S, group_S)
+    advantages_S = advantages.outcome_advantages(learner.method, outcome_S, group_S)
     places = {row[0]: place for place, row in enumerate(step)}
     return advantages_S[[places[row[0]] for row in mine]]
 
@@ -204,11 +205,11 @@ def observations(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Tea
     """Every teacher of a bank that was judged, with the index of the rollout; controls say nothing of their items."""
     found = []
     for detail in details:
-        judgement, rollout = detail.judgement, batch.rollouts[detail.position]
-        if judgement.support_BK is None or judgement.polarity_BK is None:
+        outputs, rollout = detail.outputs, batch.rollouts[detail.position]
+        if outputs.support_BK is None or outputs.polarity_BK is None:
             continue
         outcome = batch.verdicts[detail.position].outcome
-        supports, polarities = judgement.support_BK[detail.row].tolist(), judgement.polarity_BK[detail.row].tolist()
+        supports, polarities = outputs.support_BK[detail.row].tolist(), outputs.polarity_BK[detail.row].tolist()
         for view, support, polarity in zip(batch.views[detail.position], supports, polarities):
             if view.item_ids and view.prompt_ids and not is_control(view.source):
                 seen = TeacherObservation(view.item_ids, outcome, support, int(polarity))
@@ -216,7 +217,7 @@ def observations(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Tea
     return found
 
 
-def gather_evidence(
+def loss_inputs(
     learner: Learner,
     batch: Batch,
     taught: TeacherScores,
@@ -232,21 +233,18 @@ def gather_evidence(
     lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
     places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
     present = [[place is not None for place in places] for places in zip(*places_KB)]
-    teacher_logps_BKT = divergence_BKT = null_logps_BT = None
-    if learner.method.matches_distribution and any(map(any, present)):
-        blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
-        states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
-        divergence = learner.method.direction
-        scores: Scores = learner.policy.scorer(pack, entropy=True, teacher_hidden_KND=states_KND, divergence=divergence)
-        assert scores.divergence_KN is not None
-        divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in scores.divergence_KN], dim=1)
-    else:
-        scores = learner.policy.scorer(pack, entropy=True)
+    scores = score_student(learner, taught, pack, places_KB, lengths)
     assert scores.logps_N is not None
     assert scores.entropy_N is not None
     student_logps_BT = pack.to_rows(scores.logps_N)
     own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
-    if learner.method.matches_distribution and divergence_BKT is None:
+    teacher_logps_BKT = divergence_BKT = local_gap_BKT = null_logps_BT = None
+    if (values_KN := scores.divergence_KN) is not None:
+        if learner.method.objective.needs_sampled:
+            values_KN, gaps_KN = values_KN.unbind(1)
+            local_gap_BKT = torch.stack([pack.to_rows(gaps_N) for gaps_N in gaps_KN.detach()], dim=1)
+        divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in values_KN], dim=1)
+    elif learner.method.objective.needs_divergence:
         divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
     if K and learner.method.reads_tokens:
         # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
@@ -267,11 +265,34 @@ def gather_evidence(
         teacher_logps_BKT=teacher_logps_BKT,
         null_logps_BT=null_logps_BT,
         divergence_BKT=divergence_BKT,
+        local_gap_BKT=local_gap_BKT,
         entropy_BT=pack.to_rows(scores.entropy_N),
         trust_BK=torch.tensor([trusts(learner, batch, i) for i in used], device=device)
-        if learner.method.follows_trust
+        if learner.method.stance.needs_trust
         else None,
         present_BK=torch.tensor(present, device=device) if K and learner.may_leave_out else None,
+    )
+
+
+def score_student(
+    learner: Learner,
+    taught: TeacherScores,
+    pack: PackedBatch,
+    places_KB: Sequence[Sequence[int | None]],
+    lengths: Sequence[int],
+) -> Scores:
+    """The student's log-probs, and the divergence from each teacher where the objective asks for it."""
+    objective = learner.method.objective
+    if not objective.needs_divergence or not any(place is not None for places in places_KB for place in places):
+        return learner.policy.scorer(pack, entropy=True)
+    blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
+    states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
+    return learner.policy.scorer(
+        pack,
+        entropy=True,
+        teacher_hidden_KND=states_KND,
+        divergence=objective.divergence,
+        of_sampled=objective.needs_sampled,
     )
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from sgsd.contexts.base import Joined
 from sgsd.contexts.references import Answer, Demonstration, OtherProblem, ReasonFirst, Rubric, Shown
 from sgsd.contexts.rollouts import Critique, Feedback, Sibling
-from sgsd.methods.joints import (
-    MatchDistribution,
-)
-from sgsd.methods.losses import ClipLevel
-from sgsd.methods.method import Method, TeacherKind
+from sgsd.methods.method import ClipLevel, Method, TeacherKind
+from sgsd.methods.objectives import MatchDistribution
 
 
 def opsd(
@@ -26,7 +23,7 @@ def opsd(
     return Method(
         name="opsd",
         context=ReasonFirst(Answer(show)) if reason_first else Answer(show),
-        direction=MatchDistribution(beta=beta, clip=clip, clip_level=clip_level, top_k=top_k),
+        objective=MatchDistribution(beta=beta, clip=clip, clip_level=clip_level, top_k=top_k),
         reduce="token",
         teacher=teacher,
         on_policy=on_policy,
@@ -45,7 +42,7 @@ def sdpo(
     return Method(
         name="sdpo",
         context=Feedback() if feedback else Sibling(),
-        direction=MatchDistribution(beta=beta, top_k=top_k, tail=top_k is not None, top_of="student", clip=None),
+        objective=MatchDistribution(beta=beta, top_k=top_k, tail=top_k is not None, top_of="student", clip=None),
         reduce="token",
         teacher=teacher,
         group=group,
@@ -58,7 +55,7 @@ def sdft(beta: float = 0.0, teacher: TeacherKind = "ema") -> Method:
     return Method(
         name="sdft",
         context=Demonstration(),
-        direction=MatchDistribution(beta=beta, clip=None),
+        objective=MatchDistribution(beta=beta, clip=None),
         reduce="token",
         teacher=teacher,
         paper="arXiv 2601.19897",
@@ -70,7 +67,7 @@ def op2sd(beta: float = 0.0, clip: float | None = 0.05, teacher: TeacherKind = "
     return Method(
         name="op2sd",
         context=OtherProblem(),
-        direction=MatchDistribution(beta=beta, clip=clip),
+        objective=MatchDistribution(beta=beta, clip=clip),
         reduce="token",
         teacher=teacher,
         paper="arXiv 2608.09228",
@@ -84,7 +81,7 @@ def rcsd(
     return Method(
         name="rcsd",
         context=Joined((Answer(show), Rubric())),
-        direction=MatchDistribution(beta=0.0, top_k=top_k, clip=clip),
+        objective=MatchDistribution(beta=0.0, top_k=top_k, clip=clip),
         reduce="token",
         teacher=teacher,
         paper="arXiv 2606.19327",
@@ -96,7 +93,7 @@ def critique(beta: float = 0.0, clip: float | None = 0.05, teacher: TeacherKind 
     return Method(
         name="critique",
         context=Critique(),
-        direction=MatchDistribution(beta=beta, clip=clip),
+        objective=MatchDistribution(beta=beta, clip=clip),
         reduce="token",
         teacher=teacher,
         paper="arXiv 2606.11173",

@@ -7,15 +7,15 @@ from typing import Literal
 from sgsd.contexts.base import NoContext
 from sgsd.contexts.references import Answer, Shown
 from sgsd.contexts.rollouts import Hints, Sibling
-from sgsd.methods.joints import (
+from sgsd.methods.method import Method, PolicyGradient, Reduce, TeacherKind
+from sgsd.methods.objectives import (
     ContrastHints,
     FollowOutcome,
     MatchDistribution,
-    OnSuccess,
     RouteByEntropy,
     WeighByTeacher,
 )
-from sgsd.methods.method import Method, Reduce, TeacherKind
+from sgsd.methods.stances import OnSuccess
 
 Scale = Literal["group", "batch", "none"]
 
@@ -32,7 +32,8 @@ def grpo(
     return Method(
         name="grpo",
         context=NoContext(),
-        outcome=FollowOutcome(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
+        objective=FollowOutcome(),
+        outcome=PolicyGradient(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
         reduce=reduce,
         tokens="all",  # the outcome says when to stop, too: the end token is learned
         group=group,
@@ -46,7 +47,8 @@ def reinforce() -> Method:
     return Method(
         name="reinforce",
         context=NoContext(),
-        outcome=FollowOutcome(scale="none", baseline="batch"),
+        objective=FollowOutcome(),
+        outcome=PolicyGradient(scale="none", baseline="batch"),
         tokens="all",
         paper="Williams 1992",
     )
@@ -64,8 +66,8 @@ def dasd(
     return Method(
         name="dasd",
         context=Answer(show),
-        direction=RouteByEntropy(beta, quantile),
-        outcome=FollowOutcome(epsilon=epsilon),
+        objective=RouteByEntropy(beta, quantile),
+        outcome=PolicyGradient(epsilon=epsilon),
         teacher=teacher,
         group=group,
         paper="arXiv 2605.22263",
@@ -85,8 +87,8 @@ def rlcsd(
     return Method(
         name="rlcsd",
         context=Hints(wrong),
-        direction=ContrastHints(strength, tau, least),
-        outcome=FollowOutcome(epsilon=epsilon),
+        objective=ContrastHints(strength, tau, least),
+        outcome=PolicyGradient(epsilon=epsilon),
         reduce="token",
         teacher=teacher,
         group=group,
@@ -106,8 +108,8 @@ def rlsd(
     return Method(
         name="rlsd",
         context=Answer(show),
-        direction=WeighByTeacher("+", strength, bound),
-        outcome=FollowOutcome(epsilon=epsilon),
+        objective=WeighByTeacher("+", strength, bound),
+        outcome=PolicyGradient(epsilon=epsilon),
         reduce="token",
         teacher=teacher,
         group=group,
@@ -126,8 +128,8 @@ def rlrt(
     return Method(
         name="rlrt",
         context=Sibling(),
-        direction=WeighByTeacher("-", strength, bound, successes_only=True),
-        outcome=FollowOutcome(epsilon=epsilon),
+        objective=WeighByTeacher("-", strength, bound, successes_only=True),
+        outcome=PolicyGradient(epsilon=epsilon),
         reduce="token",
         teacher=teacher,
         group=group,
@@ -147,8 +149,8 @@ def sdpg(
         name="sdpg",
         context=Answer(show),
         stance=OnSuccess(by="advantage"),
-        direction=MatchDistribution(beta=1.0, clip=None, share=share),
-        outcome=FollowOutcome(epsilon=epsilon),
+        objective=MatchDistribution(beta=1.0, clip=None, share=share),
+        outcome=PolicyGradient(epsilon=epsilon),
         reduce="token",
         teacher=teacher,
         group=group,

@@ -9,19 +9,11 @@ from sgsd.contexts.names import named_context
 from sgsd.contexts.references import Answer, Shown
 from sgsd.contexts.skill_pairs import PairSide, SkillPairs
 from sgsd.methods.gates import Bounded, GateName, NoGate, named_gate
-from sgsd.methods.joints import (
-    FollowOutcome,
-    ForceOf,
-    LedgerTrust,
-    MatchDistribution,
-    MatchSampledToken,
-    RetrievalSoftmax,
-    StanceKind,
-    VerifiedSupport,
-)
-from sgsd.methods.method import Method, TeacherKind
+from sgsd.methods.method import Method, PolicyGradient, RetrievalSoftmax, TeacherKind
+from sgsd.methods.objectives import MatchDistribution, MatchSampledToken
 from sgsd.methods.recipes.distributions import opsd
 from sgsd.methods.recipes.outcomes import grpo
+from sgsd.methods.stances import CoefficientOf, LedgerTrust, StanceKind, VerifiedSupport
 
 
 def sgsd(
@@ -35,7 +27,7 @@ def sgsd(
     side: PairSide = "pair",
     others: list[str] | None = None,
     gate: GateName = "bounded",
-    force: ForceOf = "verdict",
+    coefficient: CoefficientOf = "verdict",
     group: int = 1,
 ) -> Method:
     """Skill-conditioned gated self-distillation, arXiv 2605.28791."""
@@ -43,9 +35,9 @@ def sgsd(
     return Method(
         name="sgsd",
         context=mixed(pairs, *(named_context(name, "method.others") for name in others or [])),
-        stance=VerifiedSupport(clip=clip, confidence=confidence, kind=stance, force=force),
+        stance=VerifiedSupport(clip=clip, confidence=confidence, kind=stance, coefficient=coefficient),
         gate=named_gate(gate, tau),
-        direction=MatchSampledToken(),
+        objective=MatchSampledToken(),
         weights=RetrievalSoftmax(),
         teacher=teacher,
         group=group,
@@ -62,7 +54,7 @@ def sgsd_calibrated(
         context=SkillPairs(k),
         stance=VerifiedSupport(clip=clip, confidence=confidence, kind="contrast"),
         gate=Bounded(tau),
-        direction=MatchSampledToken(),
+        objective=MatchSampledToken(),
         weights=RetrievalSoftmax(),
         teacher=teacher,
         paper="ours, after arXiv 2605.28791",
@@ -76,15 +68,19 @@ def sgsd_distribution(
     confidence: float = 0.05,
     top_k: int | None = None,
     tail: bool = False,
+    keep_sampled: bool = False,
     teacher: TeacherKind = "live",
 ) -> Method:
-    """SGSD on whole distributions: the gate is on KL(T ‖ S), the stance on the sampled tokens; arXiv 2605.28791."""
+    """SGSD on whole distributions: the gate is on KL(T ‖ S), the stance on the sampled tokens; arXiv 2605.28791.
+
+    With `top_k` and `keep_sampled` both are measured on a local support, each teacher's top k and the sampled token.
+    """
     return Method(
         name="sgsd_distribution",
         context=SkillPairs(k),
         stance=VerifiedSupport(clip=clip, confidence=confidence),
         gate=Bounded(tau),
-        direction=MatchDistribution(beta=0.0, top_k=top_k, tail=tail, clip=None),
+        objective=MatchDistribution(beta=0.0, top_k=top_k, tail=tail, keep_sampled=keep_sampled, clip=None),
         weights=RetrievalSoftmax(),
         teacher=teacher,
         paper="arXiv 2605.28791",
@@ -108,8 +104,8 @@ def trusted(
         context=SkillPairs(k),
         stance=LedgerTrust(clip=clip, confidence=confidence, floor=floor),
         gate=NoGate(clip),
-        direction=MatchSampledToken(),
-        outcome=FollowOutcome(scale="none", baseline="batch", share=0.5 * outcome) if outcome else None,
+        objective=MatchSampledToken(),
+        outcome=PolicyGradient(scale="none", baseline="batch", share=0.5 * outcome) if outcome else None,
         weights=RetrievalSoftmax(),
         teacher=teacher,
         paper="ours",
@@ -118,7 +114,9 @@ def trusted(
 
 def grpo_skill(k: int = 3, group: int = 8, iterations: int = 2, epsilon: float = 0.2) -> Method:
     """GRPO whose student reads the best pairs while it trains; a baseline of arXiv 2605.28791."""
-    return replace(grpo(group, iterations, epsilon), name="grpo_skill", inject=SkillPairs(k), paper="arXiv 2605.28791")
+    return replace(
+        grpo(group, iterations, epsilon), name="grpo_skill", student_context=SkillPairs(k), paper="arXiv 2605.28791"
+    )
 
 
 def opsd_skill(
@@ -126,4 +124,4 @@ def opsd_skill(
 ) -> Method:
     """OPSD whose student reads the best pairs while it trains; a baseline of arXiv 2605.28791."""
     made = opsd(show, clip=clip, teacher=teacher)
-    return replace(made, name="opsd_skill", inject=SkillPairs(k), paper="arXiv 2605.28791")
+    return replace(made, name="opsd_skill", student_context=SkillPairs(k), paper="arXiv 2605.28791")

@@ -9,19 +9,7 @@ from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.math.algebra import Arithmetic, Sum, has_variable, variables, without_poles
 from sgsd.verify.math.brackets import is_label, is_name, is_simple_label
-from sgsd.verify.math.forms import (
-    Based,
-    Choice,
-    Equation,
-    Form,
-    Group,
-    Infinite,
-    Number,
-    Opaque,
-    Relation,
-    Span,
-    Words,
-)
+from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Relation, Span, Words
 from sgsd.verify.math.lexer import Tokens
 from sgsd.verify.math.quantities import same_quantity
 from sgsd.verify.math.ranges import equal as equal_ranges

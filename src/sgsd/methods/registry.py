@@ -1,4 +1,4 @@
-"""The methods, each a few declarative lines; the defaults are the published setting.
+"""The methods by name: recipes of a few declarative lines whose defaults are the published setting.
 
 `build("sgsd", k=4)` makes one by name; `build("my_module:my_method")` makes one of your own.
 """
@@ -12,14 +12,13 @@ from typing import Any
 
 from sgsd.contexts.names import named_context
 from sgsd.lookup import load_attribute, nearest
-from sgsd.methods.joints import Uniform
-from sgsd.methods.method import Method
+from sgsd.methods.method import Method, Uniform
 from sgsd.methods.recipes.distributions import critique, op2sd, opsd, rcsd, sdft, sdpo
 from sgsd.methods.recipes.outcomes import dasd, grpo, reinforce, rlcsd, rlrt, rlsd, sdpg
 from sgsd.methods.recipes.skill_based import grpo_skill, opsd_skill, sgsd, sgsd_calibrated, sgsd_distribution, trusted
 from sgsd.types import UserError
 
-ZOO: Mapping[str, Callable[..., Method]] = {
+RECIPES: Mapping[str, Callable[..., Method]] = {
     make.__name__: make
     for make in (
         *(sgsd, sgsd_calibrated, sgsd_distribution, trusted),
@@ -31,15 +30,15 @@ ZOO: Mapping[str, Callable[..., Method]] = {
 
 
 def recipe(name: str) -> Callable[..., Method]:
-    """The function behind a method's name: one of the zoo, or `module:function` of one's own.
+    """The function behind a method's name: one of the recipes, or `module:function` of one's own.
 
     Raises:
         UserError: there is no such method.
     """
-    if name in ZOO:
-        return ZOO[name]
+    if name in RECIPES:
+        return RECIPES[name]
     if ":" not in name:
-        raise UserError(f"method.name: there is no method {name!r}; {nearest(name, list(ZOO))}")
+        raise UserError(f"method.name: there is no method {name!r}; {nearest(name, list(RECIPES))}")
     found = load_attribute(name, "method.name")
     if not callable(found):
         raise UserError(f"method.name: {name} is not a function that returns a Method")

@@ -1,4 +1,4 @@
-"""What teachers make of the outcome's advantage, token by token: pure functions without gradients.
+"""Advantages: of the outcome within its group, and what teachers make of them token by token. No gradients.
 
 Shapes: B rollouts, K teachers, T positions. Δ [B, K, T] is 0 outside the mask, nats.
 """
@@ -11,9 +11,71 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sgsd.methods.losses import masked_mean
+from sgsd.methods.averages import check_shape, masked_mean
+from sgsd.methods.method import Method
 
 TINY = 1e-6  # nats; what a mean size is held above before it divides
+
+
+def outcome_advantages(method: Method, outcome_B: Tensor, group_B: Tensor) -> Tensor:
+    """A_b of the whole step's rollouts; within groups where only the stance asks for one; else 0. Returns [B]."""
+    term = method.outcome
+    if term is not None:
+        groups_B = torch.zeros_like(group_B) if term.baseline == "batch" else group_B
+        return term.share * group_advantages(outcome_B=outcome_B, group_B=groups_B, scale=term.scale)
+    if method.compares_siblings:
+        return group_advantages(outcome_B=outcome_B, group_B=group_B)
+    return torch.zeros_like(outcome_B, dtype=torch.float32)
+
+
+def group_advantages(
+    *,
+    outcome_B: Tensor,
+    group_B: Tensor,
+    scale: Literal["group", "batch", "none"] = "group",
+    floor: float = 1e-4,
+) -> Tensor:
+    """GRPO's advantages: A_b = (r_b − mean_group r) / (std + floor), over rollouts whose outcome is known.
+
+    Args:
+        outcome_B: +1, −1, or 0 where it is unknown, [B]; such a rollout gets 0 and counts nowhere.
+        group_B: the number of each rollout's group, [B]; one alone in its group gets 0.
+        scale: whose standard deviation (unbiased) divides: "group", "batch" or "none".
+        floor: added to it.
+
+    Returns:
+        [B], in deviations, or in outcomes with scale "none".
+
+    Raises:
+        ValueError: a tensor whose shape does not fit, by its name.
+
+    Example:
+        >>> import torch
+        >>> group_advantages(outcome_B=torch.tensor([1.0, -1.0]), group_B=torch.tensor([0, 0]), scale="none")
+        tensor([ 1., -1.])
+
+    Source: arXiv 2402.03300.
+    """
+    check_shape("group_B", group_B, check_shape("outcome_B", outcome_B, (None,)))
+    known_B = outcome_B != 0
+    same_BB = (group_B[:, None] == group_B[None, :]) & known_B[None, :]
+    count_B = same_BB.sum(-1).clamp(min=1)
+    rewards_BB = torch.where(same_BB, outcome_B[None, :].float(), 0.0)
+    centred_B = outcome_B.float() - rewards_BB.sum(-1) / count_B
+    if scale == "none":
+        return torch.where(known_B, centred_B, 0.0)
+    if scale == "group":
+        deviation_BB = torch.where(same_BB, rewards_BB - (rewards_BB.sum(-1) / count_B)[:, None], 0.0)
+        std_B = (deviation_BB.square().sum(-1) / (count_B - 1).clamp(min=1)).sqrt()
+    else:
+        known = torch.where(known_B, outcome_B.float(), 0.0)
+        count = known_B.sum().clamp(min=1)
+        squares = torch.where(known_B, known - known.sum() / count, 0.0).square().sum()
+        std_B = (squares / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(known_B, centred_B / (std_B + floor), 0.0)
+
+
+# ── What teachers make of the outcome's advantage ──────────────────────────────────────────────────────────────────
 
 
 def entropy_routed(gap_BT: Tensor, entropy_BT: Tensor, mask_BT: Tensor, *, quantile: float) -> Tensor:
