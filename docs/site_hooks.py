@@ -1,9 +1,10 @@
-"""Hooks of the site (mkdocs.yml): files outside docs/ that a page links become pages, and the reference its docstrings."""
+"""Hooks of the site (mkdocs.yml): linked files outside docs/ become pages, and the reference shows docstrings."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,29 @@ def shown(target: Path, name: Path) -> str:
     text = target.read_text(encoding="utf-8")
     if target.suffix == ".md":
         return re.sub(r"\]\((?!\w+:)[^)]*\)", "]", text)  # its links lead from another folder
-    return f'{title}``````{LANGUAGES.get(target.suffix, "text")} linenums="1"\n{text}\n``````\n'
+    if target.suffix == ".py":
+        return title + "\n".join(sections(text))
+    return title + code(text, LANGUAGES.get(target.suffix, "text"), 1)
+
+
+def sections(text: str) -> Iterator[str]:
+    """A module as blocks of code, each top-level definition under a heading that links can lead to."""
+    lines, start = text.splitlines(), 0
+    marks = [(first_line(node), name) for node in ast.parse(text).body for name in sorted(names_of(node))]
+    for place, name in marks:
+        yield code("\n".join(lines[start:place]), "python", start + 1)
+        yield f"## {name} {{#{name}}}\n"
+        start = place
+    yield code("\n".join(lines[start:]), "python", start + 1)
+
+
+def code(text: str, language: str, first: int) -> str:
+    return f'``````{language} linenums="{first}"\n{text}\n``````\n' if text.strip() else ""
+
+
+def first_line(node: ast.stmt) -> int:
+    """The number of lines before a definition and its decorators."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -55,25 +78,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if page.file.src_uri == "reference.md" and ": " in text:
             module = ".".join(name.with_suffix("").parts[1:]).removesuffix(".__init__")
             return f"\n\n::: {module}.{text.strip('`').split(': ')[1]}\n"
-        line = line_of(file, text.strip("`").partition(": ")[2])
-        return f"[{text}]({page_of(name)}{line})"
+        symbol = text.strip("`").partition(": ")[2].partition(".")[0]
+        return f"[{text}]({page_of(name)}{'#' * bool(symbol)}{symbol})"
 
     text = LINK.sub(to_page, markdown)
     return re.sub(r"^- *\n\n(?=:::)", "", text, flags=re.MULTILINE) if page.file.src_uri == "reference.md" else text
-
-
-def line_of(file: Path, symbol: str) -> str:
-    """The anchor of the line where a module defines a name; nothing where no name is given."""
-    if not symbol or file.suffix != ".py":
-        return ""
-    body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
-    line = 0
-    for part in symbol.split("."):
-        found = next((node for node in body if part in names_of(node)), None)
-        if found is None:
-            return f"#{symbol}"  # the build warns of an anchor to nothing
-        line, body = found.lineno, getattr(found, "body", [])
-    return f"#__line-0-{line}"
 
 
 def names_of(node: ast.stmt) -> set[str]:

@@ -1,8 +1,8 @@
 """Every Python block of README.md and docs/*.md runs; shell blocks parse, and what they call exists with its flags.
 
 A block that cannot run here stands under `<!-- not run: REASON -->`, and one that shows lines of the package under
-`<!-- quoted from: PATH -->`: those lines must stand in that file. A Python block whose first line is `# NAME.py` is a file
-of that name, which later blocks of its page may import. In YAML every key must be one of the configuration's.
+`<!-- quoted from: PATH -->`: those lines must stand in that file. A Python block whose first line is `# NAME.py` is a
+file of that name, which later blocks of its page may import. In YAML every key must be one of the configuration's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from runs import SMALL, merged, run_small
 from sgsd.bank import save_bank
 from sgsd.cli.main import COMMANDS
 from sgsd.cli.overrides import read_flags
+from sgsd.cli.plan_command import ASSUMED
 from sgsd.config.schema import keys, parts
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.policy import POLICY_FOLDER
@@ -189,7 +191,7 @@ def sgsd_words(words: tuple[str, ...]) -> tuple[str, ...] | None:
     if words[0] == "sgsd":
         return words[1:]
     for module in ("sgsd", "sgsd.cli"):
-        if words[0] in ("accelerate", "python", "exec") and ("-m", module) in zip(words, words[1:]):
+        if words[0] in ("accelerate", "python", "exec") and ("-m", module) in pairwise(words):
             return words[words.index(module) + 1 :]
     return None
 
@@ -203,11 +205,12 @@ INLINE = sorted(
         for match in re.finditer(r"`sgsd ([^`…]+)`", page.read_text(encoding="utf-8").replace("\n", " "))
     }
 )
-CONFIG_FIRST = {
+# Commands whose config comes first, and how many words each of their own flags takes.
+CONFIG_FIRST: dict[str, dict[str, int]] = {
     "train": {"--resume": 0, "--print-config": 0, "--dry-run": 0},
     "preview": {},
     "probe": {"--rollouts": 1, "--json": 1},
-    "plan": {flag: 1 for flag in "--steps --memory --processes --student-prompt --teacher-prompt --completion".split()},
+    "plan": dict.fromkeys(("--steps", "--memory", *ASSUMED), 1),
     "migrate": {"--write": 0},
     "bank build": {"--dry-run": 0},
 }

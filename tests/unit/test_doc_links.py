@@ -1,4 +1,4 @@
-"""Every relative link and anchor of the documentation leads somewhere, and every name of code that a page gives exists."""
+"""Every relative link and anchor of the documentation leads somewhere, and the code that a page names exists."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         to = (page.parent / path).resolve() if path else page
-        if not to.exists():
-            broken.append(target)
-        elif anchor and to.suffix == ".md" and anchor not in anchors(to):
+        if not to.exists() or (anchor and to.suffix == ".md" and anchor not in anchors(to)):
             broken.append(target)
     assert not broken, f"{page.name}: {', '.join(broken)}"
 
