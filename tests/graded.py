@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sgsd.contexts import Graded, PromptBuilder
+from sgsd.contexts import Context, Graded, Pool, Resources
+from sgsd.contexts.prompt_builders import PromptBuilder, TeacherPrompts
+from sgsd.contexts.prompts import PromptSet, Quote, load_prompts
 from sgsd.types import Completion, Problem, Rollout, Status, Verdict
 
 RIGHT, WRONG, UNKNOWN = Status.CORRECT, Status.INCORRECT, Status.TIMEOUT
@@ -41,3 +45,23 @@ def group_of(*statuses: Status, first: int = 0, group: int = 0) -> list[Graded]:
 def shown(maker: PromptBuilder, views: Sequence[tuple[object, ...]]) -> list[list[str]]:
     """The text of every teacher's prompt; empty for one that was left out."""
     return [[maker.tokenizer.decode(view.prompt_ids) for view in pool] for pool in views]  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Made(Context):
+    """A context that a function of problems makes."""
+
+    make: Callable[[Sequence[Problem]], list[Pool]]
+
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        return self.make(problems)
+
+
+def resources_of(prompts: str | PromptSet = "math", **more: Any) -> Resources:
+    loaded = load_prompts(prompts) if isinstance(prompts, str) else prompts
+    return Resources(loaded, Quote(("<think>", "</think>", "<|im_end|>")), **more)
+
+
+def teachers_of(context: Context, builder: PromptBuilder, *, thinking: bool = False, **more: Any) -> TeacherPrompts:
+    unfit = more.pop("unfit", "error")
+    return TeacherPrompts(context, resources_of(builder.prompts, **more), builder, thinking, unfit)

@@ -123,7 +123,7 @@ class SkillPair:
 class TeacherView:
     """The prompt under which the model scores a rollout as its own teacher; weights of a pool sum to 1."""
 
-    source: str  # which provider made it: "skill_pair", "answer", "null", …
+    source: str  # what made it: "skill_pair", "answer", "null", …
     prompt_ids: tuple[int, ...]
     weight: float
     item_ids: tuple[str, ...] = ()

@@ -98,7 +98,8 @@ def test_a_rollout_whose_null_teacher_does_not_fit_is_left_out_whole(tmp_path: P
     parts = build_run(
         small_config(tmp_path, method=sgsd("contrast"), prompts={"unfit": "skip"}, rollouts=4), Accelerator()
     )
-    parts.nulls = FitsSome(parts.nulls)
+    half: Any = FitsSome(parts.contexts.null_teachers)
+    parts.contexts = replace(parts.contexts, null_teachers=half)
     with parts.verifier:
         rollouts = parts.sampler.sample(1)
         batch = build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))

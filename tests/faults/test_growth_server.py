@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from chat_server import ITEM, Handler, Script, Server, answer, completion, serving
-from sgsd.contexts import PromptSet, load_prompts
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, Request, ServerSettings, ServerWriter, WriterClient, WriterError
 from sgsd.skills.drafts import ExtractedSkills, schema_of
 from sgsd.types import UserError

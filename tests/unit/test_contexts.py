@@ -11,23 +11,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from graded import PROBLEM
+from graded import PROBLEM, Made, resources_of, teachers_of
 from sgsd.bank import render_pair
-from sgsd.contexts import (
-    AnswerBlocks,
-    Block,
-    BlockMaker,
-    BlockProvider,
-    JoinedBlocks,
-    NoContextProvider,
-    PromptBuilder,
-    PromptSet,
-    Shown,
-    SkillPairBlocks,
-    encode_chat,
-    load_prompts,
-)
-from sgsd.contexts.prompts import BUNDLED
+from sgsd.contexts import Answer, Block, Context, Joined, NoContext, SkillPairs, make_pools
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import BUNDLED, PromptSet, encode_chat, load_prompts
+from sgsd.contexts.references import Shown
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
@@ -99,14 +88,15 @@ def test_files_that_must_be_there(missing: tuple[str, ...], tmp_path: Path) -> N
 def test_a_context_without_its_file_is_refused_by_name(tmp_path: Path, lab_tokenizer: Any) -> None:
     bare = load_prompts(own_folder(tmp_path))
     one_block = lambda problems: [(Block("b", "text"),) for _ in problems]  # noqa: E731
-    for blocks, file in (
-        (SkillPairBlocks(bare, lambda texts: [[SkillPair(SKILL, None, 1.0, 1.0)]], render_pair), "skill_pair.txt"),
-        (AnswerBlocks(bare, "answer"), "answer.txt"),
-        (AnswerBlocks(bare, "solution"), "solution.txt"),
-        (JoinedBlocks(bare, (one_block, one_block)), "join.txt"),
+    pairs = {"retrieve": lambda pairs, texts: [[SkillPair(SKILL, None, 1.0, 1.0)]], "render_pair": render_pair}
+    for context, file in (
+        (SkillPairs(1), "skill_pair.txt"),
+        (Answer("answer"), "answer.txt"),
+        (Answer("solution"), "solution.txt"),
+        (Joined((Made(one_block), Made(one_block))), "join.txt"),
     ):
         with pytest.raises(UserError, match=f"{tmp_path}: there is no {file}"):
-            BlockProvider(maker(lab_tokenizer, bare), blocks, False).views([PROBLEM])
+            teachers_of(context, maker(lab_tokenizer, bare), **pairs).views([PROBLEM])
 
 
 @pytest.mark.parametrize(
@@ -262,26 +252,25 @@ def pools() -> list[list[SkillPair]]:
     ]
 
 
-def shown_by(blocks: BlockMaker, tokenizer: Any, problem: Problem = PROBLEM, **options: Any) -> list[str]:
+def shown_by(context: Context, tokenizer: Any, problem: Problem = PROBLEM, **options: Any) -> list[str]:
     """The texts of the first pool's prompts."""
-    provider = BlockProvider(maker(tokenizer, "math"), blocks, **{"thinking": False, **options})
-    return [tokenizer.decode(view.prompt_ids) for view in provider.views([problem])[0]]
+    teachers = teachers_of(context, maker(tokenizer, "math"), **options)
+    return [tokenizer.decode(view.prompt_ids) for view in teachers.views([problem])[0]]
 
 
-def pair_blocks(prompts: PromptSet) -> SkillPairBlocks:
-    return SkillPairBlocks(prompts, lambda texts: pools()[: len(texts)], render_pair)
+PAIRS = {"retrieve": lambda pairs, texts: pools()[: len(texts)], "render_pair": render_pair}
 
 
 def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_tokenizer: Any) -> None:
     asked: list[str] = []
 
-    def retrieve(texts: Sequence[str]) -> list[list[SkillPair]]:
+    def retrieve(pairs: SkillPairs, texts: Sequence[str]) -> list[list[SkillPair]]:
         asked.extend(texts)
         return pools()
 
     made, second = maker(lab_tokenizer), Problem("p2", "Square: 8^2+32", gold="96")
-    blocks = SkillPairBlocks(made.prompts, retrieve, render_pair)
-    found = BlockProvider(made, blocks, thinking=True).views([PROBLEM, second])
+    teachers = teachers_of(SkillPairs(2), made, thinking=True, retrieve=retrieve, render_pair=render_pair)
+    found = teachers.views([PROBLEM, second])
     assert asked == [PROBLEM.text, second.text]
     assert [[(view.weight, view.item_ids) for view in pool] for pool in found] == [
         [(0.7, ("s1", "m1")), (0.3, ("s2",))],
@@ -299,8 +288,8 @@ def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_token
 def test_a_skill_teacher_never_sees_the_answer(name: str, lab_tokenizer: Any) -> None:
     def shown(text: str) -> str:
         problem, made = Problem("p", text, gold=PROBLEM.gold, solution=PROBLEM.solution), maker(lab_tokenizer, name)
-        provider = BlockProvider(made, pair_blocks(made.prompts), thinking=False)
-        return "".join(lab_tokenizer.decode(view.prompt_ids) for view in provider.views([problem])[0])
+        teachers = teachers_of(SkillPairs(2), made, **PAIRS)
+        return "".join(lab_tokenizer.decode(view.prompt_ids) for view in teachers.views([problem])[0])
 
     assert "98765" not in shown("Addition: 38+35")
     assert "8+5=13" not in shown("Addition: 38+35")
@@ -322,32 +311,31 @@ def test_the_answer_teacher_is_shown_a_solution_or_the_bare_answer(
 ) -> None:
     problem = Problem("p", "Addition: 38+35", gold="98765", solution=solution)
     made = maker(lab_tokenizer, "math")
-    ((view,),) = BlockProvider(made, AnswerBlocks(made.prompts, show), thinking=False).views([problem])
+    ((view,),) = teachers_of(Answer(show), made).views([problem])
     text = lab_tokenizer.decode(view.prompt_ids)
     assert ("8+5=13, hence the sum." in text) == (source == "solution")
     assert ("The correct final answer of the problem below is 98765." in text) == (source == "answer")
     assert "None" not in text
     assert (view.source, view.weight, view.item_ids) == (source, 1.0, ())
     assert text.endswith("</think>\n\n")
-    (thinking,) = shown_by(AnswerBlocks(made.prompts, show), lab_tokenizer, problem, thinking=True)
+    (thinking,) = shown_by(Answer(show), lab_tokenizer, problem, thinking=True)
     assert thinking.endswith("<|im_start|>assistant\n")
 
 
 def test_what_is_to_be_shown_and_is_not_there_is_refused_by_name(lab_tokenizer: Any) -> None:
-    math = load_prompts("math")
     for bare, missing in (
         (Problem("p7", "1+1", solution="some words"), "answer"),
         (Problem("p7", "1+1", gold="2"), "solution"),
     ):
         for unfit in ("error", "skip"):  # it is a hole in the data, not a prompt that does not fit
             with pytest.raises(UserError, match=f"problem p7: it has no {missing} to show"):
-                shown_by(AnswerBlocks(math, "solution"), lab_tokenizer, bare, unfit=unfit)
+                shown_by(Answer("solution"), lab_tokenizer, bare, unfit=unfit)
 
 
 def test_each_pair_together_with_the_answer(lab_tokenizer: Any) -> None:
     made = maker(lab_tokenizer, "lab")
-    blocks = JoinedBlocks(made.prompts, (pair_blocks(made.prompts), AnswerBlocks(made.prompts, "answer")))
-    first, second = BlockProvider(made, blocks, thinking=True).views([PROBLEM])[0]
+    context = Joined((SkillPairs(2), Answer("answer")))
+    first, second = teachers_of(context, made, thinking=True, **PAIRS).views([PROBLEM])[0]
     assert lab_tokenizer.decode(first.prompt_ids) == (
         "<|im_start|>user\nSkill: Carry the one.\nMistake: Forgetting the ten. Write the ten down\nAnswer: 98765\n"
         "Addition: 38+35<|im_end|>\n<|im_start|>assistant\n"
@@ -362,11 +350,12 @@ def test_blocks_of_any_kind_join_as_a_product() -> None:
     def twos(problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
         return [(Block("a", "x", 0.25, ("i",)), Block("a", "y", 0.75, ("j",))) for _ in problems]
 
-    (pool,) = JoinedBlocks(prompts, (twos, JoinedBlocks(prompts, (twos, twos))))([PROBLEM])
+    context = Joined((Made(twos), Joined((Made(twos), Made(twos)))))
+    (pool,) = make_pools(context, [PROBLEM], resources_of(prompts))
     assert [block.text for block in pool] == [f"{a}|{b}|{c}" for a in "xy" for b in "xy" for c in "xy"]
     assert sum(block.weight for block in pool) == 1
     assert (pool[1].weight, pool[1].item_ids, pool[1].source) == (0.25 * 0.25 * 0.75, ("i", "i", "j"), "a+a+a")
 
 
-def test_without_a_context_every_problem_has_an_empty_pool() -> None:
-    assert NoContextProvider().views([PROBLEM, PROBLEM]) == [(), ()]
+def test_without_a_context_every_problem_has_an_empty_pool(lab_tokenizer: Any) -> None:
+    assert teachers_of(NoContext(), maker(lab_tokenizer)).views([PROBLEM, PROBLEM]) == [(), ()]

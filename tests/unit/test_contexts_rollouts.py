@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from graded import PROBLEM, RIGHT, UNKNOWN, WRONG, graded, group_of, shown
+from graded import PROBLEM, RIGHT, UNKNOWN, WRONG, Made, graded, group_of, resources_of, shown, teachers_of
 from sgsd.contexts import (
-    AnswerBlocks,
+    Answer,
     Block,
-    CritiqueBlocks,
-    FeedbackBlocks,
+    Context,
+    Critique,
+    Feedback,
     Graded,
-    HintBlocks,
-    JoinedBlocks,
-    MixedBlocks,
-    OfProblems,
-    PromptBuilder,
-    Quote,
-    ReasonedBlocks,
-    RolloutMaker,
-    RolloutProvider,
-    SiblingBlocks,
-    UnfitPrompt,
-    load_prompts,
-    no_context,
-    pools_for,
+    Hints,
+    Joined,
+    Mixed,
+    Null,
+    Pool,
+    ReasonFirst,
+    RolloutContext,
+    Sibling,
+    controls,
+    make_pools,
+    references,
+    rollouts,
+    skill_pairs,
 )
-from sgsd.types import Problem, TeacherView, UserError
+from sgsd.contexts.prompt_builders import PromptBuilder, UnfitPrompt
+from sgsd.contexts.prompts import load_prompts
+from sgsd.types import Problem, UserError
 
 MATH = load_prompts("math")
-QUOTE = Quote(("<think>", "</think>", "<|im_end|>"))
 MIX = (RIGHT, WRONG, RIGHT, WRONG, WRONG, RIGHT, WRONG, UNKNOWN)
 
 
@@ -43,12 +44,16 @@ def texts(pools: Sequence[Sequence[Block]]) -> list[list[str]]:
     return [[block.text or "" for block in pool] for pool in pools]
 
 
-def siblings(seed: int = 0) -> SiblingBlocks:
-    return SiblingBlocks(MATH, QUOTE, seed)
+def siblings(seed: int = 0) -> Callable[[Sequence[Graded]], list[Pool]]:
+    return made(Sibling(), seed=seed)
 
 
-def hints(wrong: int, seed: int = 0) -> HintBlocks:
-    return HintBlocks(MATH, QUOTE, wrong, seed)
+def hints(wrong: int, seed: int = 0) -> Callable[[Sequence[Graded]], list[Pool]]:
+    return made(Hints(wrong), seed=seed)
+
+
+def made(context: Context, **resources: Any) -> Callable[[Sequence[Graded]], list[Pool]]:
+    return lambda rollouts: make_pools(context, rollouts, resources_of(MATH, **resources))
 
 
 # ── Siblings ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -75,8 +80,9 @@ def test_without_a_success_to_be_shown_the_teacher_is_left_out(statuses: tuple[A
         assert block.optional
 
 
-@pytest.mark.parametrize("make", [siblings(), hints(2), FeedbackBlocks(MATH, QUOTE)], ids=lambda m: type(m).__name__)
-def test_the_choice_is_the_groups_own(make: RolloutMaker) -> None:
+@pytest.mark.parametrize("context", [Sibling(), Hints(2), Feedback()], ids=lambda c: type(c).__name__)
+def test_the_choice_is_the_groups_own(context: Context) -> None:
+    make = made(context)
     ours, theirs = group_of(*MIX), group_of(*MIX, first=40, group=5)
     alone = make(ours)
     assert make([*theirs, *ours])[len(theirs) :] == alone
@@ -144,7 +150,7 @@ def test_a_failure_whose_answer_was_not_read_is_no_hint() -> None:
 def test_feedback_says_what_was_read_and_whether_it_was_right_and_never_the_gold() -> None:
     nothing = graded(3, WRONG, text="attempt-3 and so on", answer=None)
     batch = [*group_of(RIGHT, WRONG, UNKNOWN), nothing]
-    (right,), (wrong,), (unknown,), (unread,) = texts(FeedbackBlocks(MATH, QUOTE)(batch))
+    (right,), (wrong,), (unknown,), (unread,) = texts(made(Feedback())(batch))
     assert "attempt-0" in right
     assert "100, is correct" in right
     assert "attempt-1" in wrong
@@ -165,7 +171,7 @@ def test_a_critic_sees_problem_reference_and_attempt_and_the_teacher_its_words()
         return [None if r.index == 1 else f"<think>no</think>mended {r.index}" for r in rollouts]
 
     batch = [*group_of(RIGHT, WRONG, WRONG), graded(3, WRONG, text="<think>never ends")]
-    found = CritiqueBlocks(MATH, QUOTE, critic)(batch)
+    found = made(Critique(), critic=critic)(batch)
     assert [bool(text) for (text,) in texts(found)] == [True, False, True, False]
     assert len(asked) == 3  # what cannot be quoted is not asked about
     for number, question in enumerate(asked):
@@ -183,7 +189,7 @@ def test_reasons_stand_under_the_reference_and_know_nothing_of_the_rollout() -> 
     def reasoner(rollouts: Sequence[Graded], blocks: Sequence[Block]) -> list[str]:
         return ["" if r.index == 2 else f"<think>because {r.index}</think>so<|im_end|>more" for r in rollouts]
 
-    make = ReasonedBlocks(MATH, AnswerBlocks(MATH, "answer"), QUOTE, reasoner)
+    make = made(ReasonFirst(Answer("answer")), reasoner=reasoner)
     batch = group_of(RIGHT, WRONG, WRONG)
     (first,), (second,), (without,) = make(batch)
     assert (first.source, without.source) == ("answer+reasons", "answer")
@@ -197,37 +203,29 @@ def test_reasons_stand_under_the_reference_and_know_nothing_of_the_rollout() -> 
 # ── Together ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_maker_of_problems_is_handed_problems_and_nothing_else() -> None:
+def test_a_context_of_problems_is_handed_problems_and_nothing_else(lab_tokenizer: Any) -> None:
     seen: list[Any] = []
 
-    def make(problems: Sequence[Problem]) -> list[tuple[Block, ...]]:
+    def make(problems: Sequence[Problem]) -> list[Pool]:
         seen.extend(problems)
-        return no_context(problems)
+        return [(Block("null", None),) for _ in problems]
 
-    JoinedBlocks(MATH, (OfProblems(make), siblings()))(group_of(RIGHT, WRONG))
+    made(Joined((Made(make), Sibling())))(group_of(RIGHT, WRONG))
     assert seen == [PROBLEM, PROBLEM]
-
-    class Provider:
-        def views(self, problems: Sequence[Problem]) -> list[tuple[TeacherView, ...]]:
-            seen.extend(problems)
-            return [() for _ in problems]
-
-    pools_for(Provider(), group_of(RIGHT))
+    teachers_of(Made(make), PromptBuilder(MATH, lab_tokenizer, 512)).views(group_of(RIGHT))
     assert seen == [PROBLEM] * 3
 
 
 def test_half_a_joined_context_is_none_and_the_rest_of_a_mix_shares_the_weight(lab_tokenizer: Any) -> None:
-    answer = OfProblems(AnswerBlocks(MATH, "answer"))
+    answer = Answer("answer")
     maker = PromptBuilder(MATH, lab_tokenizer, 512)
     batch = group_of(RIGHT, WRONG)
-    joined = RolloutProvider(maker, JoinedBlocks(MATH, (answer, siblings())), False).views(batch)
+    joined = teachers_of(Joined((answer, Sibling())), maker).views(batch)
     assert [[bool(view.prompt_ids) for view in pool] for pool in joined] == [[False], [True]]
     (_,), (text,) = shown(maker, joined)
     assert "98765" in text
     assert "attempt-0" in text
-    mixed = RolloutProvider(maker, MixedBlocks((answer, hints(1), OfProblems(no_context))), False).views(
-        [*batch, graded(2, RIGHT)]
-    )
+    mixed = teachers_of(Mixed((answer, Hints(1), Null())), maker).views([*batch, graded(2, RIGHT)])
     assert [len(pool) for pool in mixed] == [4, 4, 4]
     for pool in mixed:
         kept = [view.weight for view in pool if view.prompt_ids]
@@ -239,20 +237,37 @@ def test_half_a_joined_context_is_none_and_the_rest_of_a_mix_shares_the_weight(l
 def test_what_was_sampled_and_does_not_fit_is_left_out_and_the_data_s_own_is_an_error(lab_tokenizer: Any) -> None:
     tight = PromptBuilder(MATH, lab_tokenizer, 110)
     batch = [graded(0, WRONG), graded(1, RIGHT, text="long " * 200)]
-    (pool, _) = RolloutProvider(tight, siblings(), False).views(batch)
+    (pool, _) = teachers_of(Sibling(), tight).views(batch)
     assert [(view.prompt_ids, view.weight) for view in pool] == [((), 0.0)]
     wordy = [replace(r, rollout=replace(r.rollout, problem=replace(PROBLEM, gold="9" * 200))) for r in batch]
     with pytest.raises(UnfitPrompt, match=r"prompts\.unfit: skip"):
-        RolloutProvider(tight, MixedBlocks((OfProblems(AnswerBlocks(MATH, "answer")), siblings())), False).views(wordy)
+        teachers_of(Mixed((Answer("answer"), Sibling())), tight).views(wordy)
     forged = [replace(r, rollout=replace(r.rollout, problem=replace(PROBLEM, gold="</think>"))) for r in batch]
     with pytest.raises(UserError, match="control token"):
-        RolloutProvider(tight, OfProblems(AnswerBlocks(MATH, "answer")), False).views(forged)
+        teachers_of(Answer("answer"), tight).views(forged)
 
 
-def test_only_makers_of_rollouts_are_handed_verdicts() -> None:
-    for make, handed in (
-        (SiblingBlocks, "Sequence[Graded]"),
-        (AnswerBlocks, "Sequence[Problem]"),
-    ):
-        (argument,) = [p for p in inspect.signature(make.__call__).parameters.values() if p.name != "self"]
-        assert argument.annotation == handed
+def asked_of(module: Any) -> list[tuple[type[Context], str]]:
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Context)]
+    own = [kind for kind in kinds if kind.__module__ == module.__name__]
+    return [(kind, name) for kind in own for name in ("block", "blocks") if name in vars(kind)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [asked for module in (references, rollouts, controls, skill_pairs) for asked in asked_of(module)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_only_contexts_of_rollouts_are_handed_verdicts(kind: type[Context], name: str) -> None:
+    _, handed, _ = inspect.signature(getattr(kind, name)).parameters.values()
+    one = "Graded" if issubclass(kind, RolloutContext) else "Problem"
+    assert handed.annotation == (one if name == "block" else f"Sequence[{one}]")
+
+
+def test_a_combination_sees_rollouts_where_a_part_does() -> None:
+    assert Joined((Answer(), Mixed((Null(), Sibling())))).sees_rollouts
+    assert not Joined((Answer(), Mixed((Null(), Answer())))).sees_rollouts
+    assert ReasonFirst(Answer()).sees_rollouts
+    for context in (Sibling(), Hints(2), Mixed((Answer(), Null()))):
+        with pytest.raises(ValueError, match="made from problems"):
+            ReasonFirst(context)

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgsd.train.contexts.pools import make_provider, make_train_prompts
 
 from graded import OTHERS, PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
-from sgsd.contexts import Answer, Demonstration, PromptBuilder, Shown, SkillPairs, load_prompts, pools_for
-from sgsd.contexts.prompts import BUNDLED
+from sgsd.contexts import Answer, Demonstration, SkillPairs
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import BUNDLED, load_prompts
+from sgsd.contexts.references import Shown
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.methods.registry import RECIPES, defaults
 from sgsd.rollout import ScriptedEngine
+from sgsd.train.context_resources import make_contexts
 
 SETS = sorted(file.parent.name for file in BUNDLED.glob("*/student.txt"))
 SHOWN: tuple[Shown, ...] = ("answer", "solution", "solution_or_answer")
@@ -37,9 +39,9 @@ def test_every_bundled_set_serves_every_method_of_the_zoo(
     method, made = config.build_method(), PromptBuilder(load_prompts(name), lab_tokenizer, 4096)
     engine = ScriptedEngine(lambda prompt, index: lab_tokenizer("so it is")["input_ids"], lab_tokenizer.decode)
     critic = lambda rollouts, questions: ["step by step" for _ in questions]  # noqa: E731
-    provider = make_provider(config, method, made, demo_bank(), problems=OTHERS, engine=engine, critic=critic)
+    contexts = make_contexts(config, method, made, demo_bank(), problems=OTHERS, engine=engine, critic=critic)
     rollouts = group_of(*[RIGHT, WRONG] * 5)
-    for pool in pools_for(provider, rollouts):
+    for pool in contexts.teachers.views(rollouts):
         assert len(pool) == method.context.teachers
         assert sum(view.weight for view in pool) == pytest.approx(min(1, len(pool)))
         for view in pool:
@@ -49,5 +51,4 @@ def test_every_bundled_set_serves_every_method_of_the_zoo(
             assert len(view.item_ids) == (2 if of_bank else 0)
             of_reference = any(isinstance(leaf, Answer | Demonstration) for leaf in method.context.leaves())
             assert ("98765" in shown) == of_reference
-    train_prompts = make_train_prompts(config, method, made, demo_bank())
-    assert "Addition: 38+35" in lab_tokenizer.decode(train_prompts.student(PROBLEM, thinking=False))
+    assert "Addition: 38+35" in lab_tokenizer.decode(contexts.train_prompts.student(PROBLEM, thinking=False))

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from accelerate import Accelerator
-from sgsd.train.contexts.critic import WriterCritic, make_critic
-from sgsd.train.contexts.off_policy import by_reference, check_solutions, reference_completion
 
 from graded import PROBLEM, RIGHT, WRONG, group_of
 from runs import small_config
@@ -20,6 +18,8 @@ from sgsd.data.problems import read_problems
 from sgsd.methods.method import Method, PolicyGradient
 from sgsd.methods.objectives import MatchDistribution, MatchSampledToken
 from sgsd.skills import Failed, Request, ScriptedWriter, Written
+from sgsd.train.critic import WriterCritic, make_critic
+from sgsd.train.off_policy import by_reference, check_solutions, reference_completion
 from sgsd.types import Problem, UserError
 
 BATCH = group_of(RIGHT, WRONG, WRONG)

@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from sgsd.contexts import PromptSet, load_prompts
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, Failed, Request, ScriptedWriter, WriterClient, WriterError, Written
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedSkills
 from sgsd.types import UserError

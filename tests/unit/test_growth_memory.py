@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsd.bank import BankStore
-from sgsd.contexts import PromptSet, load_prompts
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.skills import (
     TEMPLATES,
     ExtractSettings,

@@ -25,7 +25,7 @@ from sgsd.bank import (
     words_of,
 )
 from sgsd.bank.lineage import life_of
-from sgsd.contexts import PromptSet, load_prompts
+from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, MergeSettings, Request, ScriptedWriter, WriterClient, merge
 from sgsd.skills.merge import Layer
 from sgsd.types import BankItem, Mistake, Skill, UserError

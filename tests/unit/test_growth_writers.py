@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sgsd.contexts import load_prompts
+from sgsd.contexts.prompts import load_prompts
 from sgsd.rollout import Sampling
 from sgsd.skills import TEMPLATES, EngineWriter, Failed, Request, WriterClient, Written
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, schema_of

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from sgsd.bank import Bm25Retriever, dump_bank, parse_bank, retrieve_pairs
-from sgsd.contexts import encode_chat, load_prompts
+from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.lab import task_skills as S
 from sgsd.lab.demo_bank import DEMO_MIX, demo_bank
 from sgsd.lab.policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY

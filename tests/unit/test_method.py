@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sgsd import contexts as C
 from sgsd.methods import RECIPES, build, registry, sgsd_loss
-from sgsd.methods import context as C
 from sgsd.methods.averages import token_weights
 from sgsd.methods.method import LossInputs, LossOutputs, Method, PolicyGradient, Reduce
 from sgsd.methods.objectives import MatchSampledToken

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from sgsd import contexts as C
 from sgsd.methods import RECIPES, build
-from sgsd.methods import context as C
 from sgsd.methods import method as M
 from sgsd.methods import objectives as O
 from sgsd.methods import stances as S

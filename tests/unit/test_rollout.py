@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from sgsd.contexts import encode_chat, load_prompts
+from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.rollout import Sampling, ScriptedEngine, TransformersEngine
 from sgsd.rollout.engine import completion, uniforms
 from sgsd.rollout.transformers_engine import SeededSampler

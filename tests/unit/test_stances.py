@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from oracle import polarity, sgsd_oracle
 from runs import small_config
+from sgsd import contexts as C
 from sgsd.methods import build
-from sgsd.methods import context as C
 from sgsd.methods import losses as L
 from sgsd.methods import stances as S
 from sgsd.methods.averages import masked_mean

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.evaluate import Evaluation, Evaluator, avg_at_k, wilson
 from sgsd.rollout import Sampling, ScriptedEngine
 from sgsd.types import Completion, Problem, Status, Verdict

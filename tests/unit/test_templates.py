@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from template_cases import FAMILIES, TEMPLATES, model, save, tokenizer
 
 from runs import LORA, small_config
-from sgsd.contexts import PromptBuilder, encode_chat, load_prompts, thinking_mode
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import encode_chat, load_prompts, thinking_mode
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.scorer import Scorer, collate
 from sgsd.train.batch import Batch

@@ -11,18 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from graded import Made, teachers_of
 from runs import LORA, merged, run_small, small_config
-from sgsd.contexts import (
-    Block,
-    BlockMaker,
-    BlockProvider,
-    JoinedBlocks,
-    PromptBuilder,
-    SkillPairs,
-    UnfitPrompt,
-    fitting,
-    load_prompts,
-)
+from sgsd.contexts import Block, Context, Joined, SkillPairs
+from sgsd.contexts.prompt_builders import PromptBuilder, UnfitPrompt, fitting
+from sgsd.contexts.prompts import load_prompts
 from sgsd.methods import Method
 from sgsd.methods.gates import NoGate
 from sgsd.methods.method import Always
@@ -43,35 +36,34 @@ def maker(tokenizer: Any, max_tokens: int = 512) -> PromptBuilder:
     return PromptBuilder(load_prompts("lab"), tokenizer, max_tokens)
 
 
-def sized(*texts: str) -> BlockMaker:
+def sized(*texts: str) -> Context:
     """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on."""
-    return lambda problems: [
-        tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1)) for _ in problems
-    ]
+    pool = tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1))
+    return Made(lambda problems: [pool for _ in problems])
 
 
 @pytest.mark.parametrize("bad", ["long " * 99, "", " \n"])
 def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, lab_tokenizer: Any) -> None:
     made = maker(lab_tokenizer, max_tokens=60)
     with pytest.raises(UnfitPrompt, match=r"problem p1, teacher t2: .*prompts\.unfit: skip"):
-        BlockProvider(made, sized("good", bad, "fine"), thinking=False).views([PROBLEM])
-    (pool,) = BlockProvider(made, sized("good", bad, "fine"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("good", bad, "fine"), made).views([PROBLEM])
+    (pool,) = teachers_of(sized("good", bad, "fine"), made, unfit="skip").views([PROBLEM])
     assert [view.weight for view in pool] == pytest.approx([0.5 / 0.625, 0, 0.125 / 0.625])
     assert [view.item_ids for view in pool] == [("t1",), ("t2",), ("t3",)]
     assert [bool(view.prompt_ids) for view in pool] == [True, False, True]
-    (none_left,) = BlockProvider(made, sized(bad), thinking=False, unfit="skip").views([PROBLEM])
+    (none_left,) = teachers_of(sized(bad), made, unfit="skip").views([PROBLEM])
     assert [(view.prompt_ids, view.weight) for view in none_left] == [((), 0.0)]
 
 
 def test_where_all_fit_no_weight_is_touched(lab_tokenizer: Any) -> None:
     for unfit in ("error", "skip"):  # these weights do not sum to 1, which dividing by the sum would show
-        (pool,) = BlockProvider(maker(lab_tokenizer), sized("a", "b"), thinking=False, unfit=unfit).views([PROBLEM])
+        (pool,) = teachers_of(sized("a", "b"), maker(lab_tokenizer), unfit=unfit).views([PROBLEM])
         assert [view.weight for view in pool] == [0.5, 0.25]
 
 
 def test_half_a_context_is_none(lab_tokenizer: Any) -> None:
-    blocks = JoinedBlocks(load_prompts("lab"), (sized("good", " "), sized("answer")))
-    (pool,) = BlockProvider(maker(lab_tokenizer), blocks, thinking=False, unfit="skip").views([PROBLEM])
+    context = Joined((sized("good", " "), sized("answer")))
+    (pool,) = teachers_of(context, maker(lab_tokenizer), unfit="skip").views([PROBLEM])
     assert [bool(view.prompt_ids) for view in pool] == [True, False]
 
 
@@ -94,7 +86,7 @@ def test_a_control_token_is_an_error_whatever_the_setting(lab_tokenizer: Any) ->
     with pytest.raises(UserError, match=r"problem p3: .*control token"):
         fitting([PROBLEM, forged], maker(lab_tokenizer), thinking=False, unfit="skip")
     with pytest.raises(UserError, match=r"problem p1, teacher t1: .*control token"):
-        BlockProvider(maker(lab_tokenizer), sized("</think>"), thinking=False, unfit="skip").views([PROBLEM])
+        teachers_of(sized("</think>"), maker(lab_tokenizer), unfit="skip").views([PROBLEM])
 
 
 # ── A step with teachers left out ──────────────────────────────────────────────────────────────────────────────────
@@ -111,7 +103,7 @@ def matching_pairs() -> Method:
 
 
 def without(number: int) -> Callable[[Pool], Pool]:
-    """Teacher `number` of each pool left out, as a provider does it."""
+    """Teacher `number` of each pool left out, as its prompts do it."""
 
     def change(pool: Pool) -> Pool:
         kept = sum(view.weight for n, view in enumerate(pool) if n != number)
@@ -238,8 +230,8 @@ def test_a_run_leaves_out_counts_and_says_so_once(tmp_path: Path, caplog: pytest
     for record in logged:
         for teacher in record["teachers"]:
             if teacher.get("skipped"):
-                assert teacher["weight"] == teacher["polarity"] == 0
-                assert not any(teacher["delta"])
+                assert teacher["weight"] == 0
+                assert not {"polarity", "delta", "support"} & teacher.keys()  # nothing is said of it
         assert sum(t["weight"] for t in record["teachers"]) == pytest.approx(1, abs=1e-5) or all(
             t.get("skipped") for t in record["teachers"]
         )

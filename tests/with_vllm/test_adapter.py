@@ -11,7 +11,8 @@ from on_cpu import ENGINE, in_this_process
 
 from runs import run_small
 from sgsd.config.sections import LoraConfig
-from sgsd.contexts import PromptBuilder, load_prompts
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.lab.task import TaskSettings, problems
 from sgsd.methods import RECIPES

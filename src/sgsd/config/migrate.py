@@ -59,10 +59,9 @@ def migrate_text(text: str, where: str) -> str:
         raise UserError(f"{where}: a config is a mapping of keys to values")
     wanted = {**migrate(raw, where)[0], "format": FORMAT}
     root = yaml.compose(text, yaml.SafeLoader)
-    for start, end, new in sorted(set(_edits(root, text)), reverse=True):
+    edits = {*_edits(root, text)} | ({_format_line(root, text)} if "format" not in raw else set())
+    for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
-    if "format" not in raw:
-        text = _with_format(text)
     if not _reads_as(text, wanted):
         raise UserError(f"{where}: cannot be rewritten in place; rename its keys by hand (docs/configuration.md)")
     return text
@@ -155,10 +154,7 @@ def _reads_as(text: str, wanted: Mapping[str, Any]) -> bool:
         return False
 
 
-def _with_format(text: str) -> str:
-    """The text with `format: 2` before its first key, below the comments at the top."""
-    root = yaml.compose(text, yaml.SafeLoader)
-    at = 0 if root is None else root.start_mark.index
-    if text[at : at + 1] == "{":
-        return f"{text[: at + 1]}format: {FORMAT}, {text[at + 1 :]}"
-    return f"{text[:at]}format: {FORMAT}\n{text[at:]}"
+def _format_line(root: Any, text: str) -> tuple[int, int, str]:
+    """An insertion of `format: 2` before the first key, below the comments at the top."""
+    at = root.start_mark.index
+    return (at + 1, at + 1, f"format: {FORMAT}, ") if text[at] == "{" else (at, at, f"format: {FORMAT}\n")

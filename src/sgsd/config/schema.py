@@ -16,6 +16,7 @@ WORDS = {
     "number": "number",
     "string": "text",
     "object": "mapping",
+    "null": "null",
 }
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
@@ -82,28 +83,31 @@ def _options(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _key(name: str, about: Mapping[str, Any], *, required: bool) -> Key:
-    options = _options(about)
-    kinds = tuple(option.get("type", "string") for option in options)
-    words = " or ".join(_words(option) for option in options if option.get("type") != "null")
-    text = f"{words} or null" if "null" in kinds else words
+    kinds = tuple(option.get("type", "string") for option in _options(about))
+    choices = tuple(choice for option in _options(about) for choice in _choices(option))
     meaning = " ".join(about.get("description", "").split())
-    choices = tuple(choice for option in options for choice in _choices(option))
-    return Key(name, kinds, text, about.get("default"), required, meaning, choices)
+    return Key(name, kinds, type_words(about), about.get("default"), required, meaning, choices)
 
 
 def _choices(about: Mapping[str, Any]) -> list[Any]:
     return list(about.get("enum", [about["const"]] if "const" in about else []))
 
 
-def _words(about: Mapping[str, Any]) -> str:
+def type_words(about: Mapping[str, Any]) -> str:
     """A JSON schema type in words.
 
-    >>> _words({"type": "integer", "exclusiveMinimum": 0}), _words({"enum": ["a", "b"]})
-    ('whole number above 0', '"a", "b"')
+    >>> type_words({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]})
+    'whole number above 0 or null'
     """
+    if "anyOf" in about:
+        return " or ".join(type_words(option) for option in about["anyOf"])
     if choices := _choices(about):
         return ", ".join(json.dumps(choice) for choice in choices)
     if about["type"] == "array":
-        return f"list of {_words(about['items'])}s" if "items" in about else f"{about['minItems']} numbers"
+        return f"list of {_plural(about['items'])}" if "items" in about else f"{about['minItems']} numbers"
     bounds = " and ".join(f"{word} {about[key]:g}" for key, word in BOUNDS.items() if key in about)
     return f"{WORDS[about['type']]} {bounds}".strip()
+
+
+def _plural(items: Mapping[str, Any]) -> str:
+    return type_words(items) if _choices(items) else f"{type_words(items)}s"

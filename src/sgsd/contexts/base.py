@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from sgsd.types import Problem, Rollout, SkillPair, Verdict
 
 if TYPE_CHECKING:
-    from sgsd.contexts.off_topic import OffTopic
     from sgsd.contexts.prompts import PromptSet, Quote
 
 Need = Literal["bank", "answer", "solution", "group", "rubric", "writer", "engine", "problems", "off_topic"]
@@ -37,6 +36,7 @@ class Block:
     weight: float = 1.0
     item_ids: tuple[str, ...] = ()
     optional: bool = False
+    pair: SkillPair | None = None  # that the text was made from
 
 
 Pool = tuple[Block, ...]
@@ -67,6 +67,13 @@ Critic = Callable[[Sequence[Graded], Sequence[str]], Sequence[str | None]]
 Reasoner = Callable[[Sequence[Graded], Sequence[Block]], Sequence[str]]
 
 
+class StandIns(Protocol):
+    """Off-topic text."""
+
+    def like(self, block: Block, key: str) -> Block:
+        """A block of the same length and weight about something else; `key` decides among those equally near."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """All that contexts are made from; a run makes it once for each state of its bank.
@@ -77,7 +84,8 @@ class Resources:
         problems: those of the training set, for contexts that show something of another one.
         retrieve: from a declaration of pairs (`SkillPairs`) and queries to a pool of pairs for each.
         render_pair: from a pair and a template to text.
-        load_off_topic: makes the off-topic items of the prompt set.
+        count_tokens: the number of the model's tokens in a text.
+        load_off_topic: reads the off-topic items of the prompt set.
         critic: answers a question about each rollout, or None where it fails.
         reasoner: what the model writes under a teacher's prompt, for each rollout.
     """
@@ -88,7 +96,8 @@ class Resources:
     problems: Sequence[Problem] = ()
     retrieve: Callable[[Any, Sequence[str]], Sequence[Sequence[SkillPair]]] | None = None
     render_pair: Callable[[SkillPair, str], str] | None = None
-    load_off_topic: Callable[[], OffTopic] | None = None
+    count_tokens: Callable[[str], int] = len
+    load_off_topic: Callable[[], StandIns] | None = None
     critic: Critic | None = None
     reasoner: Reasoner | None = None
 
@@ -97,7 +106,7 @@ class Resources:
         return self.prompts.render(template, **values)
 
     @cached_property
-    def off_topic(self) -> OffTopic:
+    def off_topic(self) -> StandIns:
         assert self.load_off_topic is not None, "a run has off-topic items"
         return self.load_off_topic()
 
@@ -106,7 +115,8 @@ class Resources:
 class Context:
     """A kind of teacher that is made from problems alone.
 
-    A subclass is a frozen dataclass with `blocks` and, where they are not as here, `needs` and `teachers`.
+    A subclass is a frozen dataclass with `block` or, for several teachers or whole batches, `blocks`; `teachers` and
+    `needs` where they are not as here.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()  # what a run must have for it
@@ -123,7 +133,11 @@ class Context:
 
     def blocks(self, batch: Sequence[Any], resources: Resources) -> list[Pool]:
         """A pool of blocks for each member of the batch. Raises UserError for what cannot be shown."""
-        raise NotImplementedError(f"{type(self).__name__} must define blocks(batch, resources)")
+        return [(self.block(member, resources),) for member in batch]
+
+    def block(self, member: Any, resources: Resources) -> Block:
+        """The block of the one teacher of a problem or rollout."""
+        raise NotImplementedError(f"{type(self).__name__} must define block(problem, resources) or blocks")
 
     def leaves(self) -> Iterator[Context]:
         """The contexts it is made of that are not made of others."""

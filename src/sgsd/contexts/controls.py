@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from sgsd.contexts.base import Block, Context, Mixed, Need, Pool, Resources
-from sgsd.contexts.skill_pairs import SkillPairs, pair_block
-from sgsd.types import Problem, SkillPair, UserError
+from sgsd.contexts.skill_pairs import SkillPairs
+from sgsd.types import Problem, UserError
 
 Control = Literal["irrelevant", "shuffled", "null"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 SOURCES = frozenset({*CONTROLS, "random"})
-CANDIDATES = 16  # other problems whose pairs are looked at
+CANDIDATES = 16  # other problems whose blocks are looked at
 
 
 def is_control(source: str) -> bool:
@@ -38,14 +38,14 @@ def control(context: Context, name: Control) -> Context:
     """The context with a control in the place of its pairs: as many teachers, for `null` one.
 
     >>> control(SkillPairs(4), "shuffled")
-    Shuffled(k=4, side='pair')
+    Shuffled(part=SkillPairs(k=4, side='pair'))
     """
-    made: dict[Control, Callable[[SkillPairs], Context]] = {
-        "irrelevant": lambda pairs: Irrelevant(pairs.k, pairs.side),
-        "shuffled": lambda pairs: Shuffled(pairs.k, pairs.side),
-        "null": lambda pairs: Null(),
+    made: dict[Control, Callable[[Context], Context]] = {
+        "irrelevant": Irrelevant,
+        "shuffled": Shuffled,
+        "null": lambda part: Null(),
     }
-    return in_place_of_pairs(context, made[name])
+    return in_place(context, made[name])
 
 
 def null_teacher(context: Context) -> Context:
@@ -53,24 +53,37 @@ def null_teacher(context: Context) -> Context:
 
     Teachers of other kinds in the pool have no part in it.
     """
-    return in_place_of_pairs(pairs_alone(context), lambda pairs: NullTeacher(pairs.k, pairs.side))
+    return in_place(controlled_alone(context), NullTeacher)
 
 
-def in_place_of_pairs(context: Context, make: Callable[[SkillPairs], Context]) -> Context:
-    """The context with the leaves replaced that are `SkillPairs` and no control."""
-    return context.substitute(lambda leaf: make(leaf) if type(leaf) is SkillPairs else leaf)
+def in_place(context: Context, make: Callable[[Context], Context]) -> Context:
+    """The context with `make` of each leaf that a control takes the place of; see `has_controls`."""
+    own = not _shows_pairs(context)
+    return context.substitute(lambda leaf: make(leaf) if _is_controlled(leaf, own=own) else leaf)
 
 
-def pairs_alone(context: Context) -> Context:
-    """The context without the teachers, mixed into its pool, that are shown no pair."""
+def controlled_alone(context: Context) -> Context:
+    """The context without the teachers, mixed into its pool, that no control takes the place of."""
     if not isinstance(context, Mixed):
         return context
-    with_pairs = [part for part in context.parts if shows_pairs(part)]
-    return pairs_alone(with_pairs[0]) if with_pairs else context
+    own = not _shows_pairs(context)
+    kept = [part for part in context.parts if any(_is_controlled(leaf, own=own) for leaf in part.leaves())]
+    return controlled_alone(kept[0]) if kept else context
 
 
-def shows_pairs(context: Context) -> bool:
-    """Whether some of its teachers are shown the pairs retrieved for their problem, which is no control."""
+def has_controls(context: Context) -> bool:
+    """Whether a control can take the place of something: of retrieved pairs or, where there are none, of contexts of a
+    user's own that are made from problems.
+    """
+    return any(_is_controlled(leaf, own=True) for leaf in context.leaves())
+
+
+def _is_controlled(leaf: Context, *, own: bool) -> bool:
+    foreign = not type(leaf).__module__.startswith("sgsd.")
+    return type(leaf) is SkillPairs or (own and foreign and not leaf.sees_rollouts)
+
+
+def _shows_pairs(context: Context) -> bool:
     return any(type(leaf) is SkillPairs for leaf in context.leaves())
 
 
@@ -81,88 +94,105 @@ def shows_pairs(context: Context) -> bool:
 class Null(Context):
     """Control: nothing is shown. The student's own prompt, in the teachers' thinking mode."""
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(Block("null", None),) for _ in problems]
-
-
-@dataclass(frozen=True)
-class Irrelevant(SkillPairs):
-    """Control: for each retrieved pair an off-topic one of its length and weight."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset({"bank", "off_topic"})
-
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        pools = self.retrieved(problems, resources)
-        return [
-            tuple(_off_topic(pair, f"irrelevant/{problem.id}/{rank}", resources) for rank, pair in enumerate(pool))
-            for problem, pool in zip(problems, pools, strict=True)
-        ]
-
-
-def _off_topic(pair: SkillPair, key: str, resources: Resources, source: str = "irrelevant") -> Block:
-    return pair_block(resources.off_topic.like(pair, key), resources, source)
-
-
-@dataclass(frozen=True)
-class NullTeacher(SkillPairs):
-    """The null teacher of a stance by contrast: one off-topic pair, as long as the middle one of the problem's pool."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset({"bank", "off_topic"})
-
-    @property
-    def teachers(self) -> int:
-        return 1
-
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        pools = self.retrieved(problems, resources)
-        return [(self._block(problem, pool, resources),) for problem, pool in zip(problems, pools, strict=True)]
-
-    def _block(self, problem: Problem, pool: Sequence[SkillPair], resources: Resources) -> Block:
-        by_length = sorted(pool, key=resources.off_topic.tokens)
-        middle = replace(by_length[len(by_length) // 2], weight=1.0)
-        return _off_topic(middle, f"null/{problem.id}", resources, "null_teacher")
-
-
-@dataclass(frozen=True)
-class Shuffled(SkillPairs):
-    """Control: the pairs retrieved for another problem, never its own.
-
-    Of a few problems drawn by the problem's id it takes the one whose pairs have the fewest items in common with its
-    own: a problem of the same kind would retrieve the same pairs, and nothing would be shuffled.
-    """
-
-    needs: ClassVar[frozenset[Need]] = frozenset({"bank", "problems"})
-
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        drawn = [self._drawn(problem, resources.problems) for problem in problems]
-        texts = [text for problem, others in zip(problems, drawn) for text in (problem.text, *others)]
-        pools = iter(self.retrieved_for(texts, resources))
-        farthest = [_farthest(next(pools), [next(pools) for _ in others]) for others in drawn]
-        return [tuple(pair_block(pair, resources, "shuffled") for pair in pool) for pool in farthest]
-
-    def _drawn(self, problem: Problem, among: Sequence[Problem]) -> list[str]:
-        """The texts of other problems."""
-        places = random.Random(f"shuffled/{problem.id}").sample(range(len(among)), min(CANDIDATES, len(among)))
-        others = [among[place] for place in places]
-        texts = [other.text for other in others if other.id != problem.id and other.text != problem.text]
-        if not texts:
-            raise UserError(f"problem {problem.id}: there is no other problem to take its pairs from; give more data")
-        return texts
-
-
-def _farthest(own: Sequence[SkillPair], pools: Sequence[Sequence[SkillPair]]) -> Sequence[SkillPair]:
-    items = _item_ids(own)
-    return min(pools, key=lambda pool: len(items & _item_ids(pool)))
-
-
-def _item_ids(pool: Sequence[SkillPair]) -> set[str]:
-    return {item for pair in pool for item in pair.item_ids}
+    def block(self, problem: Problem, resources: Resources) -> Block:
+        return Block("null", None)
 
 
 @dataclass(frozen=True)
 class RandomPairs(SkillPairs):
     """Control: pairs drawn from the bank by chance, a function of the problem and the seed."""
 
+    source: ClassVar[str] = "random"
+
+
+@dataclass(frozen=True)
+class InPlaceOf(Context):
+    """A control of the teachers of another context, which is made from problems."""
+
+    part: Context
+
+    def __post_init__(self) -> None:
+        if self.part.sees_rollouts:
+            raise ValueError("a control stands in the place of a context that is made from problems")
+
+    @property
+    def teachers(self) -> int:
+        return self.part.teachers
+
+    def all_needs(self) -> frozenset[Need]:
+        return self.needs | self.part.all_needs()
+
+
+@dataclass(frozen=True)
+class Irrelevant(InPlaceOf):
+    """Control: for each block, a retrieved pair for instance, an off-topic one of its length and weight."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"off_topic"})
+
     def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        pools = self.retrieved(problems, resources)
-        return [tuple(pair_block(pair, resources, "random") for pair in pool) for pool in pools]
+        pools = self.part.blocks(problems, resources)
+        return [
+            tuple(_off_topic(block, "irrelevant", f"{problem.id}/{rank}", resources) for rank, block in enumerate(pool))
+            for problem, pool in zip(problems, pools, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class NullTeacher(InPlaceOf):
+    """The null teacher of a stance by contrast: one off-topic block, as long as its pool's middle one."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"off_topic"})
+
+    @property
+    def teachers(self) -> int:
+        return 1
+
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        pools = self.part.blocks(problems, resources)
+        return [(self._block(problem, pool, resources),) for problem, pool in zip(problems, pools, strict=True)]
+
+    def _block(self, problem: Problem, pool: Pool, resources: Resources) -> Block:
+        by_length = sorted(pool, key=lambda block: resources.count_tokens(block.text or ""))
+        middle = replace(by_length[len(by_length) // 2], weight=1.0)
+        return replace(_off_topic(middle, "null", problem.id, resources), source="null_teacher")
+
+
+def _off_topic(block: Block, source: str, key: str, resources: Resources) -> Block:
+    """Nothing stays nothing."""
+    shown = resources.off_topic.like(block, f"{source}/{key}") if block.text else block
+    return replace(shown, source=source)
+
+
+@dataclass(frozen=True)
+class Shuffled(InPlaceOf):
+    """Control: the blocks of another problem, never its own; for instance the pairs retrieved for that.
+
+    Of a few problems drawn by the problem's id it takes the one whose blocks have the fewest items in common with its
+    own: a problem of the same kind would retrieve the same pairs, and nothing would be shuffled.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"problems"})
+
+    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
+        drawn = [self._drawn(problem, resources.problems) for problem in problems]
+        batch = [shown for problem, others in zip(problems, drawn) for shown in (problem, *others)]
+        pools = iter(self.part.blocks(batch, resources))
+        farthest = [_farthest(next(pools), [next(pools) for _ in others]) for others in drawn]
+        return [tuple(replace(block, source="shuffled") for block in pool) for pool in farthest]
+
+    def _drawn(self, problem: Problem, among: Sequence[Problem]) -> list[Problem]:
+        places = random.Random(f"shuffled/{problem.id}").sample(range(len(among)), min(CANDIDATES, len(among)))
+        others = [among[place] for place in places]
+        others = [other for other in others if other.id != problem.id and other.text != problem.text]
+        if not others:
+            raise UserError(f"problem {problem.id}: there is no other problem to take its pairs from; give more data")
+        return others
+
+
+def _farthest(own: Pool, pools: Sequence[Pool]) -> Pool:
+    items = _item_ids(own)
+    return min(pools, key=lambda pool: len(items & _item_ids(pool)))
+
+
+def _item_ids(pool: Pool) -> set[str]:
+    return {item for block in pool for item in block.item_ids}

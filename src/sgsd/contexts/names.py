@@ -9,14 +9,15 @@ from sgsd.contexts.base import Context
 from sgsd.contexts.controls import Irrelevant, Null, RandomPairs, Shuffled
 from sgsd.contexts.references import Answer, Demonstration, OtherProblem, Rubric, WrongAnswer
 from sgsd.contexts.rollouts import Critique, Feedback, Sibling
+from sgsd.contexts.skill_pairs import SkillPairs
 from sgsd.lookup import load_attribute, nearest
 from sgsd.types import UserError
 
 #: One teacher of each kind; those of the bank are shown the best pair.
 NAMES: Mapping[str, Callable[[], Context]] = {
     "null": Null,
-    "irrelevant": partial(Irrelevant, 1),
-    "shuffled": partial(Shuffled, 1),
+    "irrelevant": partial(Irrelevant, SkillPairs(1)),
+    "shuffled": partial(Shuffled, SkillPairs(1)),
     "random": partial(RandomPairs, 1),
     "answer": Answer,
     "wrong_answer": WrongAnswer,
@@ -33,11 +34,13 @@ def named_context(name: str, key: str = "method.context") -> Context:
     """The context of a name: one of `NAMES`, or `module:name` of a class, a function or a context of one's own.
 
     >>> named_context("irrelevant")
-    Irrelevant(k=1, side='pair')
+    Irrelevant(part=SkillPairs(k=1, side='pair'))
 
     Raises:
         UserError: there is none; the message begins with `key`.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{key}: name a context, not {name!r}")
     if name in NAMES:
         return NAMES[name]()
     if ":" not in name:

@@ -11,10 +11,12 @@ from itertools import product
 
 import numpy as np
 
+from sgsd.contexts.base import Block
 from sgsd.types import Mistake, Skill, SkillPair, UserError
 
 CANDIDATES = 16  # pairs that are measured exactly
 NEAR = 2  # tokens by which the estimated length of a measured pair may miss the best one
+NOTHING = SkillPair(None, None, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,31 +35,32 @@ class OffTopic:
         if not self.skills or not self.mistakes:
             raise UserError("the off-topic items need at least one skill and one mistake; add what is missing")
 
-    def like(self, pair: SkillPair, key: str) -> SkillPair:
-        """The off-topic pair nearest in length; `key` alone chooses among those that are equally near.
+    def like(self, block: Block, key: str) -> Block:
+        """An off-topic block nearest in length; `key` alone chooses among those that are equally near.
 
-        Of a pair with one side only, the stand-in has that side only.
+        In the place of a pair with one side only, the stand-in has that side only.
         """
-        target = self.tokens(pair)
-        estimates = self._estimates(pair.skill is not None, pair.mistake is not None)
+        skill = block.pair is None or block.pair.skill is not None
+        mistake = block.pair is None or block.pair.mistake is not None
+        target = self.count(block.text or "")
+        estimates = self._estimates(skill, mistake)
         miss = np.abs(estimates - target)
         near = np.argwhere(miss <= miss.min() + NEAR).tolist()
-        best, least = pair, float("inf")
+        best, least = NOTHING, float("inf")
         for i, j in random.Random(key).sample(near, min(CANDIDATES, len(near))):
-            other = self._pair(i, j, pair)
+            other = replace(
+                NOTHING,
+                skill=self._cut_skills[i] if skill else None,
+                mistake=self._cut_mistakes[j] if mistake else None,
+            )
             if (missed := abs(self.tokens(other) - target)) < least:
                 best, least = other, missed
             if not missed:
                 break
-        return best
+        return replace(block, text=self.text(best), item_ids=best.item_ids, pair=best)
 
     def tokens(self, pair: SkillPair) -> int:
         return self.count(self.text(pair))
-
-    def _pair(self, i: int, j: int, place: SkillPair) -> SkillPair:
-        skill = None if place.skill is None else self._cut_skills[i]
-        mistake = None if place.mistake is None else self._cut_mistakes[j]
-        return replace(place, skill=skill, mistake=mistake)
 
     def _estimates(self, skill: bool, mistake: bool) -> np.ndarray:
         """Tokens of skill i with mistake j, [S, M]; [S, 1] or [1, M] without the other side."""

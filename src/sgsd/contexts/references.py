@@ -25,10 +25,7 @@ class Answer(Context):
     def all_needs(self) -> frozenset[Need]:
         return self.needs | ({"solution"} if self.show == "solution" else set())
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(self._block(problem, resources),) for problem in problems]
-
-    def _block(self, problem: Problem, resources: Resources) -> Block:
+    def block(self, problem: Problem, resources: Resources) -> Block:
         if problem.gold is None:
             raise UserError(f"problem {problem.id}: it has no answer to show to its teacher")
         if self.show == "solution" and problem.solution is None:
@@ -47,10 +44,7 @@ class Demonstration(Context):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer"})
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(self._block(problem, resources),) for problem in problems]
-
-    def _block(self, problem: Problem, resources: Resources) -> Block:
+    def block(self, problem: Problem, resources: Resources) -> Block:
         if problem.gold is None:
             raise UserError(f"problem {problem.id}: it has no answer to demonstrate to its teacher")
         text = resources.render("demonstration", answer=problem.gold, solution=problem.solution)
@@ -63,10 +57,7 @@ class Rubric(Context):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"rubric"})
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(self._block(problem, resources),) for problem in problems]
-
-    def _block(self, problem: Problem, resources: Resources) -> Block:
+    def block(self, problem: Problem, resources: Resources) -> Block:
         rubric: Any = problem.meta.get("rubric")
         if not rubric:
             raise UserError(
@@ -88,10 +79,7 @@ class WrongAnswer(Context):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer", "problems"})
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(self._block(problem, resources),) for problem in problems]
-
-    def _block(self, problem: Problem, resources: Resources) -> Block:
+    def block(self, problem: Problem, resources: Resources) -> Block:
         own, key = _bare(problem.gold), f"wrong_answer/{resources.seed}/{problem.id}"
         found = draw_problem(resources.problems, key, lambda other: _bare(other.gold) != own)
         if found is None or problem.gold is None:
@@ -107,10 +95,7 @@ class OtherProblem(Context):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer", "problems"})
 
-    def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [(self._block(problem, resources),) for problem in problems]
-
-    def _block(self, problem: Problem, resources: Resources) -> Block:
+    def block(self, problem: Problem, resources: Resources) -> Block:
         key = f"other_problem/{resources.seed}/{problem.id}"
         found = draw_problem(resources.problems, key, lambda other: is_another(other, problem))
         if found is None:

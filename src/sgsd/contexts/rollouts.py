@@ -109,10 +109,7 @@ class Feedback(RolloutContext):
     Where the verifier could not say right or wrong there is no feedback, and the teacher is left out.
     """
 
-    def blocks(self, rollouts: Sequence[Graded], resources: Resources) -> list[Pool]:
-        return [(self._block(rollout, resources),) for rollout in rollouts]
-
-    def _block(self, rollout: Graded, resources: Resources) -> Block:
+    def block(self, rollout: Graded, resources: Resources) -> Block:
         if not rollout.outcome:
             return Block("feedback", "", optional=True)
         text = resources.render("feedback", **attempt(rollout, resources), right=rollout.outcome > 0)

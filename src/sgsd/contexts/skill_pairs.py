@@ -19,6 +19,7 @@ class SkillPairs(Context):
     k: int = 8
     side: PairSide = "pair"
     needs: ClassVar[frozenset[Need]] = frozenset({"bank"})
+    source: ClassVar[str] = "skill_pair"
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -31,21 +32,14 @@ class SkillPairs(Context):
         return self.k
 
     def blocks(self, problems: Sequence[Problem], resources: Resources) -> list[Pool]:
-        return [tuple(pair_block(pair, resources) for pair in pairs) for pairs in self.retrieved(problems, resources)]
-
-    def retrieved(self, problems: Sequence[Problem], resources: Resources) -> Sequence[Sequence[SkillPair]]:
-        """The pool of pairs of each problem."""
-        return self.retrieved_for([problem.text for problem in problems], resources)
-
-    def retrieved_for(self, queries: Sequence[str], resources: Resources) -> Sequence[Sequence[SkillPair]]:
         assert resources.retrieve is not None, "the configuration has been checked for a bank"
-        return resources.retrieve(self, queries)
+        pools = resources.retrieve(self, [problem.text for problem in problems])
+        return [tuple(self.pair_block(pair, resources) for pair in pool) for pool in pools]
 
-
-def pair_block(pair: SkillPair, resources: Resources, source: str = "skill_pair") -> Block:
-    return Block(source, pair_text(pair, resources), pair.weight, pair.item_ids)
+    def pair_block(self, pair: SkillPair, resources: Resources) -> Block:
+        return Block(self.source, pair_text(pair, resources), pair.weight, pair.item_ids, pair=pair)
 
 
 def pair_text(pair: SkillPair, resources: Resources) -> str:
-    assert resources.render_pair is not None, "a run with a bank renders its pairs"
+    assert resources.render_pair is not None, "a run renders its pairs"
     return resources.render_pair(pair, resources.prompts.text("skill_pair"))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sgsd.bank import Bank, Ledger, LedgerNow, load_bank, render_pair
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts.base import Block, Context, Critic, Graded, Resources
-from sgsd.contexts.controls import Irrelevant, Shuffled, null_teacher
+from sgsd.contexts.base import Block, Context, Critic, Graded, Resources, make_pools
+from sgsd.contexts.controls import null_teacher
 from sgsd.contexts.off_topic import OffTopic
 from sgsd.contexts.prompt_builders import PromptBuilder, SkillPromptBuilder, TeacherPrompts, UnfitPrompt
 from sgsd.contexts.prompts import BUNDLED, Quote
@@ -99,17 +100,17 @@ def make_resources(
         problems=problems,
         retrieve=None if bank is None else PairRetrieval(config, bank, ledger, temperature),
         render_pair=render_pair,
+        count_tokens=partial(count_tokens, prompts.tokenizer),
         critic=critic,
         reasoner=None if engine is None else EngineReasoner(engine, prompts, config),
     )
-    return replace(resources, load_off_topic=partial(load_off_topic, config.prompts.folder, prompts, resources))
+    return replace(resources, load_off_topic=partial(load_off_topic, config.prompts.folder, resources))
 
 
 def prepare(context: Context, resources: Resources) -> None:
     """Make now what a context would make at its first use. Raises UserError where it cannot be made."""
     for leaf in context.leaves():
-        if isinstance(leaf, SkillPairs) and isinstance(resources.retrieve, PairRetrieval):
-            resources.retrieve.retriever(leaf)
+        make_pools(leaf.before_rollouts(), [], resources)
     if "off_topic" in context.all_needs():
         _ = resources.off_topic
 
@@ -125,7 +126,7 @@ def make_train_prompts(config: RunConfig, method: Method, prompts: PromptBuilder
 
 def check_student_context(method: Method) -> SkillPairs | None:
     """The pairs that the student itself is shown while it trains. Raises UserError for a control."""
-    if isinstance(method.student_context, Irrelevant | Shuffled):
+    if method.student_context is not None and not isinstance(method.student_context, SkillPairs):
         raise UserError(f"method {method.name}: the student is shown retrieved pairs or random ones, no other control")
     return method.student_context
 
@@ -152,14 +153,14 @@ def with_pairs(
 # ── Off-topic items ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load_off_topic(folder: str, prompts: PromptBuilder, resources: Resources) -> OffTopic:
+def load_off_topic(folder: str, resources: Resources) -> OffTopic:
     """The off-topic items of a prompt set, measured by the model's own tokens. Raises UserError: they are no bank."""
-
-    def count(text: str) -> int:
-        return len(prompts.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     items = off_topic_items(folder)
-    return OffTopic(items.skills, items.mistakes, partial(pair_text, resources=resources), count)
+    return OffTopic(items.skills, items.mistakes, partial(pair_text, resources=resources), resources.count_tokens)
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def off_topic_items(folder: str) -> Bank:

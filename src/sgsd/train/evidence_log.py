@@ -51,6 +51,8 @@ class EvidenceLog:
         """Leave the ledger beside the run's other results, and what came of each item, in words, for the report."""
         if self.accelerator.is_main_process and self.ledger.items:
             write_atomic(self.records.folder / "ledger.json", json.dumps(self.ledger.to_json()))
+            if not (self.records.folder / STORE).exists():
+                return  # the items are those of a user's own context, and no bank's
             with BankStore(self.records.folder / STORE, read_only=True) as store:
                 told = {"items": items_told(store, self.ledger)}
             write_atomic(self.records.folder / "items.json", json.dumps(told, ensure_ascii=False))

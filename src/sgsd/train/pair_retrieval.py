@@ -29,6 +29,8 @@ class PairRetrieval:
     def __call__(self, pairs: SkillPairs, queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
         chosen = self.config.bank
         retriever = one_sided(self.retriever(pairs), pairs.side)
+        if not queries:
+            return []
         pools = pairs_for(retriever, queries, pairs.k, self.temperature, chosen.pairing)
         if not chosen.reweigh:
             return pools

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import sgsd
 from sgsd.bank import Ledger
-from sgsd.contexts import Graded, SkillPairs
-from sgsd.contexts.controls import CONTROLS, control, null_teacher, pairs_alone
+from sgsd.contexts import Graded
+from sgsd.contexts.controls import CONTROLS, control, controlled_alone, has_controls, null_teacher
 from sgsd.contexts.prompt_builders import TeacherPrompts
 from sgsd.evaluate.separation import (
     RULE,
@@ -87,8 +87,8 @@ def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done
 
 
 def check_method(method: Method) -> None:
-    """Raises UserError for a method without skill pairs."""
-    if method.part(SkillPairs) is None:
+    """Raises UserError for a method without skill pairs or a context of one's own."""
+    if not has_controls(method.context):
         raise UserError(f"method.name: {method.name} retrieves no skill pairs, so there is no bank to probe; take sgsd")
 
 
@@ -101,7 +101,7 @@ def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: 
     """The first rollouts that training would draw, each read by all pools."""
     run.engine.sync()
     run.policy.scorer.eval()
-    teachers, bank = run.contexts.teachers, pairs_alone(run.method.context)
+    teachers, bank = run.contexts.teachers, controlled_alone(run.method.context)
     pools: dict[Source, TeacherPrompts] = {"bank": teachers.of(bank)}
     pools |= {name: teachers.of(control(bank, name)) for name in CONTROLS}
     readers = Readers(pools, teachers.of(null_teacher(bank)))
