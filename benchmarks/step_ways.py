@@ -179,9 +179,8 @@ def make_batch(case: Case) -> Batch:
 def ours(bench: Bench) -> Outcome:
     metrics = StepMetrics()
     taught = score_teachers(bench.run.learner, bench.batch)
-    update(
-        bench.run.learner, bench.batch, taught, metrics, lr=0.0
-    )  # a rate of 0: every repetition finds the same weights
+    # A rate of 0: every repetition finds the same weights.
+    update(bench.run.learner, bench.batch, taught, metrics, lr=0.0)
     return Outcome(float(metrics.sums["loss"]), metrics.grad_norm)
 
 
