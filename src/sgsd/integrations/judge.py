@@ -165,16 +165,17 @@ class Judge:
                 f"accelerate: {theirs.kind} holds weights in parts; a judge needs a launch that keeps them whole"
             )
         bank = load_bank_for(config, method)
-        maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+        prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
         warn_of_template(config, method, tokenizer)
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
-        contexts = make_contexts(config, method, maker, bank, lambda: evidence_log.ledger)
+        contexts = make_contexts(config, method, prompts, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
         budgets = Budgets(config.compute.student_tokens, config.compute.teacher_tokens)
         exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
         policy = Policy(scorer, tokenizer, accelerator, Borrowed(accelerator), budgets, exact)
         ignored = find_ignored_token_ids(tokenizer) | engine.end_ids
-        learner = Learner(config, method, policy, engine, evidence_log, ignored, may_leave_out(config, method))
+        leaves_out = may_leave_out(config, method)
+        learner = Learner(config, method, policy, engine, evidence_log, ignored, leaves_out, config.group_size)
         updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
         return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 

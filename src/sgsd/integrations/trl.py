@@ -180,18 +180,18 @@ def own_dataset(config: RunConfig, tokenizer: Any) -> Any:
 
     if tokenizer.chat_template is None:
         raise UserError("processing_class: has no chat template; give a train_dataset with prompts of your own")
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     data = config.data
     return datasets.Dataset.from_list(
         [
             {
-                "prompt": maker.prompts.student(problem.text),
+                "prompt": prompts.templates.student(problem.text),
                 "id": problem.id,
                 data.problem: problem.text,
                 data.answer: problem.gold,
                 data.solution or "solution": problem.solution,
             }
-            for problem in usable_problems(config, maker, load_problems(data))
+            for problem in usable_problems(config, prompts, load_problems(data))
         ]
     )
 
