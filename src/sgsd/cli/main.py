@@ -163,7 +163,7 @@ def _run_failures() -> tuple[type[Exception], ...]:
     """What stops a run without being the user's mistake; a room that nobody has entered has not failed."""
     named = (
         ("sgsd.train.step", "NonFiniteError"),
-        ("sgsd.train.consistency", "StaleSamplerError"),
+        ("sgsd.train.sampler_mismatch", "StaleSamplerError"),
         ("sgsd.records.monitor", "GuardStopError"),
         ("sgsd.skills", "WriterError"),
     )
