@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import SMALL, small_config
-from sgsd.contexts import Answer
+from sgsd.contexts import Answer, ReasonFirst
 from sgsd.integrations.judge import Judge, judge_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build
@@ -139,7 +139,7 @@ UNSERVED = {
 
 
 def reasoned() -> Method:
-    return replace(build("dasd"), name="reasoned", context=Answer(reason_first=True))
+    return replace(build("dasd"), name="reasoned", context=ReasonFirst(Answer()))
 
 
 def config_of(folder: Path, method: dict[str, Any], **settings: Any) -> Any:
