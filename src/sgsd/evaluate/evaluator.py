@@ -15,7 +15,7 @@ from sgsd.verify import Verifier
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found."""
+    """Results of one evaluation."""
 
     problems: int
     samples: int
@@ -69,7 +69,7 @@ class Evaluator:
         )
 
     def _grade(self, samples: int, sampling: Sampling) -> tuple[list[list[Status]], list[list[bool]]]:
-        """Of every problem: the status of each sample, and whether its length cut it off."""
+        """Return the status of each sample of every problem, and whether its length cut it off."""
         first, processes = self.share
         mine = range(first, len(self.problems), processes)
         places = [(i, i * samples + j) for i in mine for j in range(samples)]

@@ -174,7 +174,8 @@ class Judge:
         exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
         policy = Policy(scorer, tokenizer, accelerator, Borrowed(accelerator), budgets, exact)
         ignored = find_ignored_token_ids(tokenizer) | engine.end_ids
-        learner = Learner(config, method, policy, engine, evidence_log, ignored, may_leave_out(config, method))
+        leaves_out = may_leave_out(config, method)
+        learner = Learner(config, method, policy, engine, evidence_log, ignored, leaves_out, config.group_size)
         updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
         return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 
