@@ -61,9 +61,9 @@ def _pairs(
 
 
 def state(run: Run) -> str:
-    """Where a run stands: "60 steps, finished", "not finished: step 12 of 60", or which guard stopped it.
+    """The state of a run: "60 steps, finished", "not finished: step 12 of 60", or which guard stopped it.
 
-    Files do not tell a run that trains from one that was interrupted.
+    The files of a run that trains and of one that was interrupted look alike.
     """
     if run.summary:
         return f"{count(run.step, 'step')}, finished"
@@ -101,7 +101,7 @@ def _change(run: Run, comparison: Comparison) -> str:
 
 
 def _alone(run: Run, measures: Mapping[str, Estimate]) -> str:
-    """What was measured of a model that was not trained."""
+    """The measurement of a model that was not trained."""
     first, *others = sorted(measures, key=speaks_first)
     also = "".join(f", {other} {with_interval(measures[other])}" for other in others)
     return f"{first}{problems(run)} is {with_interval(measures[first])}{also}. Nothing was trained."
@@ -132,7 +132,7 @@ def _effort(run: Run) -> str:
 
 
 def _training_so_far(run: Run) -> str:
-    """What there is before a second evaluation: the first one, and the accuracy of the latest rollouts."""
+    """The first evaluation and the accuracy of the latest rollouts, where there is no second evaluation."""
     said = []
     own = [e for e in run.evaluations if e.split == main_split(run.evaluations) and e.measures]
     if own:
@@ -147,7 +147,7 @@ def _training_so_far(run: Run) -> str:
 
 
 def caution(run: Run) -> str:
-    """What the intervals allow to conclude, in plain words; empty when there is nothing to compare."""
+    """The conclusion that the intervals allow; empty when there is nothing to compare."""
     comparisons = compare(run)
     if not comparisons:
         return ""
@@ -173,12 +173,12 @@ def stopper(run: Run) -> Fired | None:
 
 
 def ended(run: Run, fired: Fired) -> bool:
-    """Whether it ended a session: at the last step there is nothing left to stop."""
+    """True where it ended a session; at the last step there is nothing left to stop."""
     return fired.stops and fired.step != run.planned_steps
 
 
 def guards_in_words(run: Run) -> str:
-    """How many guards watched, so that silence is not taken for health; empty where the config does not say."""
+    """The number of guards that watched, so that silence is not taken for health; empty where the config has none."""
     if not run.guards:
         return ""
     on = [guard for guard in run.guards if guard.on]
