@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import sgsd
@@ -55,10 +54,8 @@ class GymAnswer(str):
 def gym_problems(config: DataConfig) -> tuple[list[Problem], list[str]]:
     """Different puzzles of the tasks in `gym:TASK,TASK`, in turn; `data.split` says train or held-out.
 
-    A puzzle belongs to a side by the hash of its text, so no held-out puzzle is ever trained on.
-
-    Raises:
-        UserError: a task that is not allowed, no such side, or reasoning-gym is not installed.
+    A puzzle belongs to a side by the hash of its text, so no held-out puzzle is ever trained on. Raises UserError: a
+    task that is not allowed, no such side, or reasoning-gym is not installed.
     """
     tasks = _allowed(config.path.removeprefix("gym:").split(","))
     if config.split not in ("train", "held-out"):
@@ -138,9 +135,7 @@ class GymVerifier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

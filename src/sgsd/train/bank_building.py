@@ -49,12 +49,9 @@ DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer"
 def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = False) -> Path | None:
     """Build the bank at `bank.path`, or say what that would cost; returns the bank's path.
 
-    The work is kept in `BANK.build/`, so that the same command goes on after a kill.
-
-    Raises:
-        UserError: `bank.path` is taken or missing, the settings differ from those the work was begun with, or
-            something they name is not there.
-        WriterError: too many calls failed.
+    The work is kept in `BANK.build/`, so that the same command goes on after a kill. Raises UserError: `bank.path` is
+    taken or missing, the settings differ from those the work was begun with, or something they name is not there;
+    WriterError: too many calls failed.
     """
     target = _target(config)
     folder = target.with_name(target.name + ".build")

@@ -166,8 +166,7 @@ def count_tokens(tokenizer: Any, text: str) -> int:
 def off_topic_items(folder: str) -> Bank:
     """The lab's own, those of the folder's off_topic.json, or the bundled ones, which are about anything but maths.
 
-    Raises:
-        UserError: the folder's file is not a bank.
+    Raises UserError: the folder's file is not a bank.
     """
     if folder == "lab":
         from sgsd.lab.demo_bank import off_topic_bank

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from accelerate import Accelerator
@@ -87,9 +86,7 @@ class WriterCritic:
             self._open.enter_context(self.writer)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._open.close()
         self._answers = None
 
@@ -99,8 +96,7 @@ def make_critic(
 ) -> WriterCritic | None:
     """The critic, where the method's teachers are shown its words.
 
-    Raises:
-        UserError: the writer's client, key or model is missing.
+    Raises UserError: the writer's client, key or model is missing.
     """
     if "writer" not in method.context.all_needs():
         return None

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-import sgsd
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
@@ -24,13 +20,10 @@ from sgsd.records.monitor import fired
 from sgsd.records.run_files import Records
 from sgsd.records.tracking import check_tracker, tracked
 from sgsd.train.engines import close_engine
-from sgsd.train.held_out import evaluate, evaluated
 from sgsd.train.loop import train
-from sgsd.train.models import weights_hash
 from sgsd.train.resume_run import begin, check_folder, restore
+from sgsd.train.session import evaluate, evaluated
 from sgsd.train.setup import Run, build_run
-
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 
 
 def run_training(config: RunConfig, console: Console, *, resume: bool = False, command: str = "") -> Path:
@@ -118,16 +111,6 @@ def summary(run: Run, records: Records, seconds: float, command: str) -> dict[st
         "steps": config.steps,
         "rollouts": config.rollouts,
         "train_seconds": round(seconds, 3),
-        "model": config.model.path,
-        "model_sha256": weights_hash(config.model),
-        "bank_version": run.bank.current.version if run.bank else None,
-        "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
-        "machine": {
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "device": str(run.accelerator.device),
-            "threads": torch.get_num_threads(),
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-        },
+        **run.provenance(),
         "command": command,
     }
