@@ -14,7 +14,7 @@ DRAW = 1  # tells this draw from those of the tokens, which go by (seed, index) 
 
 
 def by_reference(on_policy: float, seed: int, index: int) -> bool:
-    """Whether rollout `index` is the reference solution: with probability 1 − λ, a function of (seed, index)."""
+    """True where rollout `index` is the reference solution: with probability 1 − λ, a function of (seed, index)."""
     return on_policy < 1 and np.random.default_rng([seed, index, DRAW]).random() >= on_policy
 
 
