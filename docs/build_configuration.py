@@ -117,7 +117,7 @@ OPTIONS = {
 }
 
 
-METHODS = """What the methods are: [methods.md](methods.md). Every method also takes `context`, which puts another one in
+METHODS = """What the methods are: [methods.md](methods.md). Every method also takes `context`, which puts another in
 the place of its own: a name of `sgsd.contexts`, or `module:name` of your own ([contexts.md](contexts.md)). A method
 of your own is `name: "module:function"`, and its options are the function's arguments."""
 

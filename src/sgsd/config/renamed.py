@@ -44,7 +44,7 @@ RENAMED = (
     Renamed("rollout.key_variable", "rollout.api_key_env", "it names an environment variable"),
     Renamed("writer.key_variable", "writer.api_key_env", "it names an environment variable"),
     Renamed("writer.context", "writer.max_model_len", "vLLM's name; a context is what a teacher is shown"),
-    Renamed("guards.sampler_gap", "guards.sampler_mismatch", "the name of the metric that it reads"),
+    Renamed("guards.sampler_gap", "guards.sampler_mismatch", "the name of the metric that it watches"),
     Renamed("lora.targets", "lora.target_modules", "PEFT's name"),
     Renamed("optimizer.grad_clip", "optimizer.max_grad_norm", "the name in transformers and TRL"),
 )

@@ -14,9 +14,10 @@ from sgsd.config.guards_config import GuardsConfig
 from sgsd.notices import warn
 from sgsd.records.guards import GUARDS, TREND, Record, trend
 from sgsd.records.run_files import Records
+from sgsd.types import RunFailure
 
 
-class GuardStopError(RuntimeError):
+class GuardStopError(RunFailure):
     """A guard whose action is stop ended the run; a checkpoint is saved, and --resume goes on."""
 
 

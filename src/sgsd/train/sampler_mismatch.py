@@ -16,7 +16,7 @@ from sgsd.scorer import Role, Row, collate, plan_microbatches
 from sgsd.train.batch import Batch
 from sgsd.train.policy import Policy
 from sgsd.train.sampling import Sampler
-from sgsd.types import RolloutRequest
+from sgsd.types import RolloutRequest, RunFailure
 
 #: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.
 #: Measured on the lab, where sampling goes through a cache and scoring does not: 1.5e-7 and 8e-4. Another engine with
@@ -27,7 +27,7 @@ ROUNDING = {"float32": 1e-3, "bfloat16": 3e-2}
 PROBES, PROBE_TOKENS = 8, 32  # rollouts, and of each so many: the mean of fewer says too little in bfloat16
 
 
-class StaleSamplerError(RuntimeError):
+class StaleSamplerError(RunFailure):
     """The engine samples from other weights than those that are trained; nothing has been changed by it."""
 
 

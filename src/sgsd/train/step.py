@@ -26,10 +26,10 @@ from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.policy import Policy
 from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
-from sgsd.types import UserError
+from sgsd.types import RunFailure, UserError
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunFailure):
     """A loss or a gradient stopped being a number; no weight has been touched by it."""
 
 
