@@ -6,15 +6,15 @@
 
 The bank holds 24 skills and 24 mistakes, of each half misleading, a quarter helpful, an eighth stylistic and an eighth
 irrelevant. 30 problems × 4 rollouts, 4 teachers each: 20 sightings an item on average (retrieval decides how many it
-really gets; one that is never shown has no evidence, 0).
+really gets; one that is never shown stands at 0).
 
-The score of an item is `Ledger.evidence`; beside all items stand those that were shown at all. The score of an (item,
-problem) pair is the evidence that a ledger of such pairs has for it. An item's kind is that of what it aims at; for one
+The score of an item is `Ledger.standing`; beside all items stand those that were shown at all. The score of an (item,
+problem) pair is the standing that a ledger of such pairs has for it. An item's kind is that of what it aims at; for one
 problem an item about a branch that the problem does not meet is irrelevant. Figures: AUC, the share of (helpful, other)
-couples in which the helpful one has more evidence; mean over seeds with Student's 95 % interval of that mean.
+couples in which the helpful one stands higher; mean over seeds with Student's 95 % interval of that mean.
 
 A run's folder holds `ledger.json` and `sightings.jsonl`; its items are scored by the first, its pairs by the second.
-`Ledger.standing`, the lifetime contrast, stands beside the evidence, whose memory of fifty uses a long run outlives.
+results/lab_evidence.json was made when a decayed score stood beside the standing; docs/LOG.md has its figures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import sgsd
 from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
 from sgsd.config.loading import load_config, make_config
 from sgsd.data.problems import load_problems, problem_at
-from sgsd.evaluate.separation import STANCES, Observation, Reading, sightings
+from sgsd.evaluate.probe import STANCES, ProbedRollout, TeacherSupport, teacher_observations
 from sgsd.evaluate.stats import Scored, auc, over_seeds
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
@@ -82,7 +82,7 @@ def pair_id(item: str, problem: str) -> str:
     return f"{item} @ {problem}"
 
 
-def of_pairs(observation: Observation, reading: Reading) -> tuple[str, ...]:
+def of_pairs(observation: ProbedRollout, reading: TeacherSupport) -> tuple[str, ...]:
     return tuple(pair_id(item, observation.problem_id) for item in reading.items)
 
 
@@ -112,11 +112,9 @@ def figures(score: Callable[[str], float], kinds: Kinds) -> Figures:
 def all_figures(of_items: Ledger, kinds: Kinds, by_pair: Ledger, kinds_of_pairs: Kinds) -> dict[str, Figures]:
     shown = {item: kind for item, kind in kinds.items() if item in of_items.items}
     return {
-        "items": figures(of_items.evidence, kinds),
-        "shown items": figures(of_items.evidence, shown),
-        "items by standing": figures(of_items.standing, kinds),
-        "shown items by standing": figures(of_items.standing, shown),
-        "pairs": figures(by_pair.evidence, kinds_of_pairs),
+        "items": figures(of_items.standing, kinds),
+        "shown items": figures(of_items.standing, shown),
+        "pairs": figures(by_pair.standing, kinds_of_pairs),
     }
 
 
@@ -139,8 +137,8 @@ def of_untrained(seed: int, folder: Path, rollouts: int) -> dict[str, Any]:
         "pairs": {kind: sum(k == kind for k in kinds_of_pairs.values()) for kind in MIX},
     }
     for stance in STANCES:
-        of_items = Ledger().observe(sightings(seen, "bank", stance, CONFIDENCE))
-        by_pair = Ledger().observe(sightings(seen, "bank", stance, CONFIDENCE, of_pairs))
+        of_items = Ledger().observe(teacher_observations(seen, "bank", stance, CONFIDENCE))
+        by_pair = Ledger().observe(teacher_observations(seen, "bank", stance, CONFIDENCE, of_pairs))
         found[stance] = all_figures(of_items, kinds, by_pair, kinds_of_pairs)
     return found
 
@@ -173,7 +171,7 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean over the seeds or runs, with Student's interval where there are two or more."""
     out: dict[str, Any] = {}
     for stance in STANCES:
-        for of in ("items", "shown items", "items by standing", "shown items by standing", "pairs"):
+        for of in ("items", "shown items", "pairs"):
             for name in COMPARISONS:
                 values = [one[stance][of][name] for one in found if stance in one]
                 if values and all(value is not None for value in values):

@@ -1,11 +1,11 @@
-"""Pruning by order or by evidence, with quarantine or without, on the lab: does a bank that learns keep what helps?
+"""Pruning by order or by standing, on the lab: does a bank that learns keep what helps?
 
     python benchmarks/lab_pruning.py --seeds 40 41 42 43 --out results.json
 
 The bank begins with off-topic and stylistic items only. Every four steps a scripted writer proposes skills and mistakes
 for the problems of the window, helpful and misleading ones with even chances; up to six come in and ten are kept.
-Figures: the share of helpful ones among the learned items, over the second half's updates, how many quarantine took out
-of either kind, and held-out avg@4. Four runs a seed, each a minute on one core.
+Figures: the share of helpful ones among the learned items, over the second half's updates, and held-out avg@4. Two runs
+a seed, each a minute on one core. results/lab_pruning.json was made when there was a quarantine beside (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import torch
 from rich.console import Console
 
 import sgsd.train.bank_upkeep
-from sgsd.bank import BankStore, Ledger, is_dynamic, quarantined, save_bank, words_of
+from sgsd.bank import BankStore, is_dynamic, item_texts, save_bank
 from sgsd.config.yaml_text import parse_yaml
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task import FAMILIES
@@ -37,7 +36,6 @@ from sgsd.skills import Request, ScriptedWriter
 from sgsd.train import make_config, run_training
 
 KIND: dict[tuple[str, str, str], str] = {}  # what the writer meant, by an item's words
-TAKEN_OUT: list[str] = []  # by quarantine in the run that is under way; bank.jsonl names them with the pruned ones
 
 
 def propose(request: Request) -> str:
@@ -51,18 +49,11 @@ def propose(request: Request) -> str:
     family = next(f for f in reversed(FAMILIES) if f"\n{f.wording.split(':')[0]}:" in prompt)
     aim = Aim(rng.choice((HELPFUL, MISLEADING)), rng.choice(family.branches))
     item = (make_skill if answer.key == "general_skills" else make_mistake)("draft", aim, rng)
-    KIND[words_of(item)] = aim.kind
-    return json.dumps({answer.key: [dict(zip(names, words_of(item)))]})
+    KIND[item_texts(item)] = aim.kind
+    return json.dumps({answer.key: [dict(zip(names, item_texts(item)))]})
 
 
-def take_out(ledger: Ledger, ids: Iterable[str], *, judgements: int = 20, bound: float = 0.5) -> list[str]:
-    """What quarantine takes out, noted down."""
-    found = quarantined(ledger, ids, judgements=judgements, bound=bound)
-    TAKEN_OUT.extend(found)
-    return found
-
-
-def run(seed: int, prune: str, quarantine: bool, folder: Path) -> dict[str, Any]:
+def run(seed: int, prune: str, folder: Path) -> dict[str, Any]:
     """One run; the writer is the script above."""
     bank = folder / "bank.json"
     save_bank(demo_bank(seed, helpful=0, misleading=0, stylistic=3, irrelevant=3), bank)
@@ -72,13 +63,12 @@ def run(seed: int, prune: str, quarantine: bool, folder: Path) -> dict[str, Any]
         "seed": seed,
         "output": str(folder / "run"),
         "bank": {"path": str(bank), "pairing": "rotated"},
-        "skills": {**growth, "prune": prune, "quarantine": quarantine},
+        "skills": {**growth, "prune": prune},
         "compute": {"threads": 1},
     }
-    TAKEN_OUT.clear()
     run_folder = run_training(make_config({**demo, **changes}), Console(quiet=True))
     accuracy = json.loads((run_folder / "summary.json").read_text())["after"]["avg_at_4"]
-    found = {"seed": seed, "prune": prune, "quarantine": quarantine, "avg_at_4": accuracy}
+    found = {"seed": seed, "prune": prune, "avg_at_4": accuracy}
     return {**found, **told(run_folder)}
 
 
@@ -91,15 +81,13 @@ def told(run_folder: Path) -> dict[str, Any]:
             if update["step"] > 30:
                 learned = [item for item in store.snapshot(update["event"]).items if is_dynamic(item)]
                 sizes.append(len(learned))
-                shares += [statistics.fmean(KIND[words_of(item)] == HELPFUL for item in learned)] if learned else []
+                shares += [statistics.fmean(KIND[item_texts(item)] == HELPFUL for item in learned)] if learned else []
         items = (store.item_of(event) for event in store.events() if event.change.item_id)
-        kinds = {item.id: KIND[words_of(item)] for item in items if is_dynamic(item)}
+        kinds = {item.id: KIND[item_texts(item)] for item in items if is_dynamic(item)}
     return {
         "helpful": statistics.fmean(shares),
         "learned": statistics.fmean(sizes),
         "added": Counter(kinds[item] for update in updates for item in update["added"]),
-        "taken_out": Counter(kinds[item] for item in TAKEN_OUT),
-        "taken_out_again": len(TAKEN_OUT) - len(set(TAKEN_OUT)),
     }
 
 
@@ -110,11 +98,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sgsd.train.bank_upkeep.make_writer = lambda *_, **__: ScriptedWriter(propose)
-    sgsd.train.bank_upkeep.quarantined = take_out
     found = []
-    for seed, prune, quarantine in itertools.product(arguments.seeds, ("paper", "evidence"), (False, True)):
+    for seed, prune in itertools.product(arguments.seeds, ("paper", "evidence")):
         with tempfile.TemporaryDirectory() as folder:
-            found.append(run(seed, prune, quarantine, Path(folder)))
+            found.append(run(seed, prune, Path(folder)))
         sys.stdout.write(json.dumps(found[-1]) + "\n")
         sys.stdout.flush()
     if arguments.out is not None:

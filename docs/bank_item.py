@@ -1,4 +1,4 @@
-"""Draws docs/bank_item.svg: one item of a bank, from the rollouts it was learned from to its evidence in a run.
+"""Draws docs/bank_item.svg: one item of a bank, from the rollouts it was learned from to its record in a run.
 
 `python docs/bank_item.py` (in a checkout, with the extra `writer`) builds a bank from 64 rollouts of the lab's policy,
 trains 20 steps with it, takes the item with the longest way behind it and draws it: half a minute on one core. Policy,
@@ -19,7 +19,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sgsd.bank import BankStore, Kind, Life, Row, life_of, words_of
+from sgsd.bank import BankStore, ItemHistory, ItemRow, Kind, item_history, item_texts
 from sgsd.cli.bank_ledger import read_ledger
 from sgsd.report.svg import EMPTY, tag
 
@@ -65,17 +65,17 @@ class Node:
         return max(self.height, self.behind)
 
 
-def drawing(life: Life, row: Row | None = None, steps: int = STEPS) -> str:
+def drawing(life: ItemHistory, row: ItemRow | None = None, steps: int = STEPS) -> str:
     """The item's way as one SVG document; `row` is its line in the ledger after a run of that many steps."""
     merged = _merged(life)
     last = max(2, merged.column + 1)
     bank = Node("bank", last, _bank_lines(life, row, steps), [merged])
-    names = ["rollouts", "proposals", *(f"merged, layer {n}" for n in range(1, last - 1)), "bank → evidence"]
+    names = ["rollouts", "proposals", *(f"merged, layer {n}" for n in range(1, last - 1)), "bank → ledger"]
     heads = [tag("text", name, x=_left(column), y=22, class_="head") for column, name in enumerate(names[:-1])]
     heads.append(tag("text", names[-1], x=_left(last), y=22, class_="head"))
     width, height = _left(last) + WIDTHS["bank"] + 14, round(bank.room) + 48
     parts = [
-        tag("title", f"The way of {life.item.id} from its rollouts to its evidence"),
+        tag("title", f"The way of {life.item.id} from its rollouts to its record in a run"),
         tag("style", Markup(STYLE)),
         tag("rect", class_="bg", width=width, height=height, rx=6),
         *heads,
@@ -105,7 +105,7 @@ def _drawn(node: Node, top: float) -> Iterator[Markup]:
         below += source.room + 6
 
 
-def _merged(life: Life) -> Node:
+def _merged(life: ItemHistory) -> Node:
     """An item as the proposal it was, and as what it was merged into, one column past the last of its parents."""
     sources = [_merged(parent) for parent in life.parents]
     if life.own or not sources:
@@ -117,8 +117,8 @@ def _merged(life: Life) -> Node:
     return Node("merged", 1 + max(source.column for source in sources), lines, sources)
 
 
-def _proposal(life: Life) -> Node:
-    said = _wrapped(words_of(life.item)[1], "proposals")
+def _proposal(life: ItemHistory) -> Node:
+    said = _wrapped(item_texts(life.item)[1], "proposals")
     seen = [_rollout(memory) for memory in life.own[:ROLLOUTS_SHOWN]]
     if len(life.own) > ROLLOUTS_SHOWN:
         seen.append(Node("rollouts", 0, [("soft", f"… and {len(life.own) - ROLLOUTS_SHOWN} more")]))
@@ -131,9 +131,9 @@ def _rollout(memory: Mapping[str, Any]) -> Node:
     return Node("rollouts", 0, [(look, f"{mark} {said}")])
 
 
-def _bank_lines(life: Life, row: Row | None, steps: int) -> list[Line]:
+def _bank_lines(life: ItemHistory, row: ItemRow | None, steps: int) -> list[Line]:
     lines = [("head", life.item.id)]
-    lines += [("plain", line) for text in words_of(life.item) for line in _wrapped(text, "bank")]
+    lines += [("plain", line) for text in item_texts(life.item) for line in _wrapped(text, "bank")]
     if row is None:
         return lines
     told = (
@@ -145,8 +145,8 @@ def _bank_lines(life: Life, row: Row | None, steps: int) -> list[Line]:
         f"on successes   {_signed(row.support_on_success)}",
         f"on failures    {_signed(row.support_on_failure)}",
         f"contrast       {_signed(row.contrast)}",
-        f"evidence       {_signed(row.evidence)}",
-        f"posterior      {row.posterior_mean:.2f} [{row.posterior_low:.2f}, {row.posterior_high:.2f}]",
+        f"standing       {_signed(row.standing)}",
+        f"trust          {_signed(row.trust)}",
     )
     return [*lines, ("plain", ""), *(("soft", line) for line in told)]
 
@@ -165,7 +165,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.4f}"
 
 
-def real_item(folder: Path) -> tuple[Life, Row]:
+def real_item(folder: Path) -> tuple[ItemHistory, ItemRow]:
     """The item with the longest way behind it, of a bank built and trained with in `folder`."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from runs import SMALL, merged, quiet
@@ -183,9 +183,9 @@ def real_item(folder: Path) -> tuple[Life, Row]:
     run_training(make_config(merged(SMALL, changes)), quiet())
     ledger = read_ledger(folder / "run")
     with BankStore(folder / "bank.sqlite", read_only=True) as store:
-        lives = [life_of(store, item.id) for item in store.snapshot().items if item.id in ledger.items]
+        lives = [item_history(store, item.id) for item in store.snapshot().items if item.id in ledger.items]
     life = max(lives, key=lambda life: (_merged(life).column, len(life.memories), life.item.id))
-    (row,) = replace(ledger, items={life.item.id: ledger.account(life.item.id)}, pairs={}).rows()
+    (row,) = replace(ledger, items={life.item.id: ledger.stats(life.item.id)}).rows()
     return life, row
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from runs import SMALL, merged, quiet
 from scripted_server import scripted_server
-from sgsd.bank import BankStore, life_of, open_bank, words_of
+from sgsd.bank import BankStore, item_history, item_texts, open_bank
 from sgsd.train import make_config
 from sgsd.train.bank_building import build_from_config
 from sgsd.types import UserError
@@ -45,10 +45,10 @@ def test_a_cold_start_keeps_the_way_from_rollout_to_item(tmp_path: Path) -> None
     assert not writer["dropped"]
     assert not writer["failures"]
     bank = open_bank(path)
-    heads = [words_of(item)[0] for item in bank.items]
+    heads = [item_texts(item)[0] for item in bank.items]
     assert len(heads) == len(set(heads)) > 8, "like has met like, and nothing else was merged"
     with BankStore(path, read_only=True) as store:
-        life = life_of(store, bank.skills[0].id)
+        life = item_history(store, bank.skills[0].id)
         assert life.current
         roots = [memory for ancestor in life.walk() for memory in ancestor.memories]
         assert roots

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
-from sgsd.evaluate.separation import SOURCES, sightings
+from sgsd.evaluate.probe import SOURCES, teacher_observations
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.train.batch import build_batch, grade
@@ -60,7 +60,7 @@ def test_a_probe_reads_what_the_first_step_of_training_judges(stance: Any, tmp_p
 
 
 def rows(seen: Sequence[Any], stance: Any) -> list[list[Any]]:
-    return [[list(s.items), s.outcome, s.support, s.polarity] for s in sightings(seen, "bank", stance, 0.01)]
+    return [[list(s.items), s.outcome, s.support, s.polarity] for s in teacher_observations(seen, "bank", stance, 0.01)]
 
 
 def test_the_null_teacher_is_scored_once_a_rollout_and_counts_as_no_teacher(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
         "36 rollouts of",
         "bank as a whole",
         "off-topic, as long",
-        "items by evidence",
+        "items by standing",
         "The rule, by the ratio",
     ):
         assert part in shown
@@ -144,10 +144,9 @@ def test_the_command_shows_the_figures_and_writes_them_where_it_is_told(
     assert {"sgsd", "torch"} <= written["made_by"]["versions"].keys()
     assert set(written["findings"]["separations"]) == {"raw", "contrast", "ratio"}
     ledger = Ledger.from_json(written["ledger"])
-    assert sum(account.retrieved for account in ledger.items.values()) == 36 * 3 * 2
+    assert sum(stats.retrieved for stats in ledger.items.values()) == 36 * 3 * 2
     for item in written["items"]:
-        assert item["evidence"] == ledger.evidence(item["ids"][0])
-        assert item["balanced_posterior"]["low"] <= item["balanced_posterior"]["high"]
+        assert item["standing"] == ledger.standing(item["id"])
     assert not (tmp_path / "run").exists()
     assert run(["probe", str(config), "--json", str(out)]) == 2
     assert "the file exists" in capsys.readouterr().err
@@ -232,10 +231,10 @@ def test_the_benchmark_scores_a_ledger_that_knows_everything_with_1(benchmark: M
         for item, kind in kinds.items()
         for outcome in (1, -1)
     ]
-    found = benchmark.figures(Ledger().observe(told).evidence, kinds)
+    found = benchmark.figures(Ledger().observe(told).standing, kinds)
     assert found == dict.fromkeys(benchmark.COMPARISONS, 1.0)
     assert set(benchmark.figures(Ledger().standing, kinds).values()) == {0.5}
-    assert benchmark.figures(Ledger().evidence, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
+    assert benchmark.figures(Ledger().standing, {"a": "helpful"}) == dict.fromkeys(benchmark.COMPARISONS)
 
 
 def test_the_benchmark_gives_each_mean_its_interval(benchmark: ModuleType) -> None:
@@ -253,5 +252,5 @@ def test_the_benchmark_reads_a_trained_run(benchmark: ModuleType, tmp_path: Path
     found = benchmark.of_run(folder)
     assert set(found) == {"sightings_an_item", "never_shown", "contrast"}
     assert found["sightings_an_item"] == 2 * 16 * 2 * 2 / 48
-    assert found["contrast"].keys() == {"items", "shown items", "items by standing", "shown items by standing", "pairs"}
+    assert found["contrast"].keys() == {"items", "shown items", "pairs"}
     assert all(0 <= value <= 1 for value in found["contrast"]["pairs"].values() if value is not None)

@@ -20,16 +20,16 @@ from sgsd.bank import (
     Ledger,
     Origin,
     TeacherObservation,
-    life_of,
+    item_history,
+    item_texts,
     open_bank,
     save_bank,
-    words_of,
 )
 from sgsd.checkpoint.saving import checkpoints, read_position
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.report import write_report
 from sgsd.train import loop
-from sgsd.train.run_bank import START, RunBank, items_told
+from sgsd.train.run_bank import START, RunBank, item_records
 from sgsd.types import Mistake, Skill, UserError
 
 EACH_STEP = {"every": 1, "keep": 9}
@@ -95,8 +95,8 @@ def test_a_run_knows_where_the_items_of_a_built_bank_come_from(tmp_path: Path, b
     folder = run_small(tmp_path / "run", steps=2, bank={"path": str(built)})
     name = demo_bank(0).skills[1].id
     with BankStore(built, read_only=True) as source, BankStore(folder / "bank.sqlite", read_only=True) as store:
-        assert life_of(store, name) == life_of(source, name)
-        assert [memory["text"] for memory in life_of(store, name).memories] == ["a rollout"]
+        assert item_history(store, name) == item_history(source, name)
+        assert [memory["text"] for memory in item_history(store, name).memories] == ["a rollout"]
         *before, mark = store.events()
         assert before == source.events()
         assert (mark.note, store.event) == (START, source.event + 1)
@@ -233,13 +233,13 @@ def test_a_finished_run_tells_what_came_of_each_item(tmp_path: Path, built: Path
     bank = demo_bank(0)
     assert {item["id"] for item in told} == {item.id for item in bank.items}
     assert [item["standing"] for item in told] == sorted((ledger.standing(i.id) for i in bank.items), reverse=True)
-    rows = {row.ids[0]: row for row in ledger.rows()}
+    rows = {row.id: row for row in ledger.rows()}
     for item in told:
-        assert item["says"] in words_of(bank.item(item["id"]))
+        assert item["says"] in item_texts(bank.item(item["id"]))
         assert (item["kept"], item["learned"]) == (True, None)
         row = rows.get(item["id"])
         assert item["retrieved"] == (row.retrieved if row else 0)
-        assert item["posterior_high"] == (row.posterior_high if row else pytest.approx(0.975))
+        assert item["trust"] == (row.trust if row else 0.0)
     page = write_report(folder).read_text(encoding="utf-8")
     assert f"{len(rows)} of {len(bank)}\u00a0items were shown to a teacher." in page
 
@@ -257,7 +257,7 @@ def test_items_are_told_by_when_they_came_and_whether_they_stayed(tmp_path: Path
         store.import_bank(Bank((second,), (never,)), "upkeep after step 50")
     seen = [TeacherObservation((name,), outcome, 0.1 * outcome, 1) for name in ("first", "lost") for outcome in (1, -1)]
     with BankStore(path, read_only=True) as store:
-        told = items_told(store, Ledger().observe([*seen, TeacherObservation(("second",), 1, 0.1, 1)]))
+        told = item_records(store, Ledger().observe([*seen, TeacherObservation(("second",), 1, 0.1, 1)]))
     found = [(item["id"], item["kind"], item["learned"], item["kept"], item["validated"]) for item in told]
     assert found == [
         ("first", "skill", None, False, 2),

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsd.bank import Bank, Embedder, EmbeddingRetriever, item_text, pairs_for, retrieve_pairs
-from sgsd.bank import vectors as vectors_module
-from sgsd.bank.embed import nearest
-from sgsd.bank.vectors import VectorCache, unit_rows
+from sgsd.bank.retrieval import vector_cache as vectors_module
+from sgsd.bank.retrieval.embedding import nearest
+from sgsd.bank.retrieval.vector_cache import VectorCache, unit_rows
 from sgsd.types import Mistake, Skill, UserError
 
 WORDS = ("prime", "angle", "dice", "parity", "root", "circle")
@@ -138,7 +138,7 @@ def test_a_score_does_not_depend_on_the_rows_beside_it(monkeypatch: pytest.Monke
     rows, query = unit_rows(draw.standard_normal((300, 383))), unit_rows(draw.standard_normal((1, 383)))[0]
     whole = dict(zip(*nearest(rows, query, rows @ query, 300), strict=True))
     for size in (1, 2, 7):
-        monkeypatch.setattr("sgsd.bank.embed.BLOCK_ROWS", size)
+        monkeypatch.setattr("sgsd.bank.retrieval.embedding.BLOCK_ROWS", size)
         assert dict(zip(*nearest(rows, query, rows @ query, 300), strict=True)) == whole
 
 

@@ -28,11 +28,9 @@ from sgsd.bank import (
     make_retriever,
     pairs_for,
 )
-from sgsd.bank import (
-    factory as choose,
-)
 from sgsd.bank.dedup import near_duplicates
-from sgsd.bank.lexical import tokenize
+from sgsd.bank.retrieval import factory
+from sgsd.bank.retrieval.bm25 import tokenize
 from sgsd.cli import bank_command as bank_cli
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.types import Skill, UserError
@@ -256,7 +254,7 @@ def test_a_hub_model_is_fetched_without_code_or_pickles_and_must_be_pinned(
 def test_the_model_is_loaded_once_for_a_bank_that_grows(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EmbeddingSettings(str(MODEL), cache=str(cache))
     make_retriever("embedding", BANK, embedding=settings)
-    monkeypatch.setattr("sgsd.bank.factory.SentenceEncoder", None)
+    monkeypatch.setattr("sgsd.bank.retrieval.factory.SentenceEncoder", None)
     grown = make_retriever("hybrid", Bank((*BANK.skills, Skill("new", "a", "b", "c"))), embedding=settings)
     assert len(grown.skills.rank(["dice"], 30)[0]) == len(BANK) + 1
 
@@ -283,7 +281,7 @@ def test_a_run_resumed_with_an_empty_cache_is_the_uninterrupted_one(tmp_path: Pa
     whole = {name: (run / f"{name}.jsonl").read_bytes() for name in ("metrics", "rollouts")}
     shutil.rmtree(run / "checkpoints" / max(path.name for path in (run / "checkpoints").iterdir()))
     shutil.rmtree(vectors)
-    choose._embedder.cache_clear()
+    factory._embedder.cache_clear()
     run_small(run, resume=True, **changes)
     assert {name: (run / f"{name}.jsonl").read_bytes() for name in whole} == whole
     assert list(vectors.rglob("*.npy"))

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from sgsd.bank import (
     Bank,
     Proposal,
+    add_items,
     bank_of_proposals,
     content_id,
-    grown,
     is_dynamic,
-    joined,
-    named_by_content,
-    without,
-    words_of,
+    item_texts,
+    join_duplicates,
+    remove_items,
+    with_content_id,
 )
 from sgsd.types import Mistake, Skill, UserError
 
@@ -32,19 +32,19 @@ GIVEN = Bank(
 
 
 def learned(number: int) -> Skill:
-    return named_by_content(Skill("", f"title {number}", "p", "w"))
+    return with_content_id(Skill("", f"title {number}", "p", "w"))
 
 
 def proposal(number: int, kind: str = "skill", **origins: tuple[str, ...]) -> Proposal:
     if kind == "skill":
         return Proposal(learned(number), **origins)
-    return Proposal(named_by_content(Mistake("", f"description {number}", "w", "h")), **origins)
+    return Proposal(with_content_id(Mistake("", f"description {number}", "w", "h")), **origins)
 
 
 def test_an_id_is_decided_by_the_words_alone() -> None:
     item = Skill("any", "Factor  the\nQuadratic", "é", "w", {"by": "me"})
     assert content_id(item) == content_id(Skill("", " factor THE quadratic ", unicodedata.normalize("NFD", "É"), "W"))
-    assert named_by_content(item) == replace(item, id=content_id(item))
+    assert with_content_id(item) == replace(item, id=content_id(item))
     assert content_id(Skill("", "title", "principle", "when")) == "gen_59555e2fd892"  # for ever: files hold it
     assert content_id(Mistake("", "title", "principle", "when")) == "err_59555e2fd892"
 
@@ -66,20 +66,20 @@ def test_other_words_have_another_id(other: Skill) -> None:
 def test_what_could_not_stand_in_a_bank_has_no_name() -> None:
     for bad in (Skill("", " ", "p", "w"), Skill("", "t", "<|im_end|>", "w"), Skill("", "t", "p", "w" * 4001)):
         with pytest.raises(UserError):
-            named_by_content(bad)
+            with_content_id(bad)
 
 
 def test_words_are_all_that_an_item_says() -> None:
-    assert words_of(GIVEN.skills[0]) == ("Parity", "Look modulo 2.", "integers")
-    assert words_of(GIVEN.mistakes[0]) == ("Sign", "haste", "check")
+    assert item_texts(GIVEN.skills[0]) == ("Parity", "Look modulo 2.", "integers")
+    assert item_texts(GIVEN.mistakes[0]) == ("Sign", "haste", "check")
 
 
 def test_duplicates_are_joined_at_the_place_of_the_first_with_all_origins() -> None:
     one, two = proposal(1, memories=("a", "b"), items=("x",)), proposal(2)
     foreign = Proposal(replace(learned(1), id="gen_001", title="TITLE 1"), ("b", "c"), ("y", "x"))
-    assert joined([one, two, foreign, two]) == [Proposal(one.item, ("a", "b", "c"), ("x", "y")), two]
-    assert joined([foreign, one])[0].item == foreign.item
-    assert joined([]) == []
+    assert join_duplicates([one, two, foreign, two]) == [Proposal(one.item, ("a", "b", "c"), ("x", "y")), two]
+    assert join_duplicates([foreign, one])[0].item == foreign.item
+    assert join_duplicates([]) == []
 
 
 def test_a_bank_of_proposals_keeps_their_order() -> None:
@@ -91,7 +91,7 @@ def test_a_bank_of_proposals_keeps_their_order() -> None:
 
 
 def test_without_takes_items_of_both_kinds() -> None:
-    left = without(GIVEN, ["gen_001", "err_001", "unknown"])
+    left = remove_items(GIVEN, ["gen_001", "err_001", "unknown"])
     assert [item.id for item in left.items] == ["gen_002"]
     assert left.metadata == GIVEN.metadata
 
@@ -105,14 +105,14 @@ def test_only_a_step_marks_an_item_as_learned() -> None:
 
 def test_the_bank_grows_by_a_few_and_says_which() -> None:
     many = [proposal(n, "skill" if n % 2 else "mistake", memories=(f"m{n}",)) for n in range(9)]
-    new, taken = grown(GIVEN, many, step=25, add=3)
+    new, taken = add_items(GIVEN, many, step=25, add=3)
     assert [p.item.id for p in taken] == [p.item.id for p in many[:3]]
     assert [p.memories for p in taken] == [("m0",), ("m1",), ("m2",)]
     assert all(p.item.meta == {"dynamic": 25} for p in taken)
     assert new.skills == (*GIVEN.skills, taken[1].item)
     assert new.mistakes == (*GIVEN.mistakes, taken[0].item, taken[2].item)
     assert new.metadata == GIVEN.metadata
-    assert grown(new, many[:3], step=50) == (new, [])
+    assert add_items(new, many[:3], step=50) == (new, [])
 
 
 @pytest.mark.parametrize("add", [0, 1])
@@ -120,16 +120,16 @@ def test_what_the_bank_says_already_is_not_new(add: int) -> None:
     """In the same words under another id, and under an id whose words a person has since changed."""
     edited = replace(learned(7), principle="better words")
     bank = Bank((*GIVEN.skills, edited), GIVEN.mistakes)
-    known = [Proposal(named_by_content(replace(GIVEN.skills[1], title="SYMMETRY"))), proposal(7)]
-    assert grown(bank, known, step=1) == (bank, [])
-    _, taken = grown(bank, [*known, proposal(8)], step=1, add=add)
+    known = [Proposal(with_content_id(replace(GIVEN.skills[1], title="SYMMETRY"))), proposal(7)]
+    assert add_items(bank, known, step=1) == (bank, [])
+    _, taken = add_items(bank, [*known, proposal(8)], step=1, add=add)
     assert len(taken) == add
 
 
 def test_the_oldest_go_first_and_the_given_never() -> None:
     bank = GIVEN
     for step in range(1, 8):
-        bank, taken = grown(bank, [proposal(10 * step), proposal(10 * step, "mistake")], step=step, capacity=5)
+        bank, taken = add_items(bank, [proposal(10 * step), proposal(10 * step, "mistake")], step=step, capacity=5)
         assert len(taken) == 2
     learned = [item for item in bank.items if is_dynamic(item)]
     assert sorted(item.meta["dynamic"] for item in learned) == [5, 6, 6, 7, 7]
@@ -137,20 +137,20 @@ def test_the_oldest_go_first_and_the_given_never() -> None:
 
 
 def test_what_another_run_learned_stays_where_this_one_began_with_it() -> None:
-    theirs, _ = grown(GIVEN, [proposal(n) for n in range(4)], step=90, capacity=4)
+    theirs, _ = add_items(GIVEN, [proposal(n) for n in range(4)], step=90, capacity=4)
     began = {item.id for item in theirs.items}
-    bank, taken = grown(theirs, [proposal(n) for n in range(10, 13)], step=1, add=3, capacity=2, given=began)
+    bank, taken = add_items(theirs, [proposal(n) for n in range(10, 13)], step=1, add=3, capacity=2, given=began)
     assert began <= {item.id for item in bank.items}
     assert len(taken) == 2
-    lost, _ = grown(theirs, [proposal(10)], step=1, capacity=2)
+    lost, _ = add_items(theirs, [proposal(10)], step=1, capacity=2)
     assert not began <= {item.id for item in lost.items}
 
 
 def test_the_least_worthy_go_first_where_worth_is_known() -> None:
-    bank, _ = grown(GIVEN, [proposal(n) for n in range(4)], step=1, capacity=4)
+    bank, _ = add_items(GIVEN, [proposal(n) for n in range(4)], step=1, capacity=4)
     ranked = [item.id for item in bank.items if is_dynamic(item)]
-    worth: Callable[[str], float] = lambda item_id: float(ranked.index(item_id) in (0, 2))  # noqa: E731
-    after, taken = grown(bank, [proposal(8), proposal(9)], step=2, capacity=4, worth=worth)
+    score: Callable[[str], float] = lambda item_id: float(ranked.index(item_id) in (0, 2))  # noqa: E731
+    after, taken = add_items(bank, [proposal(8), proposal(9)], step=2, capacity=4, score=score)
     assert {item.id for item in after.items if is_dynamic(item)} == {ranked[0], ranked[2], *(p.item.id for p in taken)}
 
 
@@ -164,7 +164,7 @@ def test_capacity_holds_and_the_given_bank_stays(rounds: list[list[int]], add: i
     bank = GIVEN
     for step, numbers in enumerate(rounds):
         before = {item.id for item in bank.items}
-        bank, taken = grown(bank, [proposal(n) for n in numbers], step=step, add=add, capacity=capacity)
+        bank, taken = add_items(bank, [proposal(n) for n in numbers], step=step, add=add, capacity=capacity)
         new = {item.id for item in bank.items} - before
         assert new == {p.item.id for p in taken}
         assert len(taken) <= min(add, capacity)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, life_of
+from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, item_history
 from sgsd.types import Mistake, Skill, UserError
 
 ONE = Bank((Skill("a", "t", "p", "w"), Skill("b", "t", "p", "w")), (Mistake("m", "d", "w", "h"),), {"source": "one"})
@@ -138,11 +138,11 @@ def test_a_branch_tells_the_lives_of_its_items(tmp_path: Path) -> None:
         store.remember({"r1": {"text": "one"}})
         store.import_bank(ONE, origins={"a": Origin(("r1",)), "b": Origin(("r1",))})
         end = store.import_bank(TWO, origins={"c": Origin(("r1",), ("b",))})[-1].seq
-        told = life_of(store, "c")
+        told = item_history(store, "c")
     assert told.memories
     branch_store(path, branch, end, "here it begins")
     with BankStore(branch, read_only=True) as store:
-        assert life_of(store, "c") == told
+        assert item_history(store, "c") == told
 
 
 def test_a_branch_replaces_nothing_and_has_a_clean_note(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from sgsd.bank import (
     pairs_for,
     retrieve_pairs,
 )
-from sgsd.bank.hybrid import fused, marginal_order, shared_ranks
+from sgsd.bank.retrieval.hybrid import fuse_ranks, mmr_order, shared_ranks
 from sgsd.train import make_config
 from sgsd.types import Skill, UserError
 
@@ -50,28 +50,30 @@ def test_fusion_is_the_published_formula_on_a_scale_of_one() -> None:
         "s1": 1 / 62 * 61 / 2,
         "s3": 1 / 63 * 61 / 2,
     }
-    hits = fused(first, second, PLACE)
+    hits = fuse_ranks(first, second, PLACE)
     assert [hit.item.id for hit in hits] == list(expected)
     assert [hit.score for hit in hits] == pytest.approx(list(expected.values()), rel=1e-15)
-    assert fused(listed((4, 0.1)), listed((4, 1.0)), PLACE)[0].score == 1.0
+    assert fuse_ranks(listed((4, 0.1)), listed((4, 1.0)), PLACE)[0].score == 1.0
 
 
 def test_what_a_list_does_not_find_gets_nothing_from_it() -> None:
-    hits = fused(listed((3, 0.5), (2, 0.0), (1, -0.2)), listed((0, 0.0), (1, 0.0)), PLACE)
+    hits = fuse_ranks(listed((3, 0.5), (2, 0.0), (1, -0.2)), listed((0, 0.0), (1, 0.0)), PLACE)
     assert [(hit.item.id, hit.score) for hit in hits] == [("s3", 0.5), ("s0", 0.0), ("s1", 0.0), ("s2", 0.0)]
 
 
 def test_equal_scores_share_a_rank_and_ties_go_to_the_first_list() -> None:
     assert shared_ranks(listed((0, 1.0), (1, 0.5), (2, 0.5), (3, 0.2))) == {"s0": 1, "s1": 2, "s2": 2, "s3": 4}
-    crossed = fused(listed((1, 0.9), (0, 0.8)), listed((0, 0.9), (1, 0.8)), PLACE)
+    crossed = fuse_ranks(listed((1, 0.9), (0, 0.8)), listed((0, 0.9), (1, 0.8)), PLACE)
     assert [hit.item.id for hit in crossed] == ["s1", "s0"]
     assert crossed[0].score == crossed[1].score
-    tied = fused(listed((1, 0.9), (0, 0.9)), listed((0, 0.9), (1, 0.9)), PLACE)
+    tied = fuse_ranks(listed((1, 0.9), (0, 0.9)), listed((0, 0.9), (1, 0.9)), PLACE)
     assert [hit.item.id for hit in tied] == ["s0", "s1"], "item order where nothing else decides"
 
 
 def test_the_top_of_a_hybrid_pool_is_weighed_as_with_cosines() -> None:
-    scores = [hit.score for hit in fused(*(listed(*((i, 1.0 - i / 10) for i in range(6))) for _ in range(2)), PLACE)]
+    scores = [
+        hit.score for hit in fuse_ranks(*(listed(*((i, 1.0 - i / 10) for i in range(6))) for _ in range(2)), PLACE)
+    ]
     assert scores[0] == 1.0
     assert math.exp(scores[0] - scores[-1]) < 1.1
 
@@ -112,7 +114,7 @@ def test_diversity_is_maximal_marginal_relevance(seed: int, count: int, d: float
     vectors = draw.integers(-2, 3, (count, 4)) / 8
     scores = np.sort(draw.integers(0, 8, count) / 8)[::-1]
     k = int(draw.integers(1, count + 1))
-    order = marginal_order(scores, vectors, d, k)
+    order = mmr_order(scores, vectors, d, k)
     assert order == by_the_book(scores.tolist(), vectors @ vectors.T, d, k)
     if d == 0.0:
         assert order == list(range(k))
@@ -133,7 +135,7 @@ def test_diversity_leaves_out_what_was_said_already_and_keeps_scores() -> None:
 
 
 def test_beyond_the_candidates_the_order_is_the_retrievers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgsd.bank.hybrid.CANDIDATES", 3)
+    monkeypatch.setattr("sgsd.bank.retrieval.hybrid.CANDIDATES", 3)
     [plain], [diverse] = (r.skills.rank(["dice"], 6) for r in (make(), DiverseRetriever(make(), 0.9)))
     assert diverse[3:] == plain[3:]
     assert sorted(map(str, diverse[:3])) == sorted(map(str, plain[:3]))

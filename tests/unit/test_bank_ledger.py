@@ -7,16 +7,14 @@ import json
 import math
 import random
 from collections.abc import Callable
-from itertools import permutations
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsd.bank import Ledger, TeacherObservation
-from sgsd.bank.item_stats import Account, Tally, class_balance
+from sgsd.bank.item_stats import ItemStats, OutcomeStats
 from sgsd.types import UserError
 
 IDS = st.sampled_from(["s1", "s2", "m1", "m2", "m3"])
@@ -54,81 +52,36 @@ def test_one_step_by_hand() -> None:
         TeacherObservation(("s",), 0, 2.0, 0),
     ]
     ledger = Ledger().observe(step)
-    balance = {1: 0.5 / (1 / 4), -1: 0.5 / (3 / 4)}
-    weight = (1 + 0.98 + 0.98**2) / 3
-    gain = weight * (balance[1] * 0.2 - balance[-1] * (0.3 - 0.1))
-    assert ledger.evidence("s") == pytest.approx(gain / (3 * weight + 5), rel=1e-14)
-    assert ledger.pair_evidence("s", "m") == ledger.evidence("m") == pytest.approx(balance[1] * 0.2 / 6, rel=1e-14)
     assert ledger.standing("s") == pytest.approx((0.2 - 0.1) / 2 * 1 / (1 + 5), rel=1e-14)
     assert ledger.trust("s") == math.tanh(ledger.standing("s") / 0.05)
-    account = ledger.account("s")
-    assert account.retrieved == 4
-    assert account.success == Tally(validated=1, support=0.2)
-    assert account.failure == Tally(validated=1, reversed=1, support=math.fsum([0.3, -0.1]))
-    assert account.contrast == pytest.approx((0.2 - 0.1) / 2)
-    assert ledger.account("t").failure == Tally(neutral=1)
-    assert ledger.account("t").contrast is None
+    stats = ledger.stats("s")
+    assert stats.retrieved == 4
+    assert stats.success == OutcomeStats(validated=1, support=0.2)
+    assert stats.failure == OutcomeStats(validated=1, reversed=1, support=math.fsum([0.3, -0.1]))
+    assert stats.contrast == pytest.approx((0.2 - 0.1) / 2)
+    assert ledger.stats("t").failure == OutcomeStats(neutral=1)
+    assert ledger.stats("t").contrast is None
 
 
 def test_what_was_never_shown_has_no_opinion() -> None:
     ledger = Ledger().observe([seen("a", 1, 0.5), seen("b", -1, 0.5)])
-    assert ledger.evidence("new") == ledger.trust("new") == ledger.pair_evidence("a", "b") == 0.0
-    assert (ledger.posterior("new").alpha, ledger.posterior("new").beta) == (1.0, 1.0)
-    assert ledger.account("new") == Account()
+    assert ledger.standing("new") == ledger.trust("new") == 0.0
+    assert ledger.stats("new") == ItemStats()
 
 
-def test_a_steps_uses_weigh_the_mean_of_what_all_their_orders_would_give() -> None:
-    start = Account(evidence=0.7, uses=11.0)
-    step = [seen("a", 1, 0.4), seen("a", -1, 0.1), seen("a", -1, -0.3), seen("a", 1, 0.9)]
-    balance = {1: 1.0, -1: 1.0}
-
-    def one_by_one(order: tuple[TeacherObservation, ...]) -> tuple[float, float]:
-        total, uses = start.evidence, start.uses
-        for s in order:
-            total, uses = 0.98 * total + s.outcome * s.support, 0.98 * uses + 1
-        return total, uses
-
-    expected = np.mean([one_by_one(order) for order in permutations(step)], axis=0)
-    together = start.plus(step, balance, 0.98)
-    assert (together.evidence, together.uses) == pytest.approx(tuple(expected), rel=1e-12)
-
-
-@pytest.mark.parametrize("size", [1, 7, 200])
-def test_the_memory_is_fifty_uses_long_whatever_the_batch(size: int) -> None:
-    account = Account()
-    for _ in range(2000 // size):
-        account = account.plus([seen("a", 1, 0.5)] * size, {1: 1.0, -1: 1.0}, 0.98)
-    assert account.uses == pytest.approx(50.0, rel=1e-6)
-    assert account.success.total == 2000 // size * size
-
-
-def test_no_decay_is_allowed_and_counts_all() -> None:
-    account = Account().plus([seen("a", 1, 0.5)] * 8, {1: 1.0, -1: 1.0}, 1.0)
-    assert (account.uses, account.evidence) == (8.0, 4.0)
-
-
-def test_a_step_of_one_outcome_is_counted_but_is_no_evidence() -> None:
-    before = Ledger().observe([seen("a", 1, 0.5), seen("b", -1, 0.5)])
-    after = before.observe([seen("a", -1, -0.4)] * 30)
-    assert class_balance([seen("a", -1, 0.0)] * 3) == {}
-    assert (after.evidence("a"), after.account("a").uses) == (before.evidence("a"), before.account("a").uses)
-    assert after.account("a").failure == Tally(validated=30, support=math.fsum([-0.4] * 30))
-    assert after.posterior("a").alpha == 32.0
+def test_a_step_of_one_outcome_is_counted_but_moves_no_standing_of_an_unknown_side() -> None:
+    after = Ledger().observe([seen("a", -1, -0.4)] * 30)
+    assert after.stats("a").failure == OutcomeStats(validated=30, support=math.fsum([-0.4] * 30))
+    assert after.standing("a") == 0.0
 
 
 def test_unknown_outcomes_are_retrievals_only() -> None:
     known = [seen("a", 1, 0.5), seen("a", -1, 0.2)]
     with_unknown = Ledger().observe([*known, TeacherObservation(("a", "b"), 0, 9.0, 0)])
     without = Ledger().observe(known)
-    assert with_unknown.evidence("a") == without.evidence("a")
-    assert with_unknown.posterior("a") == without.posterior("a")
-    assert with_unknown.account("a").retrieved == 3
-    assert with_unknown.account("b") == Account(retrieved=1)
-
-
-def test_several_items_are_pooled_by_their_sums() -> None:
-    ledger = Ledger(items={"s": Account(evidence=1.0, uses=5.0), "m": Account(evidence=-0.25, uses=15.0)})
-    assert ledger.evidence("s", "m") == pytest.approx(0.75 / 25)
+    assert with_unknown.standing("a") == without.standing("a")
+    assert with_unknown.stats("a").retrieved == 3
+    assert with_unknown.stats("b") == ItemStats(retrieved=1)
 
 
 def test_standings_are_pooled_by_their_sightings() -> None:
@@ -170,11 +123,18 @@ def test_any_order_and_any_split_over_processes_give_the_same_bits(
 def test_a_ledger_comes_back_to_the_bit_and_goes_on_as_if_nothing_had_been(
     first: list[TeacherObservation], second: list[TeacherObservation]
 ) -> None:
-    ledger = Ledger(decay=0.97, prior_uses=4.0, trust_scale=0.1).observe(first)
+    ledger = Ledger(prior_uses=4.0, trust_scale=0.1).observe(first)
     back = Ledger.from_json(json.loads(text(ledger)))
     assert back == ledger
     assert text(back) == text(ledger)
     assert text(back.observe(second)) == text(ledger.observe(second))
+
+
+def test_a_ledger_of_format_1_is_read_without_its_decayed_sums_and_its_pairs() -> None:
+    ledger = Ledger().observe([seen("a", 1, 0.5), seen("a", -1, -0.2)])
+    old = json.loads(text(ledger)) | {"format": 1, "decay": 0.98, "pairs": [{"skill": "a", "mistake": "b"}]}
+    old["items"]["a"] |= {"evidence": 0.1, "uses": 2.0}
+    assert Ledger.from_json(old) == ledger
 
 
 def _broken(change: Callable[[dict[str, Any]], object]) -> Any:
@@ -192,25 +152,21 @@ def _broken(change: Callable[[dict[str, Any]], object]) -> Any:
     ("change", "words"),
     [
         (lambda r: r.pop("items"), "field 'items' is missing"),
-        (lambda r: r.update(format=2), "field 'format' is 2, this version reads 1"),
-        (lambda r: r.update(decay="0.98"), "field 'decay' must be a finite number"),
-        (lambda r: r.update(decay=0.0), "decay is 0.0"),
+        (lambda r: r.update(format=3), "field 'format' is 3, this version reads up to 2"),
+        (lambda r: r.update(prior_uses="5"), "field 'prior_uses' must be a finite number"),
+        (lambda r: r.update(prior_uses=0.0), "prior is 0.0"),
         (lambda r: r.update(items=[]), "'items' must be an object"),
         (lambda r: r.update(more=1), "field 'more' is not part of the format"),
         (lambda r: r["items"].update(s1=3), "item 's1', must be an object, not a number"),
-        (lambda r: r["items"]["s1"].pop("uses"), "item 's1', field 'uses' is missing"),
-        (lambda r: r["items"]["s1"].update(uses=-1), "item 's1', field 'uses' is -1.0, below 0"),
-        (lambda r: r["items"]["s1"].update(evidence=math.nan), "item 's1', field 'evidence' must be a finite"),
-        (lambda r: r["items"]["s1"].update(evidence=10**400), "item 's1', field 'evidence' must be a finite"),
+        (lambda r: r["items"]["s1"].pop("failure"), "item 's1', field 'failure' is missing"),
+        (lambda r: r["items"]["s1"]["success"].update(support=math.nan), "field 'success.support' must be a finite"),
+        (lambda r: r["items"]["s1"]["success"].update(support=10**400), "field 'success.support' must be a finite"),
         (lambda r: r["items"]["s1"].update(retrieved=1), "item 's1', field 'retrieved' is 1, less than"),
         (lambda r: r["items"]["s1"].update(retrieved=True), "item 's1', field 'retrieved' must be a whole number"),
         (lambda r: r["items"]["s1"].update(success=[]), "item 's1', field 'success' must be an object, not a list"),
         (lambda r: r["items"]["s1"]["success"].update(neutral=-1), "item 's1', field 'success.neutral' must be"),
         (lambda r: r["items"]["s1"]["failure"].update(x=1), "item 's1', field 'failure.x' is not part"),
         (lambda r: r["items"]["s1"]["failure"].pop("support"), "item 's1', field 'failure.support' is missing"),
-        (lambda r: r["pairs"].append(r["pairs"][0]), r"pairs\[1\], repeats the pair 's1' \+ 'm1'"),
-        (lambda r: r["pairs"][0].update(skill=1), r"pairs\[0\], fields 'skill' and 'mistake' must be strings"),
-        (lambda r: r["pairs"][0].update(uses="1"), r"pair 's1' \+ 'm1', field 'uses' must be a finite number"),
     ],
 )
 def test_a_broken_file_is_refused_by_item_and_field(change: Callable[[dict[str, Any]], object], words: str) -> None:
@@ -231,8 +187,8 @@ def test_an_impossible_sighting_is_refused() -> None:
         (("a",), 0, 0.1, 1),
         (("a",), 1, math.nan, 1),
     ]:
-        with pytest.raises(UserError, match="a sighting of"):
+        with pytest.raises(UserError, match="an observation of"):
             TeacherObservation(items, outcome, support, polarity)
-    for values in [(1.1, 5.0, 0.05), (0.98, 0.0, 0.05), (0.98, 5.0, math.nan)]:
-        with pytest.raises(UserError, match="the ledger's decay"):
+    for values in [(0.0, 0.05), (math.inf, 0.05), (5.0, math.nan)]:
+        with pytest.raises(UserError, match="the ledger's prior"):
             Ledger(*values)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_bank_origins import old_store
 from test_bank_store import ONE, TWO, kinds, mistake, skill
 
-from sgsd.bank import Bank, BankStore, Life, Origin, at_event, difference, life_of, rolled_back
+from sgsd.bank import Bank, BankStore, ItemHistory, Origin, diff_banks, item_history, parse_bank_reference, roll_back
 from sgsd.types import UserError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,7 +27,7 @@ def memory(number: int, correct: bool = True) -> dict[str, object]:
     return {"index": number, "problem_id": f"p{number}", "problem": "1+1", "solution": "2", "correct": correct}
 
 
-def numbers(life: Life) -> list[object]:
+def numbers(life: ItemHistory) -> list[object]:
     return [found["index"] for found in life.own]
 
 
@@ -46,7 +46,7 @@ def family(path: Path) -> BankStore:
 
 def test_every_memory_is_told_where_it_belongs(tmp_path: Path) -> None:
     with family(tmp_path / "bank.db") as store:
-        life = life_of(store, "d")
+        life = item_history(store, "d")
     assert life.current
     assert numbers(life) == [4]
     a, c = life.parents
@@ -67,7 +67,7 @@ def test_an_item_that_changed_is_told_as_it_last_was(tmp_path: Path) -> None:
         store.import_bank(ONE)
         store.import_bank(TWO)
         store.import_bank(Bank())
-        life = life_of(store, "c")
+        life = item_history(store, "c")
         assert not life.current
         assert life.item == TWO.item("c") != ONE.item("c")
         assert life.memories == life.parents == ()
@@ -77,7 +77,7 @@ def test_an_id_that_turned_from_a_skill_into_a_mistake_has_one_life(tmp_path: Pa
     with BankStore(tmp_path / "bank.db") as store:
         store.import_bank(Bank((skill("a"),)))
         store.import_bank(Bank((), (mistake("a"),)))
-        assert life_of(store, "a").item == mistake("a")
+        assert item_history(store, "a").item == mistake("a")
 
 
 @pytest.mark.parametrize("name", ["", "nobody", "\x1b[2J"])
@@ -85,7 +85,7 @@ def test_an_unknown_item_is_named_on_one_line(name: str, tmp_path: Path) -> None
     with family(tmp_path / "bank.db") as store:
         store.import_bank(Bank((), (), {"metadata": 1}))  # an event without an item
         with pytest.raises(UserError, match="has never held an item") as caught:
-            life_of(store, name)
+            item_history(store, name)
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_retired_items_are_suggested_too(tmp_path: Path) -> None:
         store.import_bank(Bank((skill("gen_12345"),)))
         store.import_bank(Bank())
         with pytest.raises(UserError, match="did you mean 'gen_12345'"):
-            life_of(store, "gen_1234")
+            item_history(store, "gen_1234")
 
 
 def test_two_items_may_each_stand_for_the_other(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_two_items_may_each_stand_for_the_other(tmp_path: Path) -> None:
         both = Bank((skill("a"), skill("b")))
         event = store.import_bank(both, "", {"a": Origin(("m1",)), "b": Origin(("m2",))})[-1].seq
         store.import_bank(Bank((skill("a"),)), "", {"a": Origin(("m1", "m2"), ("b", "a"))})
-        rolled_back(store, event)
+        roll_back(store, event)
         store.import_bank(Bank((skill("b"),)), "", {"b": Origin(("m1", "m2"), ("a",))})
         for name, other, n in (("b", "a", 2), ("a", "b", 1)):
-            life = life_of(store, name)
+            life = item_history(store, name)
             assert [found.item.id for found in life.walk()] == [name, other]
             assert numbers(life) == [n]
             assert len(life.memories) == 2
@@ -119,7 +119,7 @@ def test_a_memory_that_was_not_kept_and_a_parent_that_never_stood_there_are_left
     with BankStore(tmp_path / "bank.db") as store:
         store.remember({"m1": memory(1)})
         store.import_bank(Bank((skill("a"),)), "", {"a": Origin(("m1", "m2"), ("x", "y"))})
-        life = life_of(store, "a")
+        life = item_history(store, "a")
     assert numbers(life) == [1]
     assert life.parents == ()
 
@@ -142,7 +142,7 @@ def test_hundreds_of_proposals_over_five_layers_are_told_in_a_second(tmp_path: P
             store.import_bank(Bank(tuple(map(skill, heirs))), f"layer {layer + 1}", origins)
             names = heirs
         began = time.perf_counter()
-        life = life_of(store, names[0])
+        life = item_history(store, names[0])
         told = list(life.walk())
         seconds = time.perf_counter() - began
     assert len(told) == 460 + 230 + 115 + 40 + 10 + 1
@@ -156,26 +156,28 @@ def test_a_chain_of_thousands_of_ancestors_needs_no_stack(tmp_path: Path) -> Non
         names = [f"i{n}" for n in range(length)]
         origins = {name: Origin((), (before,)) for before, name in pairwise(names)}
         store.import_bank(Bank(tuple(map(skill, names))), "", origins)
-        assert sum(1 for _ in life_of(store, names[-1]).walk()) == length
+        assert sum(1 for _ in item_history(store, names[-1]).walk()) == length
 
 
 def test_a_roll_back_adds_to_the_history_and_is_made_once(tmp_path: Path) -> None:
     with family(tmp_path / "bank.db") as store:
         before, bank = store.events(), store.snapshot(3)
-        written = rolled_back(store, 3)
+        written = roll_back(store, 3)
         assert kinds(written) == [("retired", "d"), *(("restored", name) for name in "abc")]
         assert {event.note for event in written} == {"rolled back to event 3"}
         assert store.events()[: len(before)] == before
         assert store.snapshot() == bank
-        assert rolled_back(store, 3) == []
-        assert rolled_back(store, len(before)), "and there is a way forward again"
+        assert roll_back(store, 3) == []
+        assert roll_back(store, len(before)), "and there is a way forward again"
         assert store.snapshot() == store.snapshot(len(before))
-        assert [found.item.id for found in life_of(store, "d").walk()] == ["d", "a", "c", "b"], "nothing is forgotten"
+        assert [found.item.id for found in item_history(store, "d").walk()] == ["d", "a", "c", "b"], (
+            "nothing is forgotten"
+        )
 
 
 def test_the_bank_before_all_events_can_be_returned_to(tmp_path: Path) -> None:
     with family(tmp_path / "bank.db") as store:
-        rolled_back(store, 0)
+        roll_back(store, 0)
         assert store.snapshot() == Bank()
 
 
@@ -184,12 +186,12 @@ def test_half_an_import_was_never_the_bank(tmp_path: Path) -> None:
         ends = [version.event for version in store.versions()]
         assert ends == [3, 5, 8]
         with pytest.raises(UserError, match=r"event 7 is in the middle of an import; go back to event 5, .* or to 8"):
-            rolled_back(store, 7)
+            roll_back(store, 7)
         with pytest.raises(UserError, match=r"event 1 is in the middle of an import; go back to event 0, .* or to 3"):
-            rolled_back(store, 1)
+            roll_back(store, 1)
         for event in (9, -1):
             with pytest.raises(UserError, match=f"has no event {event}; the latest is 8"):
-                rolled_back(store, event)
+                roll_back(store, event)
         assert store.event == 8
 
 
@@ -199,7 +201,7 @@ def test_a_reader_cannot_roll_back(tmp_path: Path) -> None:
         BankStore(tmp_path / "bank.db", read_only=True) as store,
         pytest.raises(UserError, match="open for reading only"),
     ):
-        rolled_back(store, 3)
+        roll_back(store, 3)
 
 
 def test_a_store_of_the_first_schema_is_told_and_rolled_back(tmp_path: Path) -> None:
@@ -207,13 +209,13 @@ def test_a_store_of_the_first_schema_is_told_and_rolled_back(tmp_path: Path) -> 
     old_store(path)
     content = path.read_bytes()
     with BankStore(path, read_only=True) as store:
-        life = life_of(store, "a")
+        life = item_history(store, "a")
         assert (life.current, life.memories, life.parents) == (False, (), ())
         assert [str(event.change.kind) for event in life.events] == ["created", "retired"]
         assert life.item == ONE.item("a")
     assert path.read_bytes() == content
     with BankStore(path) as store:
-        rolled_back(store, 6)
+        roll_back(store, 6)
         assert store.snapshot() == ONE
 
 
@@ -230,7 +232,7 @@ BANKS = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(BANKS, BANKS)
 def test_a_difference_is_empty_for_equal_banks_only_and_turns_round(before: Bank, after: Bank) -> None:
-    found, back = difference(before, after), difference(after, before)
+    found, back = diff_banks(before, after), diff_banks(after, before)
     empty = not (found.added or found.removed or found.edited or found.moved or found.described)
     assert empty == (before == after)
     assert {*found.added} == {*back.removed}
@@ -249,17 +251,17 @@ def test_any_version_can_be_returned_to(tmp_path_factory: pytest.TempPathFactory
         ends = [0, *(version.event for version in store.versions())]
         event = ends[to % len(ends)]
         wanted = store.snapshot(event)
-        rolled_back(store, event)
+        roll_back(store, event)
         assert store.snapshot() == wanted
-        assert rolled_back(store, event) == []
+        assert roll_back(store, event) == []
 
 
 def test_a_reference_names_a_bank_or_an_event_of_it() -> None:
-    assert at_event("a/bank.sqlite") == ("a/bank.sqlite", None)
-    assert at_event("me@home/bank.sqlite@12") == ("me@home/bank.sqlite", 12)
+    assert parse_bank_reference("a/bank.sqlite") == ("a/bank.sqlite", None)
+    assert parse_bank_reference("me@home/bank.sqlite@12") == ("me@home/bank.sqlite", 12)
     for wrong in ("bank@", "bank@x", "bank@-1", "bank@1.5", "bank@١", "@3", "bank@" + "9" * 5000, "bank@\x1b[2J"):
         with pytest.raises(UserError, match="STORE@EVENT") as caught:
-            at_event(wrong)
+            parse_bank_reference(wrong)
         assert "\x1b" not in str(caught.value)
         assert len(str(caught.value)) < 200
 
@@ -285,8 +287,8 @@ def test_the_picture_of_an_item_is_one_small_escaped_document(tmp_path: Path) ->
         store.remember({f"n{n}": memory(n, correct=False) | {"problem": f"</text>&<script> {n}"} for n in range(9)})
         names = tuple(f"n{n}" for n in range(9))
         store.import_bank(Bank((skill("<e>"),)), "", {"<e>": Origin(names, ("d",))})
-        alone = script.drawing(life_of(store, "b"))
-        text = script.drawing(life_of(store, "<e>"))
+        alone = script.drawing(item_history(store, "b"))
+        text = script.drawing(item_history(store, "<e>"))
     said = [node.text for node in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
     for expected in ("<e>", "a", "b", "c", "d", "✗ </text>&<script> 0", "✓ 1+1", "… and 5 more", "merged, layer 3"):
         assert expected in said

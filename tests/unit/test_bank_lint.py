@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lint_cases import INNOCENT, MEMORISED, PROBLEMS, REFUSED
 
-from sgsd.bank import Bank, Finding, Flaw, Severity, lint_bank, lint_item, load_bank, objection, words_of
+from sgsd.bank import Bank, Finding, Flaw, Severity, item_texts, lint_bank, lint_item, load_bank, refusal_reason
 from sgsd.bank.dedup import near_duplicates
 from sgsd.bank.leaks import leak, plain, remembered_numbers
 from sgsd.types import Mistake, Problem, Skill
@@ -145,9 +145,9 @@ def test_a_finding_says_where_and_shows_the_words() -> None:
     assert {(f.item, f.field) for f in found} == {("err_1", "how_to_avoid")}
     assert {f.kind for f in found} == {Flaw.ANSWER, Flaw.INJECTION, Flaw.STATED}
     assert "372" in next(f.excerpt for f in found if f.kind is Flaw.ANSWER)
-    assert objection(item, PROBLEMS["apples"][0], "372") == "gives away the reference answer, in its how_to_avoid"
-    assert objection(item) == "speaks to the model, in its how_to_avoid"
-    assert objection(Skill("s", "Long number 2349871", "p", "w")) is None
+    assert refusal_reason(item, PROBLEMS["apples"][0], "372") == "gives away the reference answer, in its how_to_avoid"
+    assert refusal_reason(item) == "speaks to the model, in its how_to_avoid"
+    assert refusal_reason(Skill("s", "Long number 2349871", "p", "w")) is None
 
 
 def test_every_kind_has_its_severity() -> None:
@@ -245,7 +245,7 @@ def test_an_answer_that_has_nothing_to_do_with_an_item_is_hardly_ever_found_in_i
     path = BANKS / "raw_candidates_qwen3_1b.json"
     if not path.exists():
         pytest.skip(f"{path} is not on this machine: the real banks are not part of this project")
-    texts = ["\n".join(words_of(item)) for item in load_bank(path).items]
+    texts = ["\n".join(item_texts(item)) for item in load_bank(path).items]
     hits = {gold: sum(leak(text, gold) is not None for text in texts) for gold in ["2", "5", "10", "1000", "1/2", "A"]}
     assert set(hits.values()) == {0}
     two_digits = [str(n) for n in range(11, 100, 11)]

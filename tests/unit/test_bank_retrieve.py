@@ -27,8 +27,8 @@ from sgsd.bank import (
     pairs_for,
     retrieve_pairs,
 )
-from sgsd.bank.lexical import tokenize
-from sgsd.bank.retrieve import softmax
+from sgsd.bank.retrieval.bm25 import tokenize
+from sgsd.bank.retrieval.pairing import softmax
 from sgsd.types import Mistake, Skill, UserError
 
 TOPICS = ("triangle angle", "prime divisor", "parity even odd", "modulus 7", "probability dice", "polynomial root")

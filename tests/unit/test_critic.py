@@ -17,7 +17,7 @@ from sgsd.contexts import Answer
 from sgsd.data.problems import read_problems
 from sgsd.methods.method import Method, PolicyGradient
 from sgsd.methods.objectives import MatchDistribution, MatchSampledToken
-from sgsd.skills import Failed, Request, ScriptedWriter, Written
+from sgsd.skills import Request, ScriptedWriter, WriterFailure, WriterReply
 from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.off_policy import by_reference, check_solutions, reference_completion
 from sgsd.types import Problem, UserError
@@ -36,10 +36,10 @@ class Shaky(ScriptedWriter):
     script: Any = field(default=lambda request: f"of {request.messages[0][1]}")
     dead: bool = False
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         for position, reply in super().write(requests):
             bad = "q1" in requests[position].messages[0][1] or self.dead
-            yield position, Failed("no answer within 1 s", dead=self.dead) if bad else reply
+            yield position, WriterFailure("no answer within 1 s", dead=self.dead) if bad else reply
 
 
 def test_answers_are_kept_and_twins_asked_once(tmp_path: Path) -> None:

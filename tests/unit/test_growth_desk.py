@@ -11,7 +11,16 @@ from typing import Self
 import pytest
 
 from sgsd.contexts.prompts import PromptSet, load_prompts
-from sgsd.skills import TEMPLATES, AnswerCache, Failed, Request, ScriptedWriter, WriterClient, WriterError, Written
+from sgsd.skills import (
+    TEMPLATES,
+    AnswerCache,
+    Request,
+    ScriptedWriter,
+    WriterClient,
+    WriterError,
+    WriterFailure,
+    WriterReply,
+)
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedSkills
 from sgsd.types import UserError
 
@@ -40,13 +49,13 @@ def question(request: Request) -> int:
 class Replies:
     """A writer that gives these replies, in any order, and dies after a while if it is told to."""
 
-    reply: Callable[[Request], Written | Failed]
+    reply: Callable[[Request], WriterReply | WriterFailure]
     backwards: bool = False
     dies_after: int | None = None
     name: str = "replies"
     asked: list[Request] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         numbered = list(enumerate(requests))
         for position, request in reversed(numbered) if self.backwards else numbered:
             if self.dies_after == len(self.asked):
@@ -61,9 +70,9 @@ class Replies:
         pass
 
 
-def numbered(request: Request) -> Written:
+def numbered(request: Request) -> WriterReply:
     text = GOOD.replace('"t"', f'"title {question(request)}"')
-    return Written(text, prompt_tokens=10, completion_tokens=3)
+    return WriterReply(text, prompt_tokens=10, completion_tokens=3)
 
 
 def titles(found: list) -> list[str | None]:
@@ -113,9 +122,9 @@ def test_what_was_answered_is_never_asked_again(prompts: PromptSet, tmp_path: Pa
 def test_a_kill_between_two_answers_repeats_and_loses_nothing(prompts: PromptSet, alive: int, tmp_path: Path) -> None:
     """Every fourth answer is nonsense first, so that some kills fall among the repairs."""
 
-    def reply(request: Request) -> Written:
+    def reply(request: Request) -> WriterReply:
         broken = question(request) % 4 == 0 and len(request.messages) == 1
-        return Written(NONSENSE, 1, 1) if broken else numbered(request)
+        return WriterReply(NONSENSE, 1, 1) if broken else numbered(request)
 
     straight = WriterClient(Replies(reply), prompts)
     expected = titles(straight.ask(REQUESTS))
@@ -134,7 +143,7 @@ def test_a_kill_between_two_answers_repeats_and_loses_nothing(prompts: PromptSet
 def test_equal_requests_are_one_call(prompts: PromptSet, tmp_path: Path) -> None:
     """A second build would find one answer for both, so the first must not use two."""
     counter = iter(range(100))
-    writer = Replies(lambda request: Written(GOOD.replace('"t"', f'"draw {next(counter)}"'), 5, 5))
+    writer = Replies(lambda request: WriterReply(GOOD.replace('"t"', f'"draw {next(counter)}"'), 5, 5))
     same = [ask_for("question 1"), ask_for("question 2"), ask_for("question 1")]
     done: list[int] = []
     with AnswerCache(tmp_path / "answers") as cache:
@@ -191,8 +200,8 @@ def test_a_mixed_answer_gives_its_good_items_and_counts_the_others(prompts: Prom
     assert client.usage.repairs == 0
 
 
-def failing(numbers: set[int], *, dead: bool = False) -> Callable[[Request], Written | Failed]:
-    return lambda q: Failed("status 503", ("status 503",) * 2, dead) if question(q) in numbers else numbered(q)
+def failing(numbers: set[int], *, dead: bool = False) -> Callable[[Request], WriterReply | WriterFailure]:
+    return lambda q: WriterFailure("status 503", ("status 503",) * 2, dead) if question(q) in numbers else numbered(q)
 
 
 def test_failures_within_the_budget_are_counted_and_survived(prompts: PromptSet) -> None:
@@ -244,10 +253,10 @@ def test_failed_repairs_count_against_all_that_was_asked(prompts: PromptSet) -> 
     """Six of 100 answers are nonsense, and the server is gone when they are to be mended: that is 6 %."""
     many = [ask_for(f"question {n}") for n in range(100)]
 
-    def reply(request: Request) -> Written | Failed:
+    def reply(request: Request) -> WriterReply | WriterFailure:
         if len(request.messages) > 1:
-            return Failed("status 500")
-        return Written(NONSENSE) if question(request) < 6 else numbered(request)
+            return WriterFailure("status 500")
+        return WriterReply(NONSENSE) if question(request) < 6 else numbered(request)
 
     client = WriterClient(Replies(reply), prompts)
     assert titles(client.ask(many)).count(None) == 6
@@ -257,7 +266,7 @@ def test_failed_repairs_count_against_all_that_was_asked(prompts: PromptSet) -> 
 def test_unreadable_answers_that_stopped_a_build_are_asked_for_again(prompts: PromptSet, tmp_path: Path) -> None:
     """Or the same command would stop for ever at what the cache holds."""
     with AnswerCache(tmp_path / "answers") as cache:
-        bad = Replies(lambda q: Written(NONSENSE, 1, 1) if question(q) < 10 else numbered(q))
+        bad = Replies(lambda q: WriterReply(NONSENSE, 1, 1) if question(q) < 10 else numbered(q))
         client = WriterClient(bad, prompts, cache)
         with pytest.raises(WriterError, match=r"10 × no JSON in it"):
             client.ask(REQUESTS)
@@ -269,7 +278,7 @@ def test_unreadable_answers_that_stopped_a_build_are_asked_for_again(prompts: Pr
 
 def test_a_writer_that_forgets_a_request_is_counted(prompts: PromptSet) -> None:
     class Forgetful(Replies):
-        def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+        def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
             yield from ((n, reply) for n, reply in super().write(requests) if n != 3)
 
     client = WriterClient(Forgetful(numbered), prompts)

@@ -25,7 +25,7 @@ from sgsd.skills import (
     memory_of,
 )
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.extract import TOO_MANY, extraction_request, shortened, visible
+from sgsd.skills.extraction import TOO_MANY, extraction_request, shortened, strip_thinking
 from sgsd.types import BankItem, Completion, Mistake, Problem, Rollout, Skill, Status, UserError, Verdict
 
 GOLD, GOLD_SOLUTION, GOLD_META = "gold-7781", "because of gold-9912", "gold-3345"
@@ -167,9 +167,9 @@ def test_what_a_rollout_holds_is_never_read_as_a_template(prompts: PromptSet) ->
 
 
 def test_thinking_is_left_out_and_a_long_solution_loses_its_middle(prompts: PromptSet) -> None:
-    assert visible("<think>so { and </think>\n It is 4. ") == "It is 4."
-    assert visible("<think>never ends ") == "<think>never ends"
-    assert visible("<think>all</think>  ") == "<think>all</think>"
+    assert strip_thinking("<think>so { and </think>\n It is 4. ") == "It is 4."
+    assert strip_thinking("<think>never ends ") == "<think>never ends"
+    assert strip_thinking("<think>all</think>  ") == "<think>all</think>"
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("a" * 50 + "b" * 50, 20) == "a" * 10 + "\n[… 80 characters left out …]\n" + "b" * 10
     long = memory(0, solution="<think>" + "t" * 99 + "</think>" + "x" * 30 + "y" * 30)
@@ -191,11 +191,11 @@ def test_items_are_taken_up_to_the_number_asked_for_and_objections_are_counted(p
             {request.answer.key: [dict.fromkeys(fields, f"{'s' if skills else 'm'}{n}") for n in range(5)]}
         )
 
-    def objection(item: BankItem, about: Memory) -> str | None:
+    def item_filter(item: BankItem, about: Memory) -> str | None:
         return f"no {item.title}" if isinstance(item, Skill) and item.title == "s1" and about.correct else None
 
     memories = [memory(0), memory(1, correct=False)]
-    result = extract(memories, WriterClient(ScriptedWriter(reply), prompts), ExtractSettings(items=3), objection)
+    result = extract(memories, WriterClient(ScriptedWriter(reply), prompts), ExtractSettings(items=3), item_filter)
     assert [p.memories for p in result.proposals] == [(memories[0].id,)] * 2 + [(memories[1].id,)] * 3
     assert [type(p.item) for p in result.proposals] == [Skill] * 2 + [Mistake] * 3
     assert result.refused == {"no s1": 1, TOO_MANY: 4}

@@ -19,12 +19,12 @@ from sgsd.bank import (
     bank_of_proposals,
     content_id,
     dump_bank,
+    item_texts,
     load_bank,
-    named_by_content,
     parse_bank,
-    words_of,
+    with_content_id,
 )
-from sgsd.bank.lineage import life_of
+from sgsd.bank.item_lineage import item_history
 from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.skills import TEMPLATES, AnswerCache, MergeSettings, Request, ScriptedWriter, WriterClient, merge
 from sgsd.skills.merge import Layer
@@ -40,7 +40,7 @@ def prompts() -> PromptSet:
 
 
 def skill(number: int, words: str = "") -> Skill:
-    return named_by_content(Skill("", f"title {number}{words}", f"principle {number}", "always"))
+    return with_content_id(Skill("", f"title {number}{words}", f"principle {number}", "always"))
 
 
 def proposals(count: int) -> list[Proposal]:
@@ -157,7 +157,7 @@ def test_an_heir_has_the_memories_and_the_ids_of_all_it_stands_for(prompts: Prom
     done = merge(
         start, desk_for(lambda rows: [new | {"sources": [3, 1, 3, 99, 0]}, item_from(rows[1], [2])], prompts), FOUR
     )
-    heir = named_by_content(Skill("", "new", "p", "w"))
+    heir = with_content_id(Skill("", "new", "p", "w"))
     assert done.items[0] == Proposal(heir, ("memory 2", "memory 0"), (start[2].item.id, start[0].item.id))
     assert done.items[1] == start[1]
     nameless = merge(start, desk_for(lambda rows: [new], prompts), FOUR)
@@ -203,7 +203,7 @@ def test_a_cut_answer_loses_no_item(prompts: PromptSet) -> None:
 
     start = proposals(6)
     done = merge(start, WriterClient(ScriptedWriter(script), prompts), MergeSettings(group=6, patience=1))
-    assert [words_of(p.item)[0] for p in done.items] == [
+    assert [item_texts(p.item)[0] for p in done.items] == [
         "title 0 and title 1",
         "title 2",
         "title 3",
@@ -229,7 +229,7 @@ def test_a_second_merge_asks_nothing_and_comes_to_the_same(prompts: PromptSet, t
 
 
 def test_mistakes_are_merged_like_skills(prompts: PromptSet) -> None:
-    start = [Proposal(named_by_content(Mistake("", f"d{n}", f"w{n}", f"h{n}")), (f"m{n}",)) for n in range(4)]
+    start = [Proposal(with_content_id(Mistake("", f"d{n}", f"w{n}", f"h{n}")), (f"m{n}",)) for n in range(4)]
     client = desk_for(lambda rows: [item_from(rows[0], [1, 2, 3, 4])], prompts)
     (item,) = merge(start, client, FOUR).items
     assert item == Proposal(start[0].item, ("m0", "m1", "m2", "m3"), tuple(p.item.id for p in start[1:]))
@@ -263,7 +263,7 @@ def test_what_was_taken_in_can_be_traced_in_the_store(prompts: PromptSet, tmp_pa
         origins = {p.item.id: Origin(tuple(sorted(p.memories)), tuple(sorted(p.items))) for p in now}
         assert store.import_bank(bank_of_proposals(now), origins=origins)
         assert store.import_bank(bank_of_proposals(now), origins=origins) == []
-    life = life_of(store, start[0].item.id)
+    life = item_history(store, start[0].item.id)
     assert {memory["number"] for memory in life.memories} == {0, 1, 2, 3}
     assert {parent.item.id for parent in life.parents} == {start[1].item.id, start[2].item.id}
     assert [str(event.change.kind) for event in life.events] == ["created", "merged", "merged"]
@@ -274,7 +274,7 @@ def candidates() -> tuple[list[Proposal], list[Proposal]]:
     if not RAW.exists():
         pytest.skip(f"{RAW} is not on this machine: the raw candidates are not part of this project")
     bank = load_bank(RAW)
-    named = [Proposal(named_by_content(item)) for item in bank.items]
+    named = [Proposal(with_content_id(item)) for item in bank.items]
     return [p for p in named if isinstance(p.item, Skill)], [p for p in named if isinstance(p.item, Mistake)]
 
 
@@ -290,7 +290,7 @@ def by_first_word(rows: list[dict[str, Any]]) -> list[Any]:
 def test_the_raw_candidates_merge_and_their_ids_are_stable(prompts: PromptSet, tmp_path: Path) -> None:
     for kind in candidates():
         start: list[BankItem] = [p.item for p in kind]
-        unique = {tuple(" ".join(text.casefold().split()) for text in words_of(item)) for item in start}
+        unique = {tuple(" ".join(text.casefold().split()) for text in item_texts(item)) for item in start}
         runs = []
         with AnswerCache(tmp_path / f"answers {len(start)}") as cache:
             for _ in range(2):

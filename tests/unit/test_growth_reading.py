@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from sgsd.skills import answers as r
-from sgsd.skills.answers import read_answer
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, MergedMistakes, MergedSkills, schema_of
+from sgsd.skills.writers import answers as r
+from sgsd.skills.writers.answers import parse_answer
 
 ANSWERS = [ExtractedSkills, ExtractedMistakes, MergedSkills, MergedMistakes]
 FIELDS = ("title", "principle", "when_to_apply")
@@ -31,7 +31,7 @@ def whole(*items: str) -> str:
 
 
 def said(text: str) -> list[tuple[str, ...]]:
-    return [tuple(draft.model_dump().values()) for draft in read_answer(text, ExtractedSkills).drafts]
+    return [tuple(draft.model_dump().values()) for draft in parse_answer(text, ExtractedSkills).drafts]
 
 
 def words(*items: dict[str, str]) -> list[tuple[str, ...]]:
@@ -59,7 +59,7 @@ def test_items_survive_any_wrapping(
     before: str, after: str, items: list[dict[str, str]], indent: int | None, ascii_only: bool
 ) -> None:
     text = json.dumps({"general_skills": items}, indent=indent, ensure_ascii=ascii_only)
-    found = read_answer(before + text + after, ExtractedSkills)
+    found = parse_answer(before + text + after, ExtractedSkills)
     assert [tuple(draft.model_dump().values()) for draft in found.drafts] == words(*items)
     assert not found.dropped
     assert not found.wants_repair
@@ -91,7 +91,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("broken", "why"), BROKEN, ids=range(len(BROKEN)))
 def test_a_broken_item_costs_itself_only(broken: str, why: str) -> None:
-    found = read_answer(whole(json.dumps(ONE), broken, json.dumps(TWO)), ExtractedSkills)
+    found = parse_answer(whole(json.dumps(ONE), broken, json.dumps(TWO)), ExtractedSkills)
     assert [draft.model_dump() for draft in found.drafts] == [ONE, TWO]
     assert set(found.dropped) == {why}
 
@@ -111,7 +111,7 @@ MENDED = [
 @pytest.mark.parametrize("item", MENDED)
 def test_what_is_not_quite_json_is_read_by_its_fields(item: str) -> None:
     for text in (whole(json.dumps(ONE), item, json.dumps(TWO)), whole(json.dumps(ONE), item) + ' "so" {it} is'):
-        found = read_answer(text, ExtractedSkills)
+        found = parse_answer(text, ExtractedSkills)
         assert tuple(found.drafts[1].model_dump().values()) == ('A 5" pipe', 'say "hi" once', "w")
         assert not found.dropped
 
@@ -176,7 +176,7 @@ def test_lists_of_another_shape_are_read(text: str) -> None:
     ],
 )
 def test_why_nothing_was_read(text: str, unusable: str | None, dropped: dict[str, int], repair: bool) -> None:
-    found = read_answer(text, ExtractedSkills)
+    found = parse_answer(text, ExtractedSkills)
     assert (found.drafts, found.unusable, dict(found.dropped)) == ((), unusable, dropped)
     assert found.wants_repair == repair
 
@@ -192,7 +192,7 @@ def test_a_cut_end_costs_the_item_it_cuts(items: list[dict[str, str]], share: fl
         ends.append(len(text))
         text += ", "
     cut = int(share * len(text))
-    found = read_answer(text[:cut], ExtractedSkills)
+    found = parse_answer(text[:cut], ExtractedSkills)
     kept = sum(end <= cut for end in ends)
     assert [tuple(draft.model_dump().values()) for draft in found.drafts] == words(*items[:kept])
     assert found.dropped.total() + (found.unusable is not None) == 1
@@ -208,7 +208,7 @@ TOKENS = st.sampled_from(PIECES)
 @example('{"general_skills": [{"sources": ' + "[" * 9000, MergedSkills)
 @settings(max_examples=400, deadline=None)
 def test_no_text_is_too_broken(text: str, answer: Any) -> None:
-    found = read_answer(text, answer)
+    found = parse_answer(text, answer)
     for draft in found.drafts:
         assert draft.to_item().id
     assert found.unusable is None or not found.drafts
@@ -224,7 +224,7 @@ def test_hostile_text_takes_linear_time(start: str) -> None:
     for piece in HOSTILE:
         text = start + piece * (100_000 // len(piece))
         began = time.process_time()
-        read_answer(text, ExtractedSkills)
+        parse_answer(text, ExtractedSkills)
         assert time.process_time() - began < 2.0, repr(piece)
 
 
@@ -243,11 +243,11 @@ def test_hostile_text_takes_linear_time(start: str) -> None:
 )
 def test_sources_are_read_however_they_are_written(sources: str, read: list[int]) -> None:
     text = whole(json.dumps(ONE)[:-1] + f', "sources": {sources}}}')
-    assert [draft.sources for draft in read_answer(text, MergedSkills).drafts] == [read]  # type: ignore[attr-defined]
+    assert [draft.sources for draft in parse_answer(text, MergedSkills).drafts] == [read]  # type: ignore[attr-defined]
 
 
 def test_sources_may_be_missing_from_an_answer() -> None:
-    assert [draft.sources for draft in read_answer(whole(json.dumps(ONE)), MergedSkills).drafts] == [[]]  # type: ignore[attr-defined]
+    assert [draft.sources for draft in parse_answer(whole(json.dumps(ONE)), MergedSkills).drafts] == [[]]  # type: ignore[attr-defined]
 
 
 # What a strict decoder accepts: nothing but these words, all properties required, none beyond them.

@@ -13,9 +13,9 @@ import pytest
 
 from sgsd.contexts.prompts import load_prompts
 from sgsd.rollout import Sampling
-from sgsd.skills import TEMPLATES, EngineWriter, Failed, Request, WriterClient, Written
+from sgsd.skills import TEMPLATES, EngineWriter, Request, WriterClient, WriterFailure, WriterReply
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills, schema_of
-from sgsd.skills.vllm_writer import STRICT_FORM, VllmWriter
+from sgsd.skills.writers.vllm_writer import STRICT_FORM, VllmWriter
 from sgsd.types import Completion, UserError
 
 ANSWER = json.dumps({"general_skills": [{"title": "t", "principle": "p", "when_to_apply": "w"}]})
@@ -64,9 +64,9 @@ def test_an_engine_writes_batch_by_batch_and_what_is_too_long_fails() -> None:
     engine = Recorder()
     requests = [ask_for("a"), ask_for("b" * 40), ask_for("c"), ask_for("d", max_tokens=12)]
     found = dict(writer_on(engine, context=30, batch=2, seed=5).write(requests))
-    assert found[1] == Failed("a prompt of more than 30 tokens with its answer")
+    assert found[1] == WriterFailure("a prompt of more than 30 tokens with its answer")
     assert {n: reply for n, reply in found.items() if n != 1} == {
-        n: Written(f"{letter}|PLAIN:", 8, 3) for n, letter in ((0, "A"), (2, "C"), (3, "D"))
+        n: WriterReply(f"{letter}|PLAIN:", 8, 3) for n, letter in ((0, "A"), (2, "C"), (3, "D"))
     }
     assert [texts for texts, *_ in engine.batches] == [["a|plain:", "c|plain:"], ["d|plain:"]]
     assert [(sampling.max_tokens, sampling.temperature, seed) for *_, sampling, seed in engine.batches] == [
@@ -171,8 +171,8 @@ def test_vllm_decodes_by_the_schema_of_each_request() -> None:
     with VllmWriter("m", "r1", 0.0, 30, batch=2) as writer:
         requests = [ask_for("a"), ask_for("b" * 40), ask_for("c"), Request((("user", "d"),), ExtractedMistakes, 12)]
         found = dict(writer.write(requests))
-    assert found[1] == Failed("a prompt of more than 30 tokens with its answer")
-    assert [found[n] for n in (0, 2, 3)] == [Written(f"{letter}|PLAIN:", 8, 2) for letter in "ACD"]
+    assert found[1] == WriterFailure("a prompt of more than 30 tokens with its answer")
+    assert [found[n] for n in (0, 2, 3)] == [WriterReply(f"{letter}|PLAIN:", 8, 2) for letter in "ACD"]
     made = FakeLLM.made
     assert made.options.pop("structured_outputs_config") == STRICT_FORM
     assert made.options == {"model": "m", "revision": "r1", "tokenizer_revision": "r1", "max_model_len": 30, "seed": 0}
@@ -199,7 +199,7 @@ def test_vllm_draws_by_request_and_lets_a_model_think() -> None:
 @pytest.mark.usefixtures("vllm")
 def test_a_model_that_vllm_refuses_is_the_users_to_mend() -> None:
     with pytest.raises(
-        UserError, match=r"vLLM refuses broken with writer\.context 30: max_model_len is larger"
+        UserError, match=r"vLLM refuses broken with writer\.max_model_len 30: max_model_len is larger"
     ) as caught:
         VllmWriter("broken", context=30)
     assert "\n" not in str(caught.value)

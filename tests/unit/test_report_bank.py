@@ -25,9 +25,8 @@ def run(tmp_path: Path) -> Path:
 def item(number: int, standing: float = 0.0, **changes: Any) -> dict[str, Any]:
     """A line of items.json as a run writes it."""
     counts = {"retrieved": 20, "validated": 9, "reversed": 1, "neutral": 10}
-    share = {"posterior_mean": 10 / 12, "posterior_low": 0.587, "posterior_high": 0.977}
     said = {"id": f"gen_{number:03d}", "kind": "skill", "says": f"Advice {number}", "learned": None, "kept": True}
-    return {**said, "standing": standing, **counts, **share, "evidence": 0.0, "contrast": None, **changes}
+    return {**said, "standing": standing, **counts, "contrast": None, **changes}
 
 
 def update(step: int, **changes: Any) -> dict[str, Any]:
@@ -67,12 +66,12 @@ def test_an_item_is_shown_with_its_counts_its_standing_and_its_interval(run: Pat
     table = page.text[page.text.index("Share validated") :]
     assert "+0.051" in table
     assert "start" in table
-    assert "83 % (59–98)" in table
+    assert "90 % (60–98)" in table
     assert "step 25, gone" in table
     assert "1,234" in table
     assert "Advice 3" not in table, "it was never shown"
     pictures = [svg for svg in page.all("svg") if svg["class"] == "share"]
-    assert [svg["aria-label"] for svg in pictures] == ["validated 83\u00a0% of the times it was judged"] * 2
+    assert [svg["aria-label"] for svg in pictures] == ["validated 90\u00a0% of the times it was judged"] * 2
     assert sum(a.get("class") == "n ink-positive" for a in page.all("td")) == 1
     assert sum(a.get("class") == "n ink-negative" for a in page.all("td")) == 1
 
@@ -143,7 +142,7 @@ def test_no_text_of_a_bank_can_change_the_structure_of_the_page(tmp_path: Path) 
 
 
 def test_numbers_that_are_not_finite_are_not_drawn(run: Path) -> None:
-    bad = dict.fromkeys(("standing", "posterior_mean", "posterior_low", "posterior_high"), math.nan)
+    bad = {"standing": math.nan, "validated": 0, "reversed": 0}
     page = page_of(give_bank(run, [item(1, 0.5), item(2, **bad), item(3, -0.5)], [update(4, success=math.nan)]))
     assert rows_of(page)[:3] == ["gen_001", "gen_003", "gen_002"]
     for _, attributes in page.elements:

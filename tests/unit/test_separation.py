@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from sgsd.bank import Ledger
-from sgsd.evaluate import separation as module
-from sgsd.evaluate.separation import (
+from sgsd.evaluate import probe as module
+from sgsd.evaluate.probe import (
     FEWEST,
     MARGIN,
     SOURCES,
     STANCES,
     Findings,
-    Observation,
-    Reading,
+    ProbedRollout,
     Separation,
-    find,
+    TeacherSupport,
+    compute_findings,
+    decide,
     item_by_item,
-    judge,
     rollouts_needed,
     separations,
-    sightings,
+    teacher_observations,
 )
 from sgsd.evaluate.stats import Interval, Scored, auc
 from sgsd.methods.stances import StanceKind
@@ -43,7 +43,7 @@ def observations(
     misleading: int = 0,
     bias: float = -0.05,
     k: int = 3,
-) -> list[Observation]:
+) -> list[ProbedRollout]:
     """Rollouts read by pools whose teachers know the outcome as well as `knows` says (nats), with noise 0.1.
 
     Problems move all supports of a pool, and teachers are biased, as they are in truth; the first `misleading` of the
@@ -61,14 +61,14 @@ def observations(
             for item in rng.choice(ITEMS, size=1 if source == "null" else k, replace=False).tolist():
                 sign = -1 if source == "bank" and item < misleading else 1
                 support = bias + own + sign * outcome * knows.get(source, 0.0) + 0.1 * float(rng.normal())
-                readings.append(Reading((f"{source}_{item}",), 1 / k, dict.fromkeys(STANCES, support)))
+                readings.append(TeacherSupport((f"{source}_{item}",), 1 / k, dict.fromkeys(STANCES, support)))
             pools[source] = tuple(readings)
-        found.append(Observation(index, f"p{problem}", outcome, pools))
+        found.append(ProbedRollout(index, f"p{problem}", outcome, pools))
     return found
 
 
 def test_a_bank_that_knows_is_told_from_its_controls() -> None:
-    found = find(observations(0, {"bank": 0.06}), seed=0)
+    found = compute_findings(observations(0, {"bank": 0.06}), seed=0)
     assert (found.rollouts, found.unknown, found.left_out) == (160, 0, 0)
     assert found.right + found.wrong == 160
     for stance in STANCES:
@@ -80,7 +80,7 @@ def test_a_bank_that_knows_is_told_from_its_controls() -> None:
         gain = by_source["irrelevant"].gain
         assert gain is not None
         assert gain.value == pytest.approx(by_source["bank"].auc.value - by_source["irrelevant"].auc.value)
-    verdict = judge(found, "raw")
+    verdict = decide(found, "raw")
     assert (verdict.answer, verdict.needed) == ("yes", None)
     assert verdict.sentence.startswith("Yes: as a whole, AUC 0.")
     assert "\n" not in verdict.sentence
@@ -95,26 +95,26 @@ def test_the_whole_is_the_weighted_auc_of_all_teachers() -> None:
 
 
 def test_half_a_bank_that_misleads_cancels_out_as_a_whole_and_not_item_by_item() -> None:
-    found = find(observations(2, {"bank": 0.08}, misleading=ITEMS // 2, count=240), seed=0, stances=RAW)
+    found = compute_findings(observations(2, {"bank": 0.08}, misleading=ITEMS // 2, count=240), seed=0, stances=RAW)
     whole = found.separations["raw"]["bank"].auc
     assert whole.value < 0.56
     assert found.by_item["raw"].auc.low > 0.6
-    verdict = judge(found, "raw")
+    verdict = decide(found, "raw")
     assert verdict.answer == "yes"
     assert verdict.sentence.startswith("Yes: item by item")
 
 
 def test_a_bank_that_misleads_altogether_can_teach_by_being_reversed() -> None:
-    found = find(observations(3, {"bank": 0.08}, misleading=ITEMS), seed=0, stances=RAW)
+    found = compute_findings(observations(3, {"bank": 0.08}, misleading=ITEMS), seed=0, stances=RAW)
     assert found.separations["raw"]["bank"].auc.high < 0.5
-    assert judge(found, "raw").sentence.startswith("Yes: item by item")
+    assert decide(found, "raw").sentence.startswith("Yes: item by item")
 
 
 def test_no_bank_is_praised_for_what_any_text_does() -> None:
     """Off-topic text that separates as well leaves no gain; the bank's AUC alone would have said yes."""
-    found = find(observations(4, dict.fromkeys(SOURCES, 0.06)), seed=0, stances=RAW)
+    found = compute_findings(observations(4, dict.fromkeys(SOURCES, 0.06)), seed=0, stances=RAW)
     assert found.separations["raw"]["bank"].auc.low > 0.6
-    assert judge(found, "raw").answer != "yes"
+    assert decide(found, "raw").answer != "yes"
 
 
 def test_a_bank_that_knows_nothing_is_seldom_said_to_teach() -> None:
@@ -122,8 +122,8 @@ def test_a_bank_that_knows_nothing_is_seldom_said_to_teach() -> None:
     answers = []
     for seed in range(10):
         seen = observations(seed, {}, count=60, bias=-0.05 if seed % 2 else 0.05)
-        found = find(seen, seed=seed, stances=RAW)
-        answers.append(judge(found, "raw").answer)
+        found = compute_findings(seen, seed=seed, stances=RAW)
+        answers.append(decide(found, "raw").answer)
     assert answers.count("yes") <= 3
     assert "cannot tell" in answers
 
@@ -142,9 +142,9 @@ def test_unknown_outcomes_and_missing_pools_are_counted_and_left_out() -> None:
     broken = [replace(o, outcome=0) for o in seen[:10]] + [
         replace(o, pools={**o.pools, "bank": ()}) for o in seen[10:17]
     ]
-    found = find([*broken, *seen[17:]], seed=0, stances=RAW)
+    found = compute_findings([*broken, *seen[17:]], seed=0, stances=RAW)
     assert (found.rollouts, found.unknown, found.left_out) == (160, 10, 7)
-    rest = find(seen[17:], seed=0, stances=RAW)
+    rest = compute_findings(seen[17:], seed=0, stances=RAW)
     assert found.separations == rest.separations
     assert found.by_item == rest.by_item
 
@@ -153,10 +153,10 @@ def test_unknown_outcomes_and_missing_pools_are_counted_and_left_out() -> None:
     ("share", "said", "advice"), [(0.0, "wrong", "easier"), (0.03, "wrong", "easier"), (1.0, "right", "harder")]
 )
 def test_where_nearly_all_rollouts_have_one_outcome_it_says_so(share: float, said: str, advice: str) -> None:
-    found = find(observations(7, {"bank": 0.5}, share=share), seed=0, stances=RAW)
+    found = compute_findings(observations(7, {"bank": 0.5}, share=share), seed=0, stances=RAW)
     assert found.rarer < FEWEST
     assert (found.separations, found.by_item) == ({}, {})
-    verdict = judge(found, "raw")
+    verdict = decide(found, "raw")
     assert verdict.answer == "cannot tell"
     assert f"nearly all rollouts are {said}" in verdict.sentence
     assert f"Take {advice} problems" in verdict.sentence
@@ -189,7 +189,7 @@ NARROW = Interval(0.5, 0.48, 0.52), Interval(0.0, -0.03, 0.03)
 def test_the_rule_has_three_outcomes(
     whole: tuple[Interval, Interval], by_item: tuple[Interval, Interval], answer: str
 ) -> None:
-    verdict = judge(findings(*whole, *by_item), "raw")
+    verdict = decide(findings(*whole, *by_item), "raw")
     assert verdict.answer == answer
     assert verdict.sentence.lower().startswith(answer)
     assert verdict.needed is None or answer == "cannot tell"
@@ -217,19 +217,21 @@ def test_the_rollouts_needed_are_those_that_would_bring_a_figure_off_its_bound(
 
 def test_a_ledger_is_told_what_the_method_would_have_judged() -> None:
     seen = observations(8, {"bank": 0.2}, count=40)
-    told = sightings(seen, "bank", "raw", 0.05)
+    told = teacher_observations(seen, "bank", "raw", 0.05)
     assert len(told) == 3 * 40
     for sighting in told:
         stance = (sighting.support > 0.05) - (sighting.support < -0.05)
         assert sighting.polarity == sighting.outcome * stance
-    assert min(Ledger().observe(told).evidence(f"bank_{item}") for item in range(ITEMS)) > 0
-    renamed = sightings(seen, "bank", "raw", 0.05, lambda o, r: tuple(f"{item} @ {o.problem_id}" for item in r.items))
+    assert min(Ledger().observe(told).standing(f"bank_{item}") for item in range(ITEMS)) > 0
+    renamed = teacher_observations(
+        seen, "bank", "raw", 0.05, lambda o, r: tuple(f"{item} @ {o.problem_id}" for item in r.items)
+    )
     assert {s.items[0].split(" @ ")[0] for s in renamed} == {s.items[0] for s in told}
 
 
 def test_supports_that_differ_by_rounding_alone_are_equal() -> None:
     seen = [
-        replace(o, pools={**o.pools, "null": (Reading((), 1.0, dict.fromkeys(STANCES, 1e-7 * (o.index % 5))),)})
+        replace(o, pools={**o.pools, "null": (TeacherSupport((), 1.0, dict.fromkeys(STANCES, 1e-7 * (o.index % 5))),)})
         for o in observations(9, {})
     ]
     assert separations(seen, "raw", seed=0)["null"].auc == Interval(0.5, 0.5, 0.5)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from sgsd.skills.vllm_writer import STRICT_FORM
+from sgsd.skills.writers.vllm_writer import STRICT_FORM
 
 START_SECONDS = 240.0
 SERVED_AS = "tiny-writer"

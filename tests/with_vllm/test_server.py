@@ -19,7 +19,7 @@ from runs import SMALL, merged
 from sgsd.bank import BankStore, open_bank
 from sgsd.skills import ServerSettings, ServerWriter
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.writer import Request, Written
+from sgsd.skills.writers.base import Request, WriterReply
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
@@ -79,8 +79,8 @@ def test_greedy_answers_do_not_depend_on_the_company(server: str) -> None:
     for concurrency in (1, 8):
         with ServerWriter(ServerSettings(SERVED_AS, server, retries=0, concurrency=concurrency)) as writer:
             found.append(dict(writer.write(asked)))
-    assert all(isinstance(reply, Written) for reply in found[0].values())
-    assert len({reply.text for reply in found[0].values() if isinstance(reply, Written)}) > 8
+    assert all(isinstance(reply, WriterReply) for reply in found[0].values())
+    assert len({reply.text for reply in found[0].values() if isinstance(reply, WriterReply)}) > 8
     assert found[0] == found[1]
 
 

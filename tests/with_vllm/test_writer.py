@@ -8,15 +8,15 @@ import pytest
 from on_cpu import CONTEXT, ENGINE, in_this_process
 
 from sgsd.lab.policy import POLICY_FOLDER
-from sgsd.skills.answers import read_answer
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
-from sgsd.skills.vllm_writer import VllmWriter
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.answers import parse_answer
+from sgsd.skills.writers.base import Request, WriterFailure, WriterReply
+from sgsd.skills.writers.vllm_writer import VllmWriter
 from sgsd.types import UserError
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
-DEAD = Failed("vLLM's engine has died", dead=True)
+DEAD = WriterFailure("vLLM's engine has died", dead=True)
 
 
 def asks(number: int, tokens: int = 400) -> Request:
@@ -36,14 +36,14 @@ def test_it_answers_by_schema(writer_folder: Path, monkeypatch: pytest.MonkeyPat
     with in_this_process(), VllmWriter(str(writer_folder), context=CONTEXT, batch=2, options=ENGINE) as writer:
         found = dict(writer.write(requests))
         for request, reply in ((asks(n), found[n - 7]) for n in (7, 8)):
-            assert isinstance(reply, Written)
-            reading = read_answer(reply.text, request.answer)
+            assert isinstance(reply, WriterReply)
+            reading = parse_answer(reply.text, request.answer)
             assert len(reading.drafts) == 1, reply.text
             assert not reading.dropped
             request.answer.model_validate_json(reply.text)  # to the letter: no reader's indulgence was needed
             assert reply.prompt_tokens > 40
             assert 40 < reply.completion_tokens < 400
-        assert isinstance(found[2], Failed)
+        assert isinstance(found[2], WriterFailure)
         assert f"more than {CONTEXT} tokens" in found[2].reason
         alone = dict(writer.write(requests[:1]))
         assert alone[0] == found[0], "an answer depends on what else is asked"

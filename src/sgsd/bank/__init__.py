@@ -1,127 +1,111 @@
-"""The skill bank: a strict file format, a store that keeps its history, retrieval, and the way into a prompt.
+"""The skill bank: a strict file format, a store that keeps its history, retrieval, and the ledger of its items.
 
-`open_bank` reads a bank from a JSON file or a store; a retriever and `pairs_for` choose the pairs for a problem;
-`render_pair` turns a pair into prompt text, and nothing else does.
+`open_bank` reads a bank from a JSON file or a store, and `Bank.search` finds the pairs for a problem.
 """
 
 from sgsd.bank.bank_files import dump_bank, load_bank, parse_bank, save_bank
-from sgsd.bank.beta import Posterior
 from sgsd.bank.branch import branch_store, fork_store
-from sgsd.bank.embed import Embedder, EmbeddingRetriever
-from sgsd.bank.encoder import EmbeddingSettings, Encoder, SentenceEncoder
-from sgsd.bank.evolve import (
+from sgsd.bank.history import Change, Content, Event, Kind, Origin
+from sgsd.bank.item_lineage import BankDiff, ItemHistory, diff_banks, item_history, parse_bank_reference, roll_back
+from sgsd.bank.item_stats import ItemStats, OutcomeStats, TeacherObservation
+from sgsd.bank.ledger import ItemRow, Ledger
+from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, refusal_reason
+from sgsd.bank.proposals import (
     DYNAMIC,
     Proposal,
+    add_items,
     bank_of_proposals,
     content_id,
-    grown,
     is_dynamic,
-    joined,
-    named_by_content,
-    without,
-    words_of,
+    join_duplicates,
+    remove_items,
+    with_content_id,
 )
-from sgsd.bank.factory import Retrieval, check_retrieval, make_retriever
-from sgsd.bank.history import Change, Content, Event, Kind, Origin
-from sgsd.bank.hybrid import DiverseRetriever, HybridRetriever
-from sgsd.bank.item_stats import Account, Tally, TeacherObservation
-from sgsd.bank.ledger import Ledger, Row, pair_weights, quarantined, reranked, worth
-from sgsd.bank.lexical import Bm25Retriever
-from sgsd.bank.lineage import Difference, Life, at_event, difference, life_of, rolled_back
-from sgsd.bank.lint import Finding, Flaw, Severity, lint_bank, lint_item, objection
 from sgsd.bank.render import render_pair
-from sgsd.bank.rerank import LedgerNow, TrustingRetriever, weighed
-from sgsd.bank.retrieve import (
-    ComparingRetriever,
-    Hit,
-    Pairing,
-    RandomRetriever,
-    Ranker,
-    Retriever,
-    item_text,
-    pairs_for,
-    retrieve_pairs,
-)
-from sgsd.bank.schema import Bank, bank_record, content_hash, item_record
+from sgsd.bank.retrieval.base import Hit, Ranker, Retriever, item_text
+from sgsd.bank.retrieval.bm25 import Bm25Retriever
+from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
+from sgsd.bank.retrieval.encoder import EmbeddingSettings, SentenceEncoder
+from sgsd.bank.retrieval.factory import Retrieval, check_retrieval, make_retriever
+from sgsd.bank.retrieval.hybrid import DiverseRetriever, HybridRetriever
+from sgsd.bank.retrieval.pairing import Pairing, pairs_for, retrieve_pairs
+from sgsd.bank.retrieval.random_order import RandomRetriever
+from sgsd.bank.retrieval.rerank import CurrentLedger, RerankedRetriever, pair_weights, rerank, reweigh
+from sgsd.bank.schema import content_hash, item_record, item_texts
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.sqlite import is_store
 from sgsd.bank.store import BankStore, Version, open_bank
 from sgsd.bank.text import terminal_safe
 
 __all__ = [
     "DYNAMIC",
-    "Account",
     "Bank",
+    "BankDiff",
     "BankStore",
     "Bm25Retriever",
     "Change",
-    "ComparingRetriever",
     "Content",
-    "Difference",
+    "CurrentLedger",
     "DiverseRetriever",
     "Embedder",
     "EmbeddingRetriever",
     "EmbeddingSettings",
-    "Encoder",
     "Event",
     "Finding",
     "Flaw",
     "Hit",
     "HybridRetriever",
+    "ItemHistory",
+    "ItemRow",
+    "ItemStats",
     "Kind",
     "Ledger",
-    "LedgerNow",
-    "Life",
     "Origin",
+    "OutcomeStats",
     "Pairing",
-    "Posterior",
     "Proposal",
     "RandomRetriever",
     "Ranker",
+    "RerankedRetriever",
     "Retrieval",
     "Retriever",
-    "Row",
     "SentenceEncoder",
     "Severity",
-    "Tally",
     "TeacherObservation",
-    "TrustingRetriever",
     "Version",
-    "at_event",
+    "add_items",
     "bank_of_proposals",
-    "bank_record",
     "branch_store",
     "check_retrieval",
     "content_hash",
     "content_id",
-    "difference",
+    "diff_banks",
     "dump_bank",
     "fork_store",
-    "grown",
     "is_dynamic",
     "is_store",
+    "item_history",
     "item_record",
     "item_text",
-    "joined",
-    "life_of",
+    "item_texts",
+    "join_duplicates",
     "lint_bank",
     "lint_item",
     "load_bank",
     "make_retriever",
-    "named_by_content",
-    "objection",
     "open_bank",
     "pair_weights",
     "pairs_for",
     "parse_bank",
-    "quarantined",
+    "parse_bank_reference",
+    "refusal_reason",
+    "remove_items",
     "render_pair",
-    "reranked",
+    "rerank",
     "retrieve_pairs",
-    "rolled_back",
+    "reweigh",
+    "roll_back",
     "save_bank",
     "terminal_safe",
-    "weighed",
-    "without",
-    "words_of",
-    "worth",
+    "with_content_id",
 ]

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sgsd.bank.schema import Bank, bank_of, bank_record
+from sgsd.bank.skill_bank import Bank, bank_of, bank_record
 from sgsd.bank.text import NotJson
 from sgsd.files import write_atomic
 from sgsd.types import UserError
@@ -19,7 +19,11 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 
 
 def load_bank(path: Path | str) -> Bank:
-    """Read a bank's published JSON; a `UserError` names the file, and the item and field where there is one."""
+    """Read a bank's published JSON; see `open_bank` for a file or a store.
+
+    Raises:
+        UserError: the file cannot be read or breaks a rule; the file, item and field are named.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -37,7 +41,7 @@ def load_bank(path: Path | str) -> Bank:
 
 
 def parse_bank(text: str, source: str = "the bank") -> Bank:
-    """The bank that a JSON text holds: with `dump_bank`, also the way to send a bank to another process.
+    """Read a bank from a JSON text: with `dump_bank`, also the way to send a bank to another process.
 
     JSON's loose ends are refused where they stand: a key given twice, NaN and Infinity, numbers too large to hold.
     """
@@ -56,7 +60,12 @@ def parse_bank(text: str, source: str = "the bank") -> Bank:
 
 
 def dump_bank(bank: Bank) -> str:
-    """The bank in the published JSON layout; `parse_bank` gives an equal bank back."""
+    """Return the bank in the published JSON layout.
+
+    Example:
+        >>> parse_bank(dump_bank(Bank())) == Bank()
+        True
+    """
     return json.dumps(bank_record(bank), indent=2, ensure_ascii=False, allow_nan=False)
 
 

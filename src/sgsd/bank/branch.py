@@ -7,7 +7,8 @@ from itertools import count
 from pathlib import Path
 
 from sgsd.bank.history import Content, Kind
-from sgsd.bank.schema import Bank, canonical_json, hash_of
+from sgsd.bank.schema import canonical_json, hash_of
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.sqlite import connect, reported, transaction
 from sgsd.bank.store import MAX_NOTE_CHARS, BankStore
 from sgsd.bank.text import check_line

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sgsd.bank.schema import Bank, canonical_json, content_hash, hash_of, version_of
+from sgsd.bank.schema import canonical_json, content_hash, hash_of, version_of
+from sgsd.bank.skill_bank import Bank
 
 NO_METADATA = hash_of(canonical_json({}))
 
 
 class Kind(StrEnum):
-    """What an event does to its item; `described` replaces the bank's metadata and has no item."""
+    """Kinds of events; `described` replaces the bank's metadata and has no item."""
 
     CREATED = "created"
     MERGED = "merged"  # created to stand for other items, or, as it is, standing for others from now on
@@ -23,7 +24,7 @@ class Kind(StrEnum):
 
 
 class Content(StrEnum):
-    """What a stored content is."""
+    """Kinds of stored contents."""
 
     SKILL = "skill"
     MISTAKE = "mistake"
@@ -52,7 +53,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What an event's item comes from: memories, and items it stands for; both by id, sorted."""
+    """Sources of an event's item: memories, and items it stands for; both by id, sorted."""
 
     memories: tuple[str, ...] = ()
     items: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Origin:
 
 @dataclass
 class State:
-    """What a run of events adds up to: item id → content hash, in the bank's order, and the ids that are retired."""
+    """The sum of a run of events: item id → content hash, in the bank's order, and the ids that are retired."""
 
     skills: dict[str, str] = field(default_factory=dict)
     mistakes: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Whether a text gives away a problem's answer, or remembers the problem: numbers by value, expressions by tokens.
+"""Finds a problem's answer, or its numbers, in a text: numbers by value, expressions by tokens.
 
 An answer counts where it stands as a whole: 24 is not in 124, 24.5, 24x, x^24 or 24/7, nor in "divide by 24". How
 much more is asked depends on how common it is. An uncommon one (372, -17, 5/2, a long expression) counts wherever it
@@ -68,7 +68,7 @@ _SPELT = re.compile(rf"\b(?!one of\b)({_SMALL})(?: (hundred)(?: (?:and )?({_SMAL
 
 
 class Rarity(IntEnum):
-    """What a text must say for an answer in it to be a leak."""
+    """How rare an answer is: the commoner, the more a text must say for it to be a leak."""
 
     UNCOMMON = 0  # nothing more
     COMMON = 1  # it must arrive at it
@@ -88,7 +88,7 @@ def plain(text: str) -> str:
 
 
 def leak(text: str, gold: str) -> str | None:
-    """Where `text` gives away the answer `gold`, as the words around it; None where it does not."""
+    """Return the words with which `text` gives away the answer `gold`; None where it does not."""
     if re.fullmatch(r"\W*(?:\\text\{)?\W*[A-Za-z]\W*", gold):
         return _letter_leak(text, re.sub(r"[^A-Za-z]", "", gold.replace("\\text", "")))
     wanted = re.sub(r"^[a-z] ?= ?", "", plain(_UNIT_AS_TEXT.sub(r"\1", gold)).strip().rstrip("."))
@@ -108,7 +108,7 @@ def leak(text: str, gold: str) -> str | None:
 
 
 def remembered_numbers(text: str, problem: str) -> list[str]:
-    """The problem's own numbers in `text`, where they tell the problem; common numbers tell nothing.
+    """Return the problem's own numbers in `text`, where they identify it; common numbers do not.
 
     Either one of three digits or more or with decimals, or two different ones of two digits.
     """
@@ -159,7 +159,7 @@ def _values(words: str) -> Iterator[_Span]:
 
 
 def _runs(words: str, wanted: str) -> Iterator[_Span]:
-    """Where the tokens of `wanted` stand in a row; signs of multiplication are left out on both sides."""
+    """Yield the places where the tokens of `wanted` stand in a row; multiplication signs are left out on both sides."""
     sought = [token for token in _TOKEN.findall(wanted) if token != "*"]
     found = [match for match in _TOKEN.finditer(words) if match[0] != "*"]
     texts = [match[0] for match in found]
@@ -169,7 +169,7 @@ def _runs(words: str, wanted: str) -> Iterator[_Span]:
 
 
 def _stands_whole(before: str, after: str) -> bool:
-    """Whether what stands between is no part of a larger expression, and no parameter."""
+    """Tell whether the text between is no part of a larger expression, and no parameter."""
     left, right = before.rstrip(), after.lstrip()
     if left[-1:] in _OPERATORS or (before and before[-1].isalnum()) or re.search(r"\w\($", before):
         return False

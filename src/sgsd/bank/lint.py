@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sgsd.bank.dedup import near_duplicates
-from sgsd.bank.evolve import words_of
 from sgsd.bank.leaks import leak, remembered_numbers
-from sgsd.bank.retrieve import item_text
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.base import item_text
+from sgsd.bank.schema import item_fields
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.text import check_prose, quoted
-from sgsd.types import BankItem, Problem, Skill
+from sgsd.types import BankItem, Problem
 
 
 class Severity(StrEnum):
-    """Whether an item may stand in a bank with such a finding."""
+    """Severity of a finding: an item with REFUSE may not stand in a bank."""
 
     REFUSE = "refuse"
     WARN = "warn"
 
 
 class Flaw(StrEnum):
-    """What is wrong; each value completes the sentence "the item …"."""
+    """Kinds of flaws; each value completes the sentence "the item …"."""
 
     ANSWER = "gives away the reference answer"
     STATED = "states an answer"
@@ -106,12 +106,13 @@ _NAMED_AFTER = re.compile(
 
 
 def lint_item(item: BankItem, *, problem: str | None = None, gold: str | None = None) -> list[Finding]:
-    """What is wrong with one item, the gravest first; `problem` and `gold` are those it was learned from, if known.
+    """List one item's flaws, the gravest first.
 
-    Without them leaks of the answer and memories of the problem cannot be seen, and the other checks are made.
+    Without `problem` and `gold`, those it was learned from, leaks of the answer and memories of the problem cannot be
+    seen; the other checks are made.
     """
     found: list[Finding] = []
-    for number, (field, text) in enumerate(_fields(item)):
+    for number, (field, text) in enumerate(item_fields(item).items()):
         found += [Finding(item.id, field, kind, _cut(excerpt)) for kind, excerpt in _flaws(text, gold)]
         if problem:
             if numbers := remembered_numbers(text, problem):
@@ -122,7 +123,7 @@ def lint_item(item: BankItem, *, problem: str | None = None, gold: str | None = 
 
 
 def lint_bank(bank: Bank, problems: Mapping[str, Sequence[Problem]] | None = None) -> list[Finding]:
-    """What is wrong with the items of a bank, in their order, and which of them repeat an earlier one.
+    """List the flaws of a bank's items in their order, and which of them repeat an earlier one.
 
     Args:
         problems: item id → the problems it was learned from, as far as they are known.
@@ -138,20 +139,14 @@ def lint_bank(bank: Bank, problems: Mapping[str, Sequence[Problem]] | None = Non
     return found
 
 
-def objection(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
-    """Why an item may not be proposed: its first refusing finding as a line that can be counted; None where it may."""
+def refusal_reason(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
+    """Return the first reason to refuse an item, as a line that can be counted; None where there is none."""
     first = next((f for f in lint_item(item, problem=problem, gold=gold) if f.severity is Severity.REFUSE), None)
     return f"{first.kind}, in its {first.field}" if first else None
 
 
-def _fields(item: BankItem) -> Iterator[tuple[str, str]]:
-    skill = ("title", "principle", "when_to_apply")
-    names = skill if isinstance(item, Skill) else ("description", "why_it_happens", "how_to_avoid")
-    return zip(names, words_of(item))
-
-
 def _flaws(text: str, gold: str | None) -> Iterator[tuple[Flaw, str]]:
-    """The flaws that one field shows by itself, or against the answer."""
+    """Yield the flaws that one field shows by itself, or against the answer."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     try:
         check_prose(text, len(text))

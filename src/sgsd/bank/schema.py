@@ -1,22 +1,18 @@
-"""The bank and its published JSON layout: strict in what it takes, lossless in what it gives back.
-
-A `Bank` that exists is valid: the same models check a file, a snapshot of a store and a bank built in code.
-"""
+"""The published JSON layout of a bank and its rules: strict in what it takes, lossless in what it gives back."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from sgsd.bank.text import NotJson, check_id, check_meta, check_metadata, check_prose, json_type, quoted
-from sgsd.types import BankItem, Mistake, Skill, UserError
+from sgsd.types import BankItem, Skill, UserError
 
 MAX_ITEMS = 100_000
 MAX_HEADLINE_CHARS = 500
@@ -68,88 +64,20 @@ class BankRecord(_Record):
     metadata: Annotated[dict[str, Any], PlainValidator(check_metadata)] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Skills and mistakes in their order, with the metadata of the file they came from.
+def item_fields(item: BankItem) -> dict[str, str]:
+    """Return all that an item says, by field, in the order of the published layout."""
+    return {f.name: getattr(item, f.name) for f in fields(item) if f.name not in ("id", "meta")}
 
-    Raises `UserError`, naming the item and the field, where the content breaks the format's rules.
-    """
 
-    skills: tuple[Skill, ...] = ()
-    mistakes: tuple[Mistake, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "skills", tuple(self.skills))
-        object.__setattr__(self, "mistakes", tuple(self.mistakes))
-        object.__setattr__(self, "metadata", dict(self.metadata))
-        _checked_bank(bank_record(self), "the bank")
-
-    def __len__(self) -> int:
-        return len(self.skills) + len(self.mistakes)
-
-    @property
-    def items(self) -> tuple[BankItem, ...]:
-        """The skills, then the mistakes."""
-        return (*self.skills, *self.mistakes)
-
-    @cached_property
-    def version(self) -> str:
-        """SHA-256 of the content: the items, their ids and their order; the bank's metadata is not part of it."""
-        return version_of([content_hash(skill) for skill in self.skills], [content_hash(m) for m in self.mistakes])
-
-    def item(self, item_id: str) -> BankItem:
-        """The item of that id; a `UserError` suggests the nearest ids where there is none."""
-        if item_id in self._items:
-            return self._items[item_id]
-        near = ", ".join(quoted(name) for name in difflib.get_close_matches(item_id, self._items, n=3))
-        raise UserError(f"the bank has no item {quoted(item_id)}" + (f"; did you mean {near}?" if near else ""))
-
-    @cached_property
-    def _items(self) -> dict[str, BankItem]:
-        return {item.id: item for item in self.items}
+def item_texts(item: BankItem) -> tuple[str, ...]:
+    """Return all that an item says, without the fields' names."""
+    return tuple(item_fields(item).values())
 
 
 def item_record(item: BankItem) -> dict[str, Any]:
-    """The item as the published JSON writes it; `meta` appears only where there is some."""
-    if isinstance(item, Skill):
-        record: dict[str, Any] = {
-            "skill_id": item.id,
-            "title": item.title,
-            "principle": item.principle,
-            "when_to_apply": item.when_to_apply,
-        }
-    else:
-        record = {
-            "mistake_id": item.id,
-            "description": item.description,
-            "why_it_happens": item.why_it_happens,
-            "how_to_avoid": item.how_to_avoid,
-        }
+    """Return the item as the published JSON writes it; `meta` appears only where there is some."""
+    record: dict[str, Any] = {"skill_id" if isinstance(item, Skill) else "mistake_id": item.id, **item_fields(item)}
     return record | ({"meta": dict(item.meta)} if item.meta else {})
-
-
-def bank_record(bank: Bank) -> dict[str, Any]:
-    """The bank as the published JSON writes it."""
-    return {
-        "general_skills": [item_record(skill) for skill in bank.skills],
-        "task_specific_skills": {},
-        "common_mistakes": [item_record(mistake) for mistake in bank.mistakes],
-        "metadata": dict(bank.metadata),
-    }
-
-
-def bank_of(record: Any, source: str) -> Bank:
-    """The bank that a parsed file holds. `source` names the file in a refusal, which is a `UserError`."""
-    checked = _checked_bank(record, source)
-    return Bank(
-        skills=tuple(Skill(r.skill_id, r.title, r.principle, r.when_to_apply, r.meta) for r in checked.general_skills),
-        mistakes=tuple(
-            Mistake(r.mistake_id, r.description, r.why_it_happens, r.how_to_avoid, r.meta)
-            for r in checked.common_mistakes
-        ),
-        metadata=checked.metadata,
-    )
 
 
 def check_item(item: BankItem) -> None:
@@ -191,8 +119,8 @@ def _checked(model: type[RecordT], record: Any, source: str) -> RecordT:
         raise UserError(f"{source}: {_place(first['loc'], record)}{_reason(first)}{more}") from None
 
 
-def _checked_bank(record: Any, source: str) -> BankRecord:
-    """The rules of one item are the models'; those that need the whole bank are here."""
+def checked_bank(record: Any, source: str) -> BankRecord:
+    """Check a bank's record: the rules of one item are the models', those that need the whole bank are here."""
     bank = _checked(BankRecord, record, source)
     if (count := len(bank.general_skills) + len(bank.common_mistakes)) > MAX_ITEMS:
         raise UserError(f"{source}: has {count:,} items, at most {MAX_ITEMS:,} are allowed; split the bank")
@@ -208,7 +136,7 @@ def _checked_bank(record: Any, source: str) -> BankRecord:
 
 
 def _place(loc: tuple[int | str, ...], record: Any) -> str:
-    """Where in the file: position, id if it can be read, and field."""
+    """The place in the file: position, id if it can be read, and field."""
     match loc:
         case (str(section), int(position), *rest):
             name = _readable_id(record[section][position])

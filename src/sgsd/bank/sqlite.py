@@ -22,7 +22,7 @@ _REMEDIES = {
 
 
 def is_store(path: Path | str) -> bool:
-    """Whether the file is SQLite, told by its first bytes; False where it cannot be read."""
+    """Tell by the first bytes whether the file is SQLite; False where it cannot be read."""
     with suppress(OSError), open(path, "rb") as file:
         return file.read(len(SQLITE_HEADER)) == SQLITE_HEADER
     return False

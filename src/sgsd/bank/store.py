@@ -19,7 +19,8 @@ from typing import Any, Self
 
 from sgsd.bank.bank_files import load_bank, save_bank
 from sgsd.bank.history import NO_METADATA, Change, Content, Event, Kind, Origin, State, changes_between, state_of
-from sgsd.bank.schema import Bank, bank_of, canonical_json, hash_of, item_record
+from sgsd.bank.schema import canonical_json, hash_of, item_record
+from sgsd.bank.skill_bank import Bank, bank_of
 from sgsd.bank.sqlite import connect, is_store, reported, transaction
 from sgsd.bank.text import check_line, quoted
 from sgsd.types import BankItem, UserError
@@ -185,7 +186,7 @@ class BankStore:
         return memory
 
     def origins(self) -> dict[int, Origin]:
-        """What the items of events come from, by event number; events without an entry are nobody's heirs."""
+        """Return the sources of events' items, by event number; events without any have no entry."""
         if self._schema < 2:
             return {}
         with reported(self.path):
@@ -346,7 +347,26 @@ class BankStore:
 
 
 def open_bank(path: Path | str) -> Bank:
-    """The bank at `path`: a JSON file, or the latest snapshot of a store. The content decides, not the name."""
+    """Open the bank at `path`: a JSON file, or the latest snapshot of a store. The content decides, not the name.
+
+    Args:
+        path: a bank in the published JSON layout (docs/bank.md), or a store.
+
+    Returns:
+        The bank; `bank.search(problem)` finds pairs in it.
+
+    Raises:
+        UserError: the file is missing, damaged or breaks a rule of the format; item and field are named.
+
+    Example:
+        >>> import tempfile
+        >>> from sgsd.types import Skill
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_bank(Bank((Skill("s1", "Parity", "Count odd and even.", "Always."),)), f"{folder}/bank.json")
+        ...     bank = open_bank(f"{folder}/bank.json")
+        >>> bank.items[0].title
+        'Parity'
+    """
     if not is_store(path):
         return load_bank(path)
     with BankStore(path, read_only=True) as store:

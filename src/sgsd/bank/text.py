@@ -1,4 +1,4 @@
-"""Which text may stand in a bank: plain prose, which can steer neither a tokenizer, a terminal nor a reader's eye.
+"""Checks the text of a bank: plain prose, which can steer neither a tokenizer, a terminal nor a reader's eye.
 
 Every check returns its value unchanged (nothing is ever repaired: an imported bank must export without loss) or
 raises a ValueError whose message completes the sentence "field … <message>".
@@ -167,7 +167,7 @@ def _check_json(value: Any, check_string: Callable[[str], str], where: str, nest
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls the type of `value`, with its article."""
+    """Return JSON's name for the type of `value`, with its article."""
     match value:
         case None:
             return "null"

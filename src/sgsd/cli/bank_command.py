@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from sgsd.bank import (
-    Bank,
     BankStore,
     EmbeddingSettings,
     Retrieval,
@@ -28,6 +27,7 @@ from sgsd.bank import (
     retrieve_pairs,
     terminal_safe,
 )
+from sgsd.cli.bank_text import headline, plain, summary
 from sgsd.types import BankItem, Skill, UserError
 
 EventNumber = Annotated[int | None, tyro.conf.arg(metavar="EVENT")]
@@ -46,7 +46,7 @@ def import_(source: Path, store: Path) -> RenderableType:
         latest = target.event
     kinds = Counter(str(event.change.kind) for event in written)
     done = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing new"
-    return _plain(f"{store}: {done}; now {_summary(bank)}, at event {latest}")
+    return plain(f"{store}: {done}; now {summary(bank)}, at event {latest}")
 
 
 def validate(path: Path) -> RenderableType:
@@ -55,7 +55,7 @@ def validate(path: Path) -> RenderableType:
     Args:
         path: A JSON file or a store.
     """
-    return _plain(f"{path}: valid; {_summary(open_bank(path))}")
+    return plain(f"{path}: valid; {summary(open_bank(path))}")
 
 
 def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType:
@@ -75,10 +75,10 @@ def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType
     shown: tuple[BankItem, ...] = (*bank.skills[:limit], *bank.mistakes[:limit])
     for listed in shown:
         kind = "skill" if isinstance(listed, Skill) else "mistake"
-        table.add_row(_plain(listed.id), kind, _plain(_headline(listed)))
+        table.add_row(plain(listed.id), kind, plain(headline(listed)))
     left_out = len(bank) - len(shown)
-    more = [_plain(f"… and {left_out} more; see them with --limit")] if left_out else []
-    return Group(_plain(f"{path}: {_summary(bank)}"), table, *more)
+    more = [plain(f"… and {left_out} more; see them with --limit")] if left_out else []
+    return Group(plain(f"{path}: {summary(bank)}"), table, *more)
 
 
 def search(
@@ -132,27 +132,15 @@ def export(store: Path, output: Path, event: EventNumber = None, force: bool = F
         raise UserError(f"{output}: is there already; give another path, or --force to replace it")
     with BankStore(store, read_only=True) as source:
         bank = source.export(output, event)
-    return _plain(f"{output}: written; {_summary(bank)}")
-
-
-def _summary(bank: Bank) -> str:
-    return f"{len(bank.skills)} skills, {len(bank.mistakes)} mistakes, version {bank.version[:12]}"
-
-
-def _headline(item: BankItem) -> str:
-    return item.title if isinstance(item, Skill) else item.description
+    return plain(f"{output}: written; {summary(bank)}")
 
 
 def _one_line(item: BankItem) -> Text:
-    return _plain(f"{item.id}: {' '.join(_headline(item).split())}")
+    return plain(f"{item.id}: {headline(item)}")
 
 
 def _fields(item: BankItem) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in item_record(item).items():
-        table.add_row(_plain(name), _plain(value if isinstance(value, str) else json.dumps(value, indent=2)))
+        table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value, indent=2)))
     return table
-
-
-def _plain(text: str) -> Text:
-    return Text(terminal_safe(text))

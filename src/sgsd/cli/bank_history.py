@@ -20,21 +20,21 @@ from sgsd.bank import (
     Bank,
     BankStore,
     Event,
-    Life,
+    ItemHistory,
     Severity,
     Version,
-    at_event,
-    difference,
+    diff_banks,
     is_dynamic,
     is_store,
-    life_of,
+    item_history,
+    item_texts,
     lint_bank,
     open_bank,
-    rolled_back,
-    terminal_safe,
-    words_of,
+    parse_bank_reference,
+    roll_back,
 )
-from sgsd.cli.bank_ledger import best_and_worst, counted, item_in_run
+from sgsd.cli.bank_ledger import best_and_worst, item_in_run
+from sgsd.cli.bank_text import counted, headline, plain, summary
 from sgsd.types import Skill, UserError
 
 EXCERPT = 160  # characters of a problem
@@ -50,7 +50,7 @@ EventNumber = Annotated[int, tyro.conf.arg(metavar="EVENT")]
 
 @dataclass(frozen=True)
 class Refused:
-    """What a command shows where its answer is no, and the line with which it ends."""
+    """A command's output where its answer is no, and the line with which it ends."""
 
     shown: RenderableType
     complaint: str
@@ -72,30 +72,30 @@ def log(store: Store, events: bool = False, limit: int = 50) -> RenderableType:
     with BankStore(store, read_only=True) as source:
         table, rows = _events(source.events()) if events else _versions(source.versions())
     for row in rows[-limit:]:
-        table.add_row(*(_plain(cell) for cell in row))
-    earlier = [_plain(f"… and {len(rows) - limit} earlier; see them with --limit")] if len(rows) > limit else []
+        table.add_row(*(plain(cell) for cell in row))
+    earlier = [plain(f"… and {len(rows) - limit} earlier; see them with --limit")] if len(rows) > limit else []
     return Group(*earlier, table)
 
 
 def diff(before: BankAt, after: BankAt) -> RenderableType:
-    """What leads from one bank to another.
+    """Show what leads from one bank to another.
 
     Args:
         before: A bank, or a store as it was after an event: STORE@EVENT.
         after: A bank, or STORE@EVENT.
     """
     old, new = _bank_at(before), _bank_at(after)
-    found = difference(old, new)
-    lines: list[RenderableType] = [_plain(f"+ {name}: {_headline(new, name)}") for name in found.added]
-    lines += [_plain(f"- {name}: {_headline(old, name)}") for name in found.removed]
+    found = diff_banks(old, new)
+    lines: list[RenderableType] = [plain(f"+ {name}: {headline(new.item(name))}") for name in found.added]
+    lines += [plain(f"- {name}: {headline(old.item(name))}") for name in found.removed]
     for name in found.edited:
-        changed = [(was, now) for was, now in zip(words_of(old.item(name)), words_of(new.item(name))) if was != now]
-        lines.append(_plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
-        lines += [_plain(f"    was: {was}\n    now: {now}") for was, now in changed]
+        changed = [(was, now) for was, now in zip(item_texts(old.item(name)), item_texts(new.item(name))) if was != now]
+        lines.append(plain(f"~ {name}" + ("" if changed else ": the same words, another meta")))
+        lines += [plain(f"    was: {was}\n    now: {now}") for was, now in changed]
     counts = [f"{len(found.added)} added, {len(found.removed)} removed, {len(found.edited)} edited"]
     counts += ["the others in another order"] if found.moved else []
     counts += ["other metadata"] if found.described else []
-    return Group(*lines, _plain(", ".join(counts)))
+    return Group(*lines, plain(", ".join(counts)))
 
 
 def rollback(store: Store, event: EventNumber) -> RenderableType:
@@ -107,33 +107,33 @@ def rollback(store: Store, event: EventNumber) -> RenderableType:
     """
     BankStore(store, read_only=True).close()  # a misspelt path must not become an empty store
     with BankStore(store) as target:
-        written = rolled_back(target, event)
+        written = roll_back(target, event)
         bank = target.snapshot()
         now = target.event
     done = f"back to event {event} by {len(written)} new events" if written else f"is as after event {event} already"
-    return _plain(f"{store}: {done}; {_counts(bank)}, at event {now}")
+    return plain(f"{store}: {done}; {summary(bank)}, at event {now}")
 
 
 def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> RenderableType:
-    """Where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
+    """Show where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
 
     Args:
         store: The store to read.
         item: The id of the item, which may have been retired since.
         run: The folder of a run that used the item, to show what its ledger says of it.
-        limit: How many of the items it stands for to tell, the nearest first.
+        limit: How many of the items it stands for to show, the nearest first.
     """
     if limit < 0:
         raise UserError(f"--limit is {limit}; give 0 or more")
     with BankStore(store, read_only=True) as source:
-        life = life_of(source, item)
+        life = item_history(source, item)
     shown = {ancestor.item.id for ancestor in islice(life.walk(), limit + 1)}
     ledger = [Text(), item_in_run(item, run)] if run is not None else []
     return Group(_tree(life, shown), *_sum(life, limit), *ledger)
 
 
 def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
-    """How much a bank holds, how long its texts are, and how much of it was learned during a run.
+    """Show how much a bank holds, how long its texts are, and how much of it was learned during a run.
 
     Args:
         path: A JSON file or a store.
@@ -143,7 +143,7 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("version", bank.version[:12])
     for name, items in (("skills", bank.skills), ("mistakes", bank.mistakes)):
-        words = [sum(len(text.split()) for text in words_of(item)) for item in items]
+        words = [sum(len(text.split()) for text in item_texts(item)) for item in items]
         size = f", {mean(words):.0f} words on average, {max(words)} at most" if words else ""
         learned = sum(is_dynamic(item) for item in items)
         table.add_row(name, f"{len(items)}{size}, {learned} learned during a run")
@@ -168,11 +168,11 @@ def lint(path: BankFile) -> RenderableType:
     """
     findings = lint_bank(open_bank(path))
     if not findings:
-        return _plain(f"{path}: nothing found")
+        return plain(f"{path}: nothing found")
     table = Table("severity", "what", "item", "field", "where", box=None, pad_edge=False)
     for found in findings:
         row = (found.severity, found.kind, found.item, found.field, found.excerpt)
-        table.add_row(*(_plain(str(cell)) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     refused = len({found.item for found in findings if found.severity is Severity.REFUSE})
     if not refused:
         return table
@@ -192,7 +192,9 @@ def _events(events: Sequence[Event]) -> tuple[Table, list[tuple[str, ...]]]:
 
 
 def _bank_at(reference: str) -> Bank:
-    path, event = (reference, None) if Path(reference).exists() else at_event(reference)  # a name may hold an @
+    path, event = (
+        (reference, None) if Path(reference).exists() else parse_bank_reference(reference)
+    )  # a name may hold an @
     if event is None:
         return open_bank(path)
     if Path(path).exists() and not is_store(path):
@@ -201,69 +203,57 @@ def _bank_at(reference: str) -> Bank:
         return source.snapshot(event)
 
 
-def _tree(life: Life, shown: set[str]) -> Tree:
-    """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `life_of`."""
-    told = {life.item.id}
-    tree = _told(Tree(_title(life)), life)
+def _tree(life: ItemHistory, shown: set[str]) -> Tree:
+    """Each ancestor once: one that many items stand for would fill the screen. Not by recursion: see `item_history`."""
+    shown_before = {life.item.id}
+    tree = _add_events(Tree(_title(life)), life)
     under_way = [(tree, iter(life.parents))]
     while under_way:
         branch, left = under_way[-1]
         parent = next(left, None)
         if parent is None:
             under_way.pop()
-        elif parent.item.id in told:
-            branch.add(_plain(f"{parent.item.id}, told above"))
+        elif parent.item.id in shown_before:
+            branch.add(plain(f"{parent.item.id}, shown above"))
         elif parent.item.id in shown:
-            told.add(parent.item.id)
-            under_way.append((_told(branch.add(_title(parent)), parent), iter(parent.parents)))
+            shown_before.add(parent.item.id)
+            under_way.append((_add_events(branch.add(_title(parent)), parent), iter(parent.parents)))
     return tree
 
 
-def _told(branch: Tree, life: Life) -> Tree:
+def _add_events(branch: Tree, life: ItemHistory) -> Tree:
     for event in life.events:
-        branch.add(_plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
+        branch.add(plain(f"event {event.seq}, {event.change.kind}: {event.note}".removesuffix(": ")))
     for memory in life.own[:ROLLOUTS]:
-        branch.add(_plain(_memory_line(memory)))
+        branch.add(plain(_memory_line(memory)))
     if len(life.own) > ROLLOUTS:
-        branch.add(_plain(f"… and {counted(len(life.own) - ROLLOUTS, 'more rollout')}"))
+        branch.add(plain(f"… and {counted(len(life.own) - ROLLOUTS, 'more rollout')}"))
     return branch
 
 
-def _title(life: Life) -> Text:
+def _title(life: ItemHistory) -> Text:
     kind = "skill" if isinstance(life.item, Skill) else "mistake"
     standing = "in the bank" if life.current else "no longer in the bank"
-    return _plain(f"{kind} {life.item.id}, {standing}: {' | '.join(words_of(life.item))}")
+    return plain(f"{kind} {life.item.id}, {standing}: {' | '.join(item_texts(life.item))}")
 
 
-def _sum(life: Life, limit: int) -> list[RenderableType]:
+def _sum(life: ItemHistory, limit: int) -> list[RenderableType]:
     """The whole way in two lines."""
     ancestors, memories = sum(1 for _ in life.walk()) - 1, life.memories
     right = sum(memory.get("correct") is True for memory in memories)
     wrong = sum(memory.get("correct") is False for memory in memories)
     merged = [f"stands for {counted(ancestors, 'other item')}"] if ancestors else []
     learned = [f"learned from {counted(len(memories), 'rollout')}, {right} right and {wrong} wrong"] if memories else []
-    told = ", ".join(merged + learned)
+    known = ", ".join(merged + learned)
     further = counted(ancestors - limit, "item")
-    more = [_plain(f"… and {further} further back; see them with --limit")] if ancestors > limit else []
-    return [*more, _plain(f"In all: {told}" if told else "The store does not know what it was learned from.")]
+    more = [plain(f"… and {further} further back; see them with --limit")] if ancestors > limit else []
+    return [*more, plain(f"In all: {known}" if known else "The store does not know what it was learned from.")]
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:
-    """Of whatever a store holds as a memory: it may be somebody else's."""
+    """Describe whatever a store holds as a memory: it may be somebody else's."""
     correct = memory.get("correct")
     verdict = "right" if correct is True else "wrong" if correct is False else "verdict unknown"
-    said = " ".join(str(memory.get("problem", "")).split())
-    cut = said if len(said) <= EXCERPT else f"{said[: EXCERPT - 1]}…"
+    problem = " ".join(str(memory.get("problem", "")).split())
+    cut = problem if len(problem) <= EXCERPT else f"{problem[: EXCERPT - 1]}…"
     return f"rollout {memory.get('index', '?')} on {memory.get('problem_id', '?')}, {verdict}: {cut}"
-
-
-def _headline(bank: Bank, item_id: str) -> str:
-    return words_of(bank.item(item_id))[0]
-
-
-def _counts(bank: Bank) -> str:
-    return f"{len(bank.skills)} skills, {len(bank.mistakes)} mistakes, version {bank.version[:12]}"
-
-
-def _plain(text: str) -> Text:
-    return Text(terminal_safe(text))

@@ -1,4 +1,4 @@
-"""What a run's ledger says of items, for `sgsd bank why --run` and `sgsd bank stats --run`."""
+"""A run's ledger as tables, for `sgsd bank why --run` and `sgsd bank stats --run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sgsd.bank import Bank, Ledger, Row, Tally, terminal_safe, words_of
+from sgsd.bank import Bank, ItemRow, Ledger, OutcomeStats
+from sgsd.cli.bank_text import counted, headline, plain
 from sgsd.types import UserError
 
 BEST = 10  # and as many of the worst
@@ -33,42 +34,40 @@ def read_ledger(run: Path) -> Ledger:
 
 
 def item_in_run(item_id: str, run: Path) -> RenderableType:
-    """What came of the teachers that showed the item."""
+    """Show what came of the teachers that showed the item."""
     ledger = read_ledger(run)
     if item_id not in ledger.items:
-        return _plain(f"{run}: no teacher showed it")
-    account = ledger.items[item_id]
-    (row,) = replace(ledger, items={item_id: account}, pairs={}).rows()
+        return plain(f"{run}: no teacher showed it")
+    stats = ledger.items[item_id]
+    (row,) = replace(ledger, items={item_id: stats}).rows()
     table = Table("", box=None, pad_edge=False)
     for name in ("validated", "reversed", "neutral", "mean support"):
         table.add_column(name, justify="right")
-    table.add_row("on successes", *_tally(account.success))
-    table.add_row("on failures", *_tally(account.failure))
+    table.add_row("on successes", *_outcome_cells(stats.success))
+    table.add_row("on failures", *_outcome_cells(stats.failure))
     contrast = (
         "not known: it has not met both successes and failures" if row.contrast is None else f"{row.contrast:+.4f}"
     )
-    low, mean, high = row.posterior_low, row.posterior_mean, row.posterior_high
     return Group(
-        _plain(f"{run}: {counted(row.retrieved, 'teacher')} showed it; supports in nats a token"),
+        plain(f"{run}: {counted(row.retrieved, 'teacher')} showed it; supports in nats a token"),
         table,
-        _plain(f"contrast   {contrast}"),
-        _plain(f"evidence   {row.evidence:+.4f}, trust {row.trust:+.2f}"),
-        _plain(f"posterior  {mean:.2f} of those judged are validated, 95 % interval {low:.2f} to {high:.2f}"),
+        plain(f"contrast   {contrast}"),
+        plain(f"standing   {row.standing:+.4f}, trust {row.trust:+.2f}"),
     )
 
 
 def best_and_worst(bank: Bank, run: Path) -> RenderableType:
-    """The items whose teachers told successes from failures best, and those that did so worst."""
+    """Show the items whose teachers told successes from failures best, and those that did so worst."""
     ledger = read_ledger(run)
     rows = sorted(
-        (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.ids)
+        (row for row in ledger.rows() if row.contrast is not None), key=lambda row: (-(row.contrast or 0.0), row.id)
     )
     table = Table(box=None, pad_edge=False)
     for name in ("contrast", "shown", "val/rev/neu"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("item", no_wrap=True)
     table.add_column("what it says")
-    heads = {item.id: words_of(item)[0] for item in bank.items}
+    heads = {item.id: headline(item) for item in bank.items}
     for row in rows[:BEST]:
         table.add_row(*_cells(row, heads))
     if len(rows) > 2 * BEST:
@@ -78,25 +77,16 @@ def best_and_worst(bank: Bank, run: Path) -> RenderableType:
     known = f"of {counted(len(ledger.items), 'item')} shown, {len(rows)} met both successes and failures"
     unseen = sum(item.id not in ledger.items for item in bank.items)
     title = f"{run}: {known}; the best and the worst by contrast, in nats a token"
-    return Group(_plain(title), table, _plain(f"{counted(unseen, 'item')} of the bank never shown"))
+    return Group(plain(title), table, plain(f"{counted(unseen, 'item')} of the bank never shown"))
 
 
-def _cells(row: Row, heads: dict[str, str]) -> tuple[Text, ...]:
+def _cells(row: ItemRow, heads: dict[str, str]) -> tuple[Text, ...]:
     counts = f"{row.validated}/{row.reversed}/{row.neutral}"
-    head = heads.get(row.ids[0], "(not in this bank)")
-    cells = (f"{row.contrast:+.4f}", str(row.retrieved), counts, row.ids[0], " ".join(head.split()))
-    return tuple(_plain(cell) for cell in cells)
+    head = heads.get(row.id, "(not in this bank)")
+    cells = (f"{row.contrast:+.4f}", str(row.retrieved), counts, row.id, head)
+    return tuple(plain(cell) for cell in cells)
 
 
-def _tally(tally: Tally) -> tuple[str, ...]:
+def _outcome_cells(tally: OutcomeStats) -> tuple[str, ...]:
     mean = "–" if tally.mean_support is None else f"{tally.mean_support:+.4f}"
     return str(tally.validated), str(tally.reversed), str(tally.neutral), mean
-
-
-def counted(number: int, noun: str) -> str:
-    """The number with its noun, in the plural where it takes one."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _plain(text: str) -> Text:
-    return Text(terminal_safe(text))

@@ -16,7 +16,7 @@ from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.overrides import read_config
 from sgsd.contexts.controls import CONTROLS
 from sgsd.distributed.launcher import make_accelerator
-from sgsd.evaluate.separation import RULE, STANCES
+from sgsd.evaluate.probe import RULE, STANCES
 from sgsd.evaluate.stats import Interval
 from sgsd.files import write_atomic
 from sgsd.train.engines import close_engine
@@ -92,23 +92,22 @@ def separation_table(found: Probe) -> Table:
 
 
 def item_table(found: Probe) -> Table:
-    """The items with the best and the worst evidence."""
+    """The items of the highest and the lowest standing."""
     rows = found.ledger.rows()
-    title = f"{len(rows)} items by evidence" + (f", the first and last {SHOWN}" if len(rows) > 2 * SHOWN else "")
+    title = f"{len(rows)} items by standing" + (f", the first and last {SHOWN}" if len(rows) > 2 * SHOWN else "")
     table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("item", no_wrap=True)
-    for heading in ("evidence", "shown", "val. / rev. / neutr.", "balanced share"):
+    for heading in ("standing", "trust", "shown", "val. / rev. / neutr."):
         table.add_column(heading, justify="right", no_wrap=True)
     for place, row in enumerate(rows):
         if SHOWN <= place < len(rows) - SHOWN:
             continue
-        p = found.ledger.balanced_posterior(row.ids[0])
         table.add_row(
-            Text(terminal_safe(row.ids[0])),
-            f"{row.evidence:+.4f}",
+            Text(terminal_safe(row.id)),
+            f"{row.standing:+.4f}",
+            f"{row.trust:+.2f}",
             str(row.retrieved),
             f"{row.validated} / {row.reversed} / {row.neutral}",
-            f"{p.mean:.2f} ({p.low:.2f}–{p.high:.2f})",
             end_section=place == SHOWN - 1 and len(rows) > 2 * SHOWN,
         )
     return table

@@ -134,5 +134,3 @@ class SkillsConfig(Section):
     """Items learned during training that are kept."""
     prune: Literal["paper", "evidence"] = "paper"
     """The learned item that goes first: the oldest (paper), or the one of the lowest standing (evidence)."""
-    quarantine: bool = False
-    """Take out, at an update, learned items that keep being reversed."""

@@ -15,7 +15,7 @@ from sgsd.verify import Verifier
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found."""
+    """Results of one evaluation."""
 
     problems: int
     samples: int
@@ -45,7 +45,7 @@ class Evaluator:
 
     engine: Engine
     verifier: Verifier
-    maker: PromptBuilder
+    prompts: PromptBuilder
     problems: Sequence[Problem]
     sampling: Sampling
     samples: int
@@ -69,11 +69,11 @@ class Evaluator:
         )
 
     def _grade(self, samples: int, sampling: Sampling) -> tuple[list[list[Status]], list[list[bool]]]:
-        """Of every problem: the status of each sample, and whether its length cut it off."""
+        """Return the status of each sample of every problem, and whether its length cut it off."""
         first, processes = self.share
         mine = range(first, len(self.problems), processes)
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
-        prompts = {i: self.maker.student(self.problems[i], thinking=self.thinking) for i in mine}
+        prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
         done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
         verdicts = self.verifier.grade([c.text for c in done], [self.problems[i].gold for i, _ in places])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from sgsd.report import svg
+from sgsd.report.curves import wilson
 from sgsd.report.labels import UNKNOWN, count, percent, signed, with_interval
 from sgsd.report.svg import Frame
 from sgsd.report.values import BankItem, BankUpdate, Estimate
@@ -93,25 +94,28 @@ def item_line(item: BankItem) -> ItemLine:
     origin = "start" if item.learned is None else f"step {item.learned:,}"
     ink = "positive" if item.standing > 0 else "negative" if item.standing < 0 else "neutral"
     judged = item.validated + item.reversed
+    share = Estimate(item.share, item.low, item.high)
+    if judged and not math.isfinite(item.share):
+        share = wilson(item.validated / judged, judged)
     return ItemLine(
         item=item,
         says=item.says if len(item.says) <= MOST_CHARACTERS else f"{item.says[: MOST_CHARACTERS - 1]}…",
         origin=origin + ("" if item.kept else ", gone"),
         standing=signed(item.standing, 3),
         ink=ink,
-        share=with_interval(Estimate(item.share, item.low, item.high), decimals=0) if judged else UNKNOWN,
-        picture=share_picture(item) if judged else svg.EMPTY,
+        share=with_interval(share, decimals=0) if judged else UNKNOWN,
+        picture=share_picture(share) if judged else svg.EMPTY,
     )
 
 
-def share_picture(item: BankItem) -> Markup:
+def share_picture(share: Estimate) -> Markup:
     """The share validated with its interval, on a line from 0 to 1 with a mark in the middle."""
     x, middle = SHARE.x((0.0, 1.0)), SHARE.height / 2
     body = svg.tag("path", d=f"M{x(0):.0f} {middle:.0f}H{x(1):.0f}M{x(0.5):.0f} 2V16", class_="axis")
-    body += svg.level(item.low, item.high, middle, x, "after")
-    if math.isfinite(item.share):
-        body += svg.tag("circle", cx=x(item.share), cy=middle, r=4.5, class_="dot after")
-    said = f"validated {percent(item.share, 0)} of the times it was judged"
+    body += svg.level(share.low, share.high, middle, x, "after")
+    if math.isfinite(share.accuracy):
+        body += svg.tag("circle", cx=x(share.accuracy), cy=middle, r=4.5, class_="dot after")
+    said = f"validated {percent(share.accuracy, 0)} of the times it was judged"
     return svg.drawing(SHARE, said, body, class_="share")
 
 

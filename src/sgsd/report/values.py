@@ -45,7 +45,7 @@ class Measurements:
 
 
 class BankItem(Line):
-    """One item of the bank: how its teachers were judged, and the share validated with its interval, in 0..1."""
+    """One item of the bank, and how its teachers were judged."""
 
     id: Text = ""
     kind: Text = ""
@@ -60,9 +60,10 @@ class BankItem(Line):
     neutral: Whole
     standing: Number
     """Nats a token."""
-    share: Number = Field(alias="posterior_mean")
-    low: Number = Field(alias="posterior_low")
-    high: Number = Field(alias="posterior_high")
+    share: NumberOrNan = Field(default=math.nan, alias="posterior_mean")
+    """The share validated as runs of before wrote it, and its interval."""
+    low: NumberOrNan = Field(default=math.nan, alias="posterior_low")
+    high: NumberOrNan = Field(default=math.nan, alias="posterior_high")
 
 
 class BankItems(Line):

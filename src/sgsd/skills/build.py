@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sgsd.bank import Bank, BankStore, Origin, Proposal, bank_of_proposals
+from sgsd.config.skills_config import SkillsConfig
 from sgsd.contexts.prompts import PromptSet
 from sgsd.files import replacing
-from sgsd.skills.extract import Extraction, ExtractSettings, Objection, extract, extraction_request
+from sgsd.skills.extraction import Extraction, ExtractSettings, ItemFilter, extract, extraction_request
 from sgsd.skills.memories import Memory, MemoryFile
 from sgsd.skills.merge import Layer, Merge, MergeSettings, merge
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.writer_client import WriterClient
 from sgsd.types import Skill, UserError
 
 Sample = Callable[[Sequence[int]], Sequence[tuple[int, Memory | None]]]  # indices → what became of those rollouts
@@ -26,24 +27,33 @@ Sample = Callable[[Sequence[int]], Sequence[tuple[int, Memory | None]]]  # indic
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How much to gather and how to distil it."""
+    """Size of a cold start and limits of its calls."""
 
     rollouts: int = 256
     batch: int = 32  # rollouts between two writes of the memory file
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     merge: MergeSettings = field(default_factory=MergeSettings)
 
+    @classmethod
+    def from_config(cls, skills: SkillsConfig) -> BuildSettings:
+        """Take the settings of a run's config."""
+        return cls(
+            rollouts=skills.rollouts,
+            extract=ExtractSettings(skills.items, skills.extract_tokens, skills.solution_chars),
+            merge=MergeSettings(skills.merge_group, skills.merge_patience, skills.merge_tokens),
+        )
+
 
 @dataclass
 class Progress:
-    """Where a build tells what it is doing; by default nobody listens."""
+    """Callbacks of a build; by default nobody listens."""
 
     stage: Callable[[str, int, int], None] = lambda name, done, total: None
     layer: Callable[[str, Layer], None] = lambda kind, layer: None
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """A finished build, in numbers."""
 
     bank: Bank
@@ -72,7 +82,7 @@ class Built:
 
 
 def gather(file: MemoryFile, settings: BuildSettings, sample: Sample, progress: Progress) -> list[Memory]:
-    """Rollouts until there are as many as asked for; goes on where an earlier build stopped."""
+    """Sample rollouts until there are as many as asked for; goes on where an earlier build stopped."""
     done = file.next_index
     while done < settings.rollouts:
         progress.stage("sampling", done, settings.rollouts)
@@ -88,10 +98,10 @@ def build_bank(
     sample: Sample,
     client: WriterClient,
     *,
-    objection: Objection | None = None,
+    item_filter: ItemFilter | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Built:
+) -> BuildResult:
     """Build `folder/bank.sqlite`; `folder` keeps the memories and the store of the result.
 
     Raises:
@@ -105,7 +115,7 @@ def build_bank(
             f"{folder}: of {settings.rollouts} rollouts none has a verdict; look at the data and the verifier"
         )
     _count_answers(client, progress, "extracting", len(memories))
-    extraction = extract(memories, client, settings.extract, objection)
+    extraction = extract(memories, client, settings.extract, item_filter)
     if not extraction.proposals:
         raise UserError(
             f"{folder}: the writer found nothing in {len(memories)} memories; look at its answers, or change it"
@@ -116,7 +126,7 @@ def build_bank(
     write_history(folder / "bank.sqlite", memories, extraction.proposals, merges, bank)
     layers = {kind: merged.layers for kind, merged in merges.items()}
     successes, unknown = sum(memory.correct for memory in memories), settings.rollouts - len(memories)
-    return Built(bank, len(memories), successes, unknown, extraction, layers, client.usage.to_dict())
+    return BuildResult(bank, len(memories), successes, unknown, extraction, layers, client.usage.to_dict())
 
 
 def merge_kinds(
@@ -173,7 +183,7 @@ def _count_answers(client: WriterClient, progress: Progress, stage: str, total: 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a build will ask for, at most: calls, tokens in, tokens out."""
+    """Upper bounds of a build: calls, tokens in, tokens out."""
 
     rollouts: int
     extract_calls: int
@@ -189,7 +199,7 @@ def forecast(
     count_tokens: Callable[[str], int],
     solution_tokens: int,
 ) -> Forecast:
-    """An upper estimate, before anything is asked: every memory gives all the items it may, and merging halves them.
+    """Estimate a build from above: every memory gives all the items it may, and merging halves them.
 
     `example` stands for every memory; `solution_tokens` is the length limit of a rollout.
     """

@@ -1,4 +1,4 @@
-"""What a writer is asked to answer: one pydantic model for the JSON schema of the request and for reading the reply."""
+"""Forms of a writer's answers: one pydantic model for the JSON schema of the request and for reading the reply."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from sgsd.bank import named_by_content
+from sgsd.bank import with_content_id
 from sgsd.types import BankItem, Mistake, Skill
 
 
 def _strict(schema: dict[str, Any]) -> None:
-    """What strict decoding asks of a schema: all properties required, no defaults, whatever a reader forgives."""
+    """Make a schema fit for strict decoding: all properties required, no defaults, whatever a reader forgives."""
     schema["required"] = list(schema["properties"])
     for entry in schema["properties"].values():
         entry.pop("default", None)
@@ -43,7 +43,7 @@ class SkillDraft(Draft):
     when_to_apply: str
 
     def to_item(self) -> Skill:
-        return named_by_content(Skill("", self.title, self.principle, self.when_to_apply))
+        return with_content_id(Skill("", self.title, self.principle, self.when_to_apply))
 
 
 class MistakeDraft(Draft):
@@ -54,7 +54,7 @@ class MistakeDraft(Draft):
     how_to_avoid: str
 
     def to_item(self) -> Mistake:
-        return named_by_content(Mistake("", self.description, self.why_it_happens, self.how_to_avoid))
+        return with_content_id(Mistake("", self.description, self.why_it_happens, self.how_to_avoid))
 
 
 def _whole_numbers(value: Any) -> list[int]:

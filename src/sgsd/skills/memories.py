@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from sgsd.types import Rollout, UserError, Verdict
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.data.problems import problem_at
+from sgsd.rollout import Engine, Sampling
+from sgsd.types import Problem, Rollout, UserError, Verdict
+from sgsd.verify import Verifier
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the policy wrote and whether the verifier found it right. The reference answer is no part of it."""
+    """A rollout's text and verdict. The reference answer is no part of it."""
 
     index: int  # of the rollout; it decided the draw
     problem_id: str
@@ -30,11 +34,33 @@ class Memory:
 
 
 def memory_of(rollout: Rollout, verdict: Verdict) -> Memory | None:
-    """The memory of a graded rollout; None where nothing is known of it, or nothing was written."""
+    """Return the memory of a graded rollout; None where its outcome is unknown or nothing was written."""
     if verdict.outcome == 0 or not rollout.completion.text.strip():
         return None
     problem, done = rollout.problem, rollout.completion
     return Memory(done.index, problem.id, problem.text, done.text, verdict.outcome > 0)
+
+
+@dataclass(frozen=True)
+class MemorySampler:
+    """Samples and grades rollouts for memories. Rollout i belongs to the i-th problem of the seed's order."""
+
+    engine: Engine
+    verifier: Verifier
+    prompts: PromptBuilder
+    problems: Sequence[Problem]
+    sampling: Sampling
+    thinking: bool
+    seed: int
+
+    def sample(self, indices: Sequence[int]) -> list[tuple[int, Memory | None]]:
+        """Return the memory of each index, None where the rollout brought none."""
+        chosen = [problem_at(self.problems, index, self.seed) for index in indices]
+        prompts = [self.prompts.student(problem, thinking=self.thinking) for problem in chosen]
+        done = self.engine.sample(prompts, indices, self.sampling, seed=self.seed)
+        verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
+        rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
+        return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
 
 
 class MemoryFile:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from sgsd.bank import Proposal, content_id, joined, words_of
+from sgsd.bank import Proposal, content_id, item_texts, join_duplicates
 from sgsd.contexts.prompts import PromptSet
-from sgsd.skills.answers import Reading
 from sgsd.skills.drafts import MergedMistake, MergedMistakes, MergedSkill, MergedSkills
-from sgsd.skills.writer import Request
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.answers import ParsedAnswer
+from sgsd.skills.writers.base import Request
+from sgsd.skills.writers.writer_client import WriterClient
 from sgsd.types import BankItem, Skill, UserError
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """How far to merge."""
+    """Limits of merging."""
 
     group: int = 32
     patience: int = 3  # layers without shrinking, after which it ends
@@ -42,7 +42,7 @@ class Layer:
 
 @dataclass
 class Merge:
-    """What merging came to: the items left, the passes, and every item that stood in between, for the history."""
+    """The items left, the layers, and every item that stood in between, for the history."""
 
     items: list[Proposal]
     layers: list[Layer] = field(default_factory=list)
@@ -61,7 +61,7 @@ def merge(
     in order, the later ones by the items' words, so that like meets like. Where a layer does not shrink, the next one
     is dealt out with a shift, another one each time, so that others meet.
     """
-    result = Merge(joined(proposals))
+    result = Merge(join_duplicates(proposals))
     stagnant = 0
     while len(result.items) > 1 and stagnant < settings.patience:
         shift = settings.group * stagnant // settings.patience
@@ -69,7 +69,7 @@ def merge(
         groups = _dealt(ordered[shift:] + ordered[:shift], settings.group)
         requests = [merge_request([p.item for p in group], client.prompts, settings) for group in groups]
         outcomes = [_merged(group, reading) for group, reading in zip(groups, client.ask(requests), strict=True)]
-        after = _in_order(result.items, joined(p for outcome in outcomes for p in outcome.items))
+        after = _in_order(result.items, join_duplicates(p for outcome in outcomes for p in outcome.items))
         unmerged, left_out = sum(o.unmerged for o in outcomes), sum(o.left_out for o in outcomes)
         layer = Layer(len(result.items), len(groups), len(after), unmerged, left_out)
         stagnant = 0 if layer.after < layer.before else stagnant + 1
@@ -84,7 +84,7 @@ def merge(
 
 
 def _by_words(proposal: Proposal) -> list[str]:
-    return [text.casefold() for text in words_of(proposal.item)]
+    return [text.casefold() for text in item_texts(proposal.item)]
 
 
 def _dealt(items: Sequence[Proposal], most: int) -> list[Sequence[Proposal]]:
@@ -105,7 +105,7 @@ def merge_request(items: Sequence[BankItem], prompts: PromptSet, settings: Merge
     skills = isinstance(items[0], Skill)
     draft = MergedSkill if skills else MergedMistake
     names = [name for name in draft.model_fields if name != "sources"]
-    rows = [{"number": n, **dict(zip(names, words_of(item)))} for n, item in enumerate(items, start=1)]
+    rows = [{"number": n, **dict(zip(names, item_texts(item)))} for n, item in enumerate(items, start=1)]
     listed = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     text = prompts.render("merge_skills" if skills else "merge_mistakes", items=listed, count=len(items))
     return Request((("user", text),), MergedSkills if skills else MergedMistakes, settings.max_tokens)
@@ -118,8 +118,8 @@ class _Outcome:
     left_out: int = 0
 
 
-def _merged(group: Sequence[Proposal], reading: Reading | None) -> _Outcome:
-    """What a group became. A merger that answers nothing, or with more than it was given, changes nothing.
+def _merged(group: Sequence[Proposal], reading: ParsedAnswer | None) -> _Outcome:
+    """Return what a group became. A merger that answers nothing, or with more than it was given, changes nothing.
 
     What an answer leaves out is gone, but not where a part of the answer was lost: then that part may have named it.
     """
@@ -135,7 +135,7 @@ def _merged(group: Sequence[Proposal], reading: Reading | None) -> _Outcome:
         made.append(_heir(draft.to_item(), parents))
     unnamed = [proposal for n, proposal in enumerate(group, start=1) if n not in named]
     torn = reading.dropped.total() > 0
-    items = joined([*made, *unnamed] if torn else made)
+    items = join_duplicates([*made, *unnamed] if torn else made)
     if len(items) > len(group) or (torn and not named):
         return _Outcome(list(group), unmerged=True)
     return _Outcome(items, left_out=len(unnamed) if named and not torn else 0)

@@ -1,17 +1,19 @@
-"""Upkeep during a run: what the last steps' rollouts teach is added to the bank, and what has been refuted goes."""
+"""Upkeep during a run: new items from the last steps' rollouts come in, and surplus learned ones go."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sgsd.bank import Bank, Origin, Proposal, grown, joined, without
-from sgsd.skills.build import merge_kinds
-from sgsd.skills.extract import ExtractSettings, Objection, extract
+from sgsd.bank import Bank, Origin, Proposal, add_items, join_duplicates
+from sgsd.config.skills_config import SkillsConfig
+from sgsd.skills.build import BuildSettings, merge_kinds
+from sgsd.skills.extraction import ExtractSettings, ItemFilter, extract
 from sgsd.skills.memories import Memory
 from sgsd.skills.merge import MergeSettings
-from sgsd.skills.writer_client import WriterClient
+from sgsd.skills.writers.writer_client import WriterClient
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,16 @@ class UpkeepSettings:
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     merge: MergeSettings = field(default_factory=MergeSettings)
 
+    @classmethod
+    def from_config(cls, skills: SkillsConfig) -> UpkeepSettings:
+        """Take the settings of a run's config."""
+        built = BuildSettings.from_config(skills)
+        return cls(skills.every, skills.threshold, skills.add, skills.capacity, built.extract, built.merge)
+
 
 @dataclass(frozen=True)
-class Update:
-    """What one update did."""
+class UpkeepResult:
+    """The bank after one update, and what was done to it."""
 
     bank: Bank
     success: float  # share of right answers in the window
@@ -38,9 +46,20 @@ class Update:
     removed: tuple[str, ...] = ()
     refused: Counter[str] = field(default_factory=Counter)
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the update as a line of bank.jsonl."""
+        return {
+            "success": self.success,
+            "memories": self.memories,
+            "proposals": self.proposals,
+            "added": [proposal.item.id for proposal in self.added],
+            "removed": list(self.removed),
+            "refused": dict(self.refused),
+        }
+
     @property
     def origins(self) -> dict[str, Origin]:
-        """Where the new items come from, for the store."""
+        """The new items' origins by id, for the store."""
         return {p.item.id: Origin(tuple(sorted(p.memories)), tuple(sorted(p.items))) for p in self.added}
 
 
@@ -51,49 +70,28 @@ def update_bank(
     settings: UpkeepSettings,
     step: int,
     *,
-    objection: Objection | None = None,
-    worth: Callable[[str], float] | None = None,
-    retired: Sequence[str] = (),
+    item_filter: ItemFilter | None = None,
+    score: Callable[[str], float] | None = None,
     given: Collection[str] = (),
-) -> Update:
-    """The bank after the window's rollouts: extract, merge, add, prune. Pure but for what the desk asks.
+) -> UpkeepResult:
+    """Extract, merge, add and prune: the bank after the window's rollouts. Pure but for the client's calls.
 
-    `worth` says which learned items go first (none: the oldest); `retired` go in any case, and their ids stay known
-    to the caller. Items that another process's rollouts have already brought (equal ids) are not added again.
+    Learned items of the lowest `score` go first (none: the oldest). Items that another process's rollouts have already
+    brought (equal ids) are not added again.
 
     Raises:
         WriterError: the writer failed; the bank is what it was.
     """
     success = sum(memory.correct for memory in window) / max(1, len(window))
-    gone = set(retired)
     if not window or success >= settings.threshold:
-        return _after(bank, without(bank, gone), success, len(window))
-    extraction = extract(window, client, settings.extract, objection)
+        return UpkeepResult(bank, success, len(window))
+    extraction = extract(window, client, settings.extract, item_filter)
     merges = merge_kinds(extraction.proposals, client, settings.merge)
-    proposals = [p for merged in merges.values() for p in merged.items if p.item.id not in gone]
-    # What most memories speak for comes first: only the first few are taken.
-    ordered = sorted(joined(proposals), key=lambda p: -len(p.memories))
-    new, taken = grown(
-        without(bank, gone),
-        ordered,
-        step=step,
-        add=settings.add,
-        capacity=settings.capacity,
-        worth=worth,
-        given=given,
+    proposals = join_duplicates(p for merged in merges.values() for p in merged.items)
+    ordered = sorted(proposals, key=lambda p: -len(p.memories))  # what most memories speak for: only a few are taken
+    new, taken = add_items(
+        bank, ordered, step=step, add=settings.add, capacity=settings.capacity, score=score, given=given
     )
-    return _after(bank, new, success, len(window), len(ordered), taken, extraction.refused)
-
-
-def _after(
-    before: Bank,
-    after: Bank,
-    success: float,
-    memories: int,
-    proposals: int = 0,
-    taken: Sequence[Proposal] = (),
-    refused: Counter[str] | None = None,
-) -> Update:
-    left = {item.id for item in after.items}
-    removed = tuple(item.id for item in before.items if item.id not in left)
-    return Update(after, success, memories, proposals, tuple(taken), removed, refused or Counter())
+    left = {item.id for item in new.items}
+    removed = tuple(item.id for item in bank.items if item.id not in left)
+    return UpkeepResult(new, success, len(window), len(ordered), tuple(taken), removed, extraction.refused)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import sgsd
-from sgsd.bank import BankStore, objection, save_bank
+from sgsd.bank import BankStore, save_bank
 from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
@@ -26,35 +26,24 @@ from sgsd.skills import (
     TEMPLATES,
     AnswerCache,
     BuildSettings,
-    ExtractSettings,
+    Layer,
+    LeakFilter,
     Memory,
-    MergeSettings,
+    MemorySampler,
     WriterClient,
     build_bank,
     forecast,
-    memory_of,
 )
 from sgsd.skills import Progress as BuildProgress
-from sgsd.skills.merge import Layer
 from sgsd.train.configured_writer import make_writer
 from sgsd.train.engines import close_engine, outside_engine
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.resume_run import differences
 from sgsd.train.setup import make_verifier
-from sgsd.types import BankItem, Problem, Rollout, UserError
-from sgsd.verify import Verifier
+from sgsd.types import Problem, UserError
 
 #: The sections that decide a cold start; the rest of a run's config may change without a new one.
 DECIDING = ("seed", "model", "data", "prompts", "sampling", "verifier", "writer", "skills")
-
-
-def build_settings(config: RunConfig) -> BuildSettings:
-    g = config.skills
-    return BuildSettings(
-        rollouts=g.rollouts,
-        extract=ExtractSettings(items=g.items, max_tokens=g.extract_tokens, max_chars=g.solution_chars),
-        merge=MergeSettings(group=g.merge_group, patience=g.merge_patience, max_tokens=g.merge_tokens),
-    )
 
 
 def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = False) -> Path | None:
@@ -72,8 +61,9 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     refuse_other_settings(folder, config)
     problems = load_problems(config.data)
     tokenizer = load_tokenizer(config.model)
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
-    prompts, settings = load_prompts(config.writer.prompts, required=TEMPLATES), build_settings(config)
+    student = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
+    settings = BuildSettings.from_config(config.skills)
     if dry_run:
         _tell_forecast(config, settings, prompts, problems, tokenizer, console)
         return None
@@ -87,12 +77,21 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
         writer = stack.enter_context(make_writer(config, engine, tokenizer))
         client = WriterClient(writer, prompts, cache, config.writer.failure_budget)
         bar = stack.enter_context(_progress(console))
+        sampler = MemorySampler(
+            engine,
+            verifier,
+            student,
+            problems,
+            config.sampling.to_sampling(),
+            config.prompts.student_thinking,
+            config.seed,
+        )
         built = build_bank(
             folder,
             settings,
-            Sampler(config, engine, verifier, maker, problems).sample,
+            sampler.sample,
             client,
-            objection=Objector(problems),
+            item_filter=LeakFilter(problems),
             metadata=_metadata(config),
             progress=BuildProgress(_Stages(bar, client).show, _layer_line(console)),
         )
@@ -100,34 +99,6 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     _deliver(folder / "bank.sqlite", target)
     _tell_result(built.to_dict(), target, console)
     return target
-
-
-class Objector:
-    """Keeps out what would carry a reference answer, or orders to the reader, into the bank."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.golds = {problem.id: problem.gold for problem in problems}
-
-    def __call__(self, item: BankItem, memory: Memory) -> str | None:
-        return objection(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
-
-
-class Sampler:
-    """Rollout i belongs to the i-th problem of the seed's order, as in training."""
-
-    def __init__(
-        self, config: RunConfig, engine: Engine, verifier: Verifier, maker: PromptBuilder, problems: Sequence[Problem]
-    ) -> None:
-        self.config, self.engine, self.verifier, self.maker, self.problems = config, engine, verifier, maker, problems
-
-    def sample(self, indices: Sequence[int]) -> list[tuple[int, Memory | None]]:
-        seed, thinking = self.config.seed, self.config.prompts.student_thinking
-        chosen = [problem_at(self.problems, index, seed) for index in indices]
-        prompts = [self.maker.student(problem, thinking=thinking) for problem in chosen]
-        done = self.engine.sample(prompts, indices, self.config.sampling.to_sampling(), seed=seed)
-        verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
-        rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
-        return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
 
 
 def deciding(config: RunConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
     if chosen.kind == "server":
         return ServerWriter(_server(chosen))
     if chosen.kind == "vllm":
-        from sgsd.skills.vllm_writer import VllmWriter
+        from sgsd.skills.writers.vllm_writer import VllmWriter
 
         return VllmWriter(
             str(chosen.model),

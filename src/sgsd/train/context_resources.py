@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sgsd.bank import Bank, Ledger, LedgerNow, load_bank, render_pair
+from sgsd.bank import Bank, CurrentLedger, Ledger, load_bank, render_pair
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.base import Block, Context, Critic, Graded, Resources, make_pools
 from sgsd.contexts.controls import null_teacher
@@ -50,7 +50,7 @@ def make_contexts(
     method: Method,
     prompts: PromptBuilder,
     bank: Bank | None,
-    ledger: LedgerNow = Ledger,
+    ledger: CurrentLedger = Ledger,
     *,
     problems: Sequence[Problem] = (),
     engine: Engine | None = None,
@@ -87,14 +87,14 @@ def make_resources(
     method: Method,
     prompts: PromptBuilder,
     bank: Bank | None,
-    ledger: LedgerNow = Ledger,
+    ledger: CurrentLedger = Ledger,
     problems: Sequence[Problem] = (),
     engine: Engine | None = None,
     critic: Critic | None = None,
 ) -> Resources:
     temperature = method.weights.temperature if isinstance(method.weights, RetrievalSoftmax) else float("inf")
     resources = Resources(
-        prompts=prompts.prompts,
+        templates=prompts.templates,
         quote=Quote(prompts.control_tokens),
         seed=config.seed,
         problems=problems,
@@ -141,7 +141,7 @@ def with_pairs(
     retrieve = replace(resources.retrieve, temperature=float("inf"))
     retrieve.retriever(pairs)
     return SkillPromptBuilder(
-        prompts.prompts,
+        prompts.templates,
         prompts.tokenizer,
         prompts.max_tokens,
         partial(retrieve, pairs),

@@ -18,7 +18,7 @@ from sgsd.distributed.processes import from_first
 from sgsd.methods import Method
 from sgsd.notices import warn
 from sgsd.rollout import Engine
-from sgsd.skills import AnswerCache, Failed, Request, Writer
+from sgsd.skills import AnswerCache, Request, Writer, WriterFailure
 from sgsd.train.configured_writer import make_writer
 from sgsd.types import UserError
 
@@ -65,7 +65,7 @@ class WriterCritic:
         missing, reason = list(requests), ""
         try:
             for place, reply in self.writer.write(list(requests.values())) if missing else ():
-                if isinstance(reply, Failed):
+                if isinstance(reply, WriterFailure):
                     reason = reason or reply.reason
                     if reply.dead and not said:
                         break  # it is not asked once a rollout

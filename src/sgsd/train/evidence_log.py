@@ -20,7 +20,7 @@ from sgsd.bank import BankStore, Ledger, TeacherObservation
 from sgsd.distributed.processes import from_first
 from sgsd.files import write_atomic
 from sgsd.records.run_files import Records
-from sgsd.train.run_bank import STORE, items_told
+from sgsd.train.run_bank import STORE, item_records
 
 NAME = "sightings"
 
@@ -54,7 +54,7 @@ class EvidenceLog:
             if not (self.records.folder / STORE).exists():
                 return  # the items are those of a user's own context, and no bank's
             with BankStore(self.records.folder / STORE, read_only=True) as store:
-                told = {"items": items_told(store, self.ledger)}
+                told = {"items": item_records(store, self.ledger)}
             write_atomic(self.records.folder / "items.json", json.dumps(told, ensure_ascii=False))
 
 

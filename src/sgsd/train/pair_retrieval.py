@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgsd.bank import Bank, Hit, LedgerNow, Ranker, Retriever, TrustingRetriever, make_retriever, pairs_for, weighed
+from sgsd.bank import Bank, CurrentLedger, Hit, Ranker, RerankedRetriever, Retriever, make_retriever, pairs_for, reweigh
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.controls import RandomPairs
 from sgsd.contexts.skill_pairs import PairSide, SkillPairs
@@ -22,7 +22,7 @@ class PairRetrieval:
 
     config: RunConfig
     bank: Bank
-    ledger: LedgerNow
+    ledger: CurrentLedger
     temperature: float
     _made: dict[bool, Retriever] = field(default_factory=dict)
 
@@ -34,7 +34,7 @@ class PairRetrieval:
         pools = pairs_for(retriever, queries, pairs.k, self.temperature, chosen.pairing)
         if not chosen.reweigh:
             return pools
-        return [weighed(pool, self.ledger(), chosen.reweigh, self.temperature) for pool in pools]
+        return [reweigh(pool, self.ledger(), chosen.reweigh, self.temperature) for pool in pools]
 
     def retriever(self, pairs: SkillPairs) -> Retriever:
         """Made once for each kind. Raises UserError for an empty bank, or a model that cannot be had."""
@@ -52,7 +52,7 @@ class PairRetrieval:
         retriever = make_retriever(
             chosen.retrieval, self.bank, seed=self.config.seed, diversity=chosen.diversity, embedding=embedding
         )
-        return TrustingRetriever(retriever, self.ledger, chosen.rerank) if chosen.rerank else retriever
+        return RerankedRetriever(retriever, self.ledger, chosen.rerank) if chosen.rerank else retriever
 
 
 @dataclass(frozen=True)

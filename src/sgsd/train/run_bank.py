@@ -17,13 +17,12 @@ from sgsd.bank import (
     Bank,
     BankStore,
     Ledger,
-    Row,
     Version,
     branch_store,
     fork_store,
     is_dynamic,
     is_store,
-    words_of,
+    item_texts,
 )
 from sgsd.distributed.processes import from_first
 from sgsd.types import BankItem, Skill, UserError
@@ -34,7 +33,7 @@ START = "start of the run"  # the note of the event at which the run began; a st
 
 @dataclass
 class RunBank:
-    """What contexts are made from now, and where its history is kept.
+    """The bank that contexts are made from, and the store of its history.
 
     Only the first process opens the store; the others are sent what it holds. A checkpoint pins `event` and the
     version of `current`.
@@ -77,7 +76,7 @@ def _start(path: Path, source: Path | None, configured: Bank) -> tuple[Bank, int
     if not begun:
         _fill(path, source, configured)
     with BankStore(path, read_only=True) as store:
-        first = beginning(store)
+        first = run_start(store)
     if first is None or first.version != configured.version:
         raise UserError(f"{path}: the run was started with another bank than the one configured now; put that one back")
     return fork_store(path, path, first.event), first.event
@@ -105,36 +104,38 @@ def _go_back(path: Path, event: int, version: str) -> tuple[Bank, int]:
     return fork_store(path, path, event), event
 
 
-def beginning(store: BankStore) -> Version | None:
-    """Where the run that owns the store began; None where it is no run's."""
+def run_start(store: BankStore) -> Version | None:
+    """Return the version at which the run that owns the store began; None where it is no run's."""
     return next((version for version in reversed(store.versions()) if version.note == START), None)
 
 
-def items_told(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
-    """What came of every item of the run, the highest standing first: what it says, and its line in the ledger.
+def initial_items(store: BankStore) -> dict[str, BankItem]:
+    """Return the items the run began with, by id: they stay, though another run may have marked them as learned."""
+    start = run_start(store)
+    return {item.id: item for item in store.snapshot(start.event).items} if start else {}
+
+
+def item_records(store: BankStore, ledger: Ledger) -> list[dict[str, Any]]:
+    """Return one record for every item of the run, the highest standing first: its headline and its ledger row.
 
     `learned` is the step at which an update brought it, None for an item that the run began with; `kept` says whether
     it stands in the bank now.
     """
-    first = beginning(store)
-    began = {item.id: item for item in store.snapshot(first.event if first else 0).items}
+    initial = initial_items(store)
     kept = {item.id: item for item in store.snapshot().items}
     last = {event.change.item_id: event for event in store.events()}
     lost = {name: store.item_of(last[name]) for name in ledger.items if name in last}
-    known: dict[str, BankItem] = lost | began | kept
-
-    def told(row: Row) -> dict[str, Any]:
-        (name,) = row.ids
-        item = known[name]
-        return {
-            "id": name,
+    known: dict[str, BankItem] = lost | initial | kept
+    rows = replace(ledger, items={name: ledger.stats(name) for name in known}).rows()
+    return [
+        {
+            "id": row.id,
             "kind": "skill" if isinstance(item, Skill) else "mistake",
-            "says": words_of(item)[0],
-            "learned": item.meta[DYNAMIC] if is_dynamic(item) and name not in began else None,
-            "kept": name in kept,
-            "standing": ledger.standing(name),
-            **{key: value for key, value in asdict(row).items() if key != "ids"},
+            "says": item_texts(item)[0],
+            "learned": item.meta[DYNAMIC] if is_dynamic(item) and row.id not in initial else None,
+            "kept": row.id in kept,
+            **asdict(row),
         }
-
-    whole = replace(ledger, items={name: ledger.account(name) for name in known}, pairs={})
-    return sorted(map(told, whole.rows()), key=lambda item: (-item["standing"], item["id"]))
+        for row in rows
+        for item in (known[row.id],)
+    ]

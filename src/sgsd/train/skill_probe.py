@@ -20,18 +20,18 @@ from sgsd.bank import Ledger
 from sgsd.contexts import Graded
 from sgsd.contexts.controls import CONTROLS, control, controlled_alone, has_controls, null_teacher
 from sgsd.contexts.prompt_builders import TeacherPrompts
-from sgsd.evaluate.separation import (
+from sgsd.evaluate.probe import (
     RULE,
     SOURCES,
     STANCES,
     Findings,
-    Observation,
-    Reading,
+    ProbedRollout,
+    ProbeVerdict,
     Source,
-    Verdict,
-    find,
-    judge,
-    sightings,
+    TeacherSupport,
+    compute_findings,
+    decide,
+    teacher_observations,
 )
 from sgsd.methods import Method
 from sgsd.methods import losses as L
@@ -48,30 +48,28 @@ PACKAGES = ("torch", "transformers", "numpy", "bm25s")
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found, the ledger of the bank's items by the method's own stance, and all that decided it."""
+    """A probe's figures, the ledger of the bank's items by the method's own stance, and all that decided them."""
 
     findings: Findings
-    verdict: Verdict
+    verdict: ProbeVerdict
     stance: StanceKind
     ledger: Ledger
     made_by: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        balanced = {row.ids[0]: self.ledger.balanced_posterior(row.ids[0]) for row in self.ledger.rows()}
-        shown = {name: {"mean": p.mean, "low": p.low, "high": p.high} for name, p in balanced.items()}
         return {
             "verdict": asdict(self.verdict),
             "rule": RULE,
             "stance": self.stance,
             "findings": self.findings.to_dict(),
-            "items": [{**asdict(row), "balanced_posterior": shown[row.ids[0]]} for row in self.ledger.rows()],
+            "items": [asdict(row) for row in self.ledger.rows()],
             "ledger": self.ledger.to_json(),
             "made_by": self.made_by,
         }
 
 
-def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> Probe:
-    """Sample, verify, score and judge. `tell` hears how many rollouts are done.
+def run_probe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda done: None) -> Probe:
+    """Sample, verify, score and judge. `on_progress` gets the number of rollouts done.
 
     Raises:
         UserError: the method retrieves no pairs, or several processes were started.
@@ -80,10 +78,10 @@ def run_probe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done
     if run.accelerator.num_processes > 1:
         raise UserError("a probe runs in one process; start it without a launcher")
     stance = stance_of(run.method)
-    observations = observe(run, rollouts, tell)
-    findings = find(observations, run.config.seed)
-    ledger = Ledger().observe(sightings(observations, "bank", stance.kind, stance.confidence))
-    return Probe(findings, judge(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
+    observations = observe(run, rollouts, on_progress)
+    findings = compute_findings(observations, run.config.seed)
+    ledger = Ledger().observe(teacher_observations(observations, "bank", stance.kind, stance.confidence))
+    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
 
 
 def check_method(method: Method) -> None:
@@ -97,8 +95,8 @@ def stance_of(method: Method) -> VerifiedSupport:
     return method.stance if isinstance(method.stance, VerifiedSupport) else VerifiedSupport()
 
 
-def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: None) -> list[Observation]:
-    """The first rollouts that training would draw, each read by all pools."""
+def observe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda done: None) -> list[ProbedRollout]:
+    """Score the first rollouts that training would draw under all pools."""
     run.engine.sync()
     run.policy.scorer.eval()
     teachers, bank = run.contexts.teachers, controlled_alone(run.method.context)
@@ -106,10 +104,10 @@ def observe(run: Run, rollouts: int, tell: Callable[[int], None] = lambda done: 
     pools |= {name: teachers.of(control(bank, name)) for name in CONTROLS}
     readers = Readers(pools, teachers.of(null_teacher(bank)))
     asked = islice(chain.from_iterable(run.sampler.requests(step) for step in count(1)), rollouts)
-    seen: list[Observation] = []
+    seen: list[ProbedRollout] = []
     while chunk := list(islice(asked, run.config.rollouts)):
         seen += readers.observe(run, chunk)
-        tell(len(seen))
+        on_progress(len(seen))
     return seen
 
 
@@ -120,8 +118,8 @@ class Readers:
     pools: Mapping[Source, TeacherPrompts]
     null_teachers: TeacherPrompts
 
-    def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[Observation]:
-        """As many rollouts as one step of training would draw."""
+    def observe(self, run: Run, asked: Sequence[RolloutRequest]) -> list[ProbedRollout]:
+        """Sample, grade and score as many rollouts as one step of training would draw."""
         rollouts = run.sampler.answer(asked)
         verdicts = grade(run.verifier, rollouts)
         plain = score_rows(run, [Row(r.prompt_ids, r.completion.token_ids) for r in rollouts], role="student")
@@ -132,11 +130,11 @@ class Readers:
         for rollout, verdict, student_T, views in zip(rollouts, verdicts, plain, shown):
             mask_T = run.learner.token_mask(rollout.completion.token_ids)
             pools = read(stance_of(run.method), views, [next(taught) for _ in views], student_T, mask_T)
-            found.append(Observation(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
+            found.append(ProbedRollout(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
         return found
 
     def _shown(self, rollouts: Sequence[Graded]) -> list[list[Shown]]:
-        """Of each rollout its null teacher, then all teachers that fit; nothing where the null teacher does not."""
+        """Return each rollout's null teacher, then all teachers that fit; nothing where the null teacher does not."""
         pools = {source: prompts.views(rollouts) for source, prompts in self.pools.items()}
         nulls = [null for (null,) in self.null_teachers.views(rollouts)]
         return [
@@ -152,9 +150,9 @@ Shown = tuple[Source | None, TeacherView]  # of no source: the null teacher
 
 def read(
     stance: VerifiedSupport, shown: Sequence[Shown], logps_KT: Sequence[Tensor], student_T: Tensor, mask_T: Tensor
-) -> dict[Source, tuple[Reading, ...]]:
-    """What every teacher says of one rollout, by each stance; the first of them is the null teacher."""
-    pools: dict[Source, list[Reading]] = {source: [] for source in SOURCES}
+) -> dict[Source, tuple[TeacherSupport, ...]]:
+    """Compute every teacher's support of one rollout, by each stance; the first of them is the null teacher."""
+    pools: dict[Source, list[TeacherSupport]] = {source: [] for source in SOURCES}
     if shown:
         mask_1T = mask_T[None]
         delta_1KT = L.token_gaps(student_T[None].cpu(), torch.stack(list(logps_KT))[None].cpu(), mask_1T)
@@ -167,13 +165,13 @@ def read(
         for k, (source, view) in enumerate(shown):
             if source is not None:
                 support = {kind: values[k] for kind, values in supports.items()}
-                pools[source].append(Reading(view.item_ids, view.weight, support))
+                pools[source].append(TeacherSupport(view.item_ids, view.weight, support))
     return {source: tuple(readings) for source, readings in pools.items()}
 
 
 @torch.no_grad()
 def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
-    """The log-probs of every row's completion, each [T]."""
+    """Return the log-probs of every row's completion, each [T]."""
     found: dict[int, Tensor] = {}
     if rows:
         for indices, pack in passes(run.policy, rows, run.config.compute.teacher_tokens, idle=rows[0]):

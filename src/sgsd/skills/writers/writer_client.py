@@ -1,4 +1,4 @@
-"""The desk between the bank and its writer: cached answers first, one repair, a budget for failures, and the bill."""
+"""The client between a build and its writer: cached answers first, one repair, a budget for failures, and a count."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sgsd.contexts.prompts import PromptSet
-from sgsd.skills.answers import Reading, after_thinking, read_answer
-from sgsd.skills.cache import AnswerCache
-from sgsd.skills.writer import Failed, Request, Writer, Written
+from sgsd.skills.writers.answer_cache import AnswerCache
+from sgsd.skills.writers.answers import ParsedAnswer, after_thinking, parse_answer
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
 
 MAX_REPEATED_CHARS = 4_000  # of an unreadable answer, shown to the writer again when a repair is asked for
 MIN_FAILURES = 3  # a few hiccups of a small batch are no reason to stop, unless nothing else came
@@ -22,7 +22,7 @@ class WriterError(RuntimeError):
 
 @dataclass
 class Usage:
-    """What the writer was asked and what became of it."""
+    """Counts of requests, tokens and failures."""
 
     calls: int = 0
     cached: int = 0  # answers that cost no call
@@ -35,17 +35,7 @@ class Usage:
     dropped: Counter[str] = field(default_factory=Counter)  # items of readable answers that were left out, by reason
 
     def to_dict(self) -> dict[str, object]:
-        return {
-            "calls": self.calls,
-            "cached": self.cached,
-            "repairs": self.repairs,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "answers": self.answers,
-            "retried": dict(self.retried),
-            "failures": dict(self.failures),
-            "dropped": dict(self.dropped),
-        }
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
 
 @dataclass
@@ -64,19 +54,17 @@ class WriterClient:
     on_answer: Callable[[], None] = lambda: None
     usage: Usage = field(default_factory=Usage)
 
-    def ask(self, requests: Sequence[Request]) -> list[Reading | None]:
-        """A reading for every request, in order; None where there is none, and the bill says why.
+    def ask(self, requests: Sequence[Request]) -> list[ParsedAnswer | None]:
+        """Return the parsed answer of every request, in order; None where there is none, and `usage` says why.
 
         Raises:
             WriterError: too many failed.
         """
         allowed = max(MIN_FAILURES, self.failure_budget * len(requests))
         replies = self._replies(requests, allowed)
-        readings = {i: read_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, Written)}
-        again = self._repair(requests, replies, readings, allowed)
-        for position in range(len(requests)):
-            self._count(replies[position], readings.get(position))
-        kept = [self._kept(readings.get(position)) for position in range(len(requests))]
+        answers = {i: parse_answer(r.text, requests[i].form) for i, r in replies.items() if isinstance(r, WriterReply)}
+        again = self._repair(requests, replies, answers, allowed)
+        kept = [self._count(replies[position], answers.get(position)) for position in range(len(requests))]
         if self._too_many_failed(kept):
             if self.cache is not None:  # or the same command would read the same unusable answers for ever
                 lost = [i for i in range(len(requests)) if kept[i] is None]
@@ -88,32 +76,33 @@ class WriterClient:
     def _repair(
         self,
         requests: Sequence[Request],
-        replies: dict[int, Written | Failed],
-        readings: dict[int, Reading],
+        replies: dict[int, WriterReply | WriterFailure],
+        answers: dict[int, ParsedAnswer],
         allowed: float,
     ) -> dict[int, Request]:
-        """Ask once more where nothing could be read; puts the better readings in place, and returns what was asked."""
-        broken = sorted(i for i, reading in readings.items() if reading.wants_repair)
-        again = {i: self._repair_request(requests[i], replies[i], readings[i]) for i in broken}
+        """Ask once more where nothing could be read; puts the better answers in place, and returns what was asked."""
+        broken = sorted(i for i, answer in answers.items() if answer.wants_repair)
+        again = {i: self._repair_request(requests[i], replies[i], answers[i]) for i in broken}
         self.usage.repairs += len(again)
         for place, reply in self._replies(list(again.values()), allowed, repeated=True).items():
-            if isinstance(reply, Written):
-                better = read_answer(reply.text, requests[broken[place]].form)
+            if isinstance(reply, WriterReply):
+                better = parse_answer(reply.text, requests[broken[place]].form)
                 if better.unusable is None:
-                    readings[broken[place]] = better
+                    answers[broken[place]] = better
         return again
 
-    def _repair_request(self, request: Request, reply: Written | Failed, reading: Reading) -> Request:
-        said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, Written) else ""
-        wrong = reading.unusable or ", ".join(reading.dropped)
+    def _repair_request(self, request: Request, reply: WriterReply | WriterFailure, answer: ParsedAnswer) -> Request:
+        said = (after_thinking(reply.text) or "")[:MAX_REPEATED_CHARS] if isinstance(reply, WriterReply) else ""
+        wrong = answer.unusable or ", ".join(answer.dropped)
         asked = self.prompts.render("repair", problem=wrong, key=request.form.key, fields=_fields(request))
         talk: tuple[tuple[str, str], ...] = (*request.messages, ("assistant", said or "…"), ("user", asked))
         return Request(talk, request.answer, request.max_tokens)
 
     def _replies(
         self, requests: Sequence[Request], allowed: float, *, repeated: bool = False
-    ) -> dict[int, Written | Failed]:
-        found: dict[int, Written | Failed] = {}
+    ) -> dict[int, WriterReply | WriterFailure]:
+        progress = (lambda: None) if repeated else self.on_answer
+        found: dict[int, WriterReply | WriterFailure] = {}
         twins: dict[str, list[int]] = {}  # equal requests are one call, as they would be for a second build
         for position, request in enumerate(requests):
             known = self.cache.get(self.writer.name, request) if self.cache is not None else None
@@ -122,7 +111,7 @@ class WriterClient:
             else:
                 found[position] = known
                 self.usage.cached += 1
-                self._tell(repeated)
+                progress()
         missing = list(twins.values())
         failed, dead = Counter[str](), 0
         for place, reply in self.writer.write([requests[same[0]] for same in missing]) if missing else ():
@@ -130,8 +119,8 @@ class WriterClient:
             self._enter(reply, requests[same[0]], len(same))
             for position in same:
                 found[position] = reply
-                self._tell(repeated)
-            if isinstance(reply, Failed):
+                progress()
+            if isinstance(reply, WriterFailure):
                 failed[reply.reason] += len(same)
                 dead += len(same) if reply.dead else 0
                 # A dead server is not asked 256 times.
@@ -140,37 +129,33 @@ class WriterClient:
                     self._give_up(failed.total(), len(requests), f"the last: {reply.reason}")
         for same in missing:
             for position in same:
-                found.setdefault(position, Failed("no answer came back"))
+                found.setdefault(position, WriterFailure("no answer came back"))
         return found
 
-    def _enter(self, reply: Written | Failed, request: Request, times: int) -> None:
+    def _enter(self, reply: WriterReply | WriterFailure, request: Request, times: int) -> None:
         """Keep an answer before anything is done with it, and write down what it cost."""
         self.usage.calls += 1
         self.usage.retried += Counter(reply.faults)
-        if isinstance(reply, Written):
+        if isinstance(reply, WriterReply):
             self.usage.prompt_tokens += reply.prompt_tokens
             self.usage.completion_tokens += reply.completion_tokens
             self.usage.cached += times - 1
             if self.cache is not None:
                 self.cache.put(self.writer.name, request, reply)
 
-    def _tell(self, repeated: bool) -> None:
-        if not repeated:
-            self.on_answer()
-
-    def _count(self, reply: Written | Failed, reading: Reading | None) -> None:
-        if isinstance(reply, Failed):
+    def _count(self, reply: WriterReply | WriterFailure, answer: ParsedAnswer | None) -> ParsedAnswer | None:
+        """Count what became of a request; returns its answer where it is of use."""
+        if isinstance(reply, WriterFailure):
             self.usage.failures[reply.reason] += 1
-        elif reading is not None and reading.unusable is not None:
-            self.usage.failures[reading.unusable] += 1
-        elif reading is not None:
+        elif answer is not None and answer.unusable is not None:
+            self.usage.failures[answer.unusable] += 1
+        elif answer is not None:
             self.usage.answers += 1
-            self.usage.dropped += reading.dropped
+            self.usage.dropped += answer.dropped
+            return answer
+        return None
 
-    def _kept(self, reading: Reading | None) -> Reading | None:
-        return None if reading is None or reading.unusable is not None else reading
-
-    def _too_many_failed(self, kept: Sequence[Reading | None]) -> bool:
+    def _too_many_failed(self, kept: Sequence[ParsedAnswer | None]) -> bool:
         failed, answers = self.usage.failures.total(), self.usage.answers
         beyond = failed > max(MIN_FAILURES, self.failure_budget * (failed + answers))
         return None in kept and (beyond or not answers)

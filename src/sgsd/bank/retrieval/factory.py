@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from sgsd.bank.embed import Embedder, EmbeddingRetriever
-from sgsd.bank.encoder import EmbeddingSettings, SentenceEncoder
-from sgsd.bank.hybrid import DiverseRetriever, HybridRetriever
-from sgsd.bank.lexical import Bm25Retriever
-from sgsd.bank.retrieve import ComparingRetriever, RandomRetriever, Retriever
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.base import Items, Retriever, VectorRetriever
+from sgsd.bank.retrieval.bm25 import Bm25Retriever
+from sgsd.bank.retrieval.embedding import Embedder, EmbeddingRetriever
+from sgsd.bank.retrieval.encoder import EmbeddingSettings, SentenceEncoder
+from sgsd.bank.retrieval.hybrid import DiverseRetriever, HybridRetriever
+from sgsd.bank.retrieval.random_order import RandomRetriever
 from sgsd.types import UserError
 
 Retrieval = Literal["bm25", "embedding", "hybrid", "random"]
@@ -18,7 +18,7 @@ Retrieval = Literal["bm25", "embedding", "hybrid", "random"]
 
 def make_retriever(
     kind: Retrieval,
-    bank: Bank,
+    bank: Items,
     *,
     seed: int = 0,
     diversity: float = 0.0,
@@ -34,7 +34,7 @@ def make_retriever(
     check_retrieval(kind, diversity, embedding)
     if kind == "random":
         return RandomRetriever(bank, seed)
-    found: ComparingRetriever
+    found: VectorRetriever
     if embedding is None:
         found = Bm25Retriever(bank)
     else:

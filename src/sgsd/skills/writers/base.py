@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from sgsd.skills.drafts import AnswerType, schema_of
 
@@ -37,8 +38,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came back, and what it cost; `faults` of the tries before, by reason."""
+class WriterReply:
+    """A writer's text, and what it cost; `faults` of the tries before, by reason."""
 
     text: str
     prompt_tokens: int = 0
@@ -50,7 +51,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Failed:
+class WriterFailure:
     """A call that brought nothing, retries included; the reason holds no secret and no address."""
 
     reason: str
@@ -58,20 +59,34 @@ class Failed:
     dead: bool = False  # the server's trouble, whatever it is asked, and not that of this one request
 
 
-class Writer(Protocol):
-    """Answers requests, in any order, each as soon as it is there, so that a kill loses only what is on its way."""
+class Writer(ABC):
+    """Turns requests into text. Use it in a `with` block: a writer may hold a connection or processes."""
 
-    @property
-    def name(self) -> str:
-        """Model and settings: answers of writers of the same name may stand for each other in the cache."""
+    name: str  # model and settings: answers of writers of the same name may stand for each other in the cache
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]: ...
+    @abstractmethod
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
+        """Answer requests in any order, each as soon as it is there, so that a kill loses only what is on its way."""
 
-    def __enter__(self) -> Self: ...
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Let go of connections and processes; there are none by default."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+
+def split_by_fit(
+    prompts: Sequence[Sequence[int]], requests: Sequence[Request], context: int
+) -> tuple[list[int], list[tuple[int, WriterFailure]]]:
+    """Return the positions of requests that fit the context with their answers, and a failure for each other one."""
+    fits = [len(p) + r.max_tokens <= context for p, r in zip(prompts, requests, strict=True)]
+    failure = WriterFailure(f"a prompt of more than {context} tokens with its answer")
+    return [i for i, fit in enumerate(fits) if fit], [(i, failure) for i, fit in enumerate(fits) if not fit]
 
 
 def _without_surrogates(text: str) -> str:
@@ -85,24 +100,16 @@ def about_tokens(text: str) -> int:
 
 
 @dataclass
-class ScriptedWriter:
+class ScriptedWriter(Writer):
     """A function stands in for a model, for tests and for merges by rule."""
 
     script: Callable[[Request], str]
     name: str = "scripted"
     calls: list[Request] = field(default_factory=list)
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         for position, request in enumerate(requests):
             self.calls.append(request)
             text = self.script(request)
             prompt = sum(about_tokens(said) for _, said in request.messages)
-            yield position, Written(text, prompt, about_tokens(text))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+            yield position, WriterReply(text, prompt, about_tokens(text))

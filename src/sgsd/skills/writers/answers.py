@@ -48,8 +48,8 @@ UNFIT = "an item that may not stand in a bank"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What could be read of an answer; `unusable` says why nothing could."""
+class ParsedAnswer:
+    """The items of an answer that could be read; `unusable` says why nothing could."""
 
     drafts: tuple[Draft, ...] = ()
     dropped: Counter[str] = field(default_factory=Counter)
@@ -57,20 +57,20 @@ class Reading:
 
     @property
     def wants_repair(self) -> bool:
-        """Whether asking once more may bring something: nothing was read, but something was meant."""
+        """Asking once more may bring something: nothing was read, but something was meant."""
         return self.unusable is not None or (not self.drafts and self.dropped.total() > 0)
 
 
-def read_answer(text: str, answer: AnswerType) -> Reading:
+def parse_answer(text: str, answer: AnswerType) -> ParsedAnswer:
     """The drafts in a reply, whatever stands around them. A null list is an answer with no items."""
     body = after_thinking(text)
     if body is None:
-        return Reading(unusable=UNCLOSED_THINKING)
+        return ParsedAnswer(unusable=UNCLOSED_THINKING)
     if not body.strip():
-        return Reading(unusable=EMPTY)
+        return ParsedAnswer(unusable=EMPTY)
     mended = _BACKSLASH.sub(_escaped, body)
     starts = _list_starts(mended, answer)
-    readings = [Reading(unusable=NO_JSON)]
+    readings = [ParsedAnswer(unusable=NO_JSON)]
     for start in reversed(starts[-_ANSWERS_TRIED:]):
         reading = _read_list(mended, start, answer.draft)
         if not reading.wants_repair:
@@ -80,7 +80,7 @@ def read_answer(text: str, answer: AnswerType) -> Reading:
 
 
 def after_thinking(text: str) -> str | None:
-    """What follows the last think block; None if it never closes."""
+    """Return the text after the last think block; None if it never closes."""
     tail = text.rpartition("</think>")[2]
     return None if "<think>" in tail else tail
 
@@ -92,7 +92,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _list_starts(text: str, answer: AnswerType) -> list[int]:
-    """Where items may begin: after a mention of the key, or, where there is none, at the first item."""
+    """Return the places where items may begin: after a mention of the key, or else at the first item."""
     named = [m.end() for m in re.finditer(rf"""{answer.key}["'”]?\s*+:\s*+(?=[\[{{]|null|None)""", text)]
     if named:
         return named
@@ -100,7 +100,7 @@ def _list_starts(text: str, answer: AnswerType) -> list[int]:
     return [bare.start()] if bare else []
 
 
-def _read_list(text: str, start: int, model: type[Draft]) -> Reading:
+def _read_list(text: str, start: int, model: type[Draft]) -> ParsedAnswer:
     drafts: list[Draft] = []
     dropped: Counter[str] = Counter()
     for found in _Items(text, start, model).read(start):
@@ -109,7 +109,7 @@ def _read_list(text: str, start: int, model: type[Draft]) -> Reading:
             dropped[made] += 1
         else:
             drafts.append(made)
-    return Reading(tuple(drafts), dropped)
+    return ParsedAnswer(tuple(drafts), dropped)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class _Items:
         return self._by_fields(start, stop)
 
     def _by_fields(self, start: int, stop: int) -> tuple[Any, int]:
-        """What stands between the names of the fields, in an object that is not JSON, and where it ends."""
+        """Return the text between the names of the fields, in an object that is not JSON, and where it ends."""
         fields = self.fields[bisect_right(self.field_starts, start) : bisect_right(self.field_starts, stop - 1)]
         last = fields[-1].end() if fields else start
         # The end of the last value, then the brace: a brace inside a text has no quote of that kind before it.
@@ -184,7 +184,7 @@ class _Items:
 
 
 def _decoded(text: str) -> tuple[Any, int] | str | None:
-    """What is JSON at the beginning of the text, and its length."""
+    """Decode the JSON at the beginning of the text; returns it and its length."""
     try:
         return _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""How well support separates right answers from wrong ones: under the bank's teachers, and under the controls.
+"""Separation of right answers from wrong ones by support: under the bank's teachers, and under the controls.
 
 Pure: scored rollouts in, figures with intervals and a verdict out. A bank is looked at in two ways.
 
@@ -33,7 +33,7 @@ FEWEST = 8  # problems with a right rollout, and with a wrong one, from which an
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TeacherSupport:
     """One teacher on one rollout: the items it was shown, its weight in the pool, its support by each stance."""
 
     items: tuple[str, ...]
@@ -42,13 +42,13 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class ProbedRollout:
     """One rollout, graded, and read by the teachers of every pool; a pool that was left out is empty."""
 
     index: int
     problem_id: str
     outcome: int
-    pools: Mapping[Source, tuple[Reading, ...]]
+    pools: Mapping[Source, tuple[TeacherSupport, ...]]
 
     @property
     def usable(self) -> bool:
@@ -66,7 +66,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a probe found; `separations` and `by_item` are empty where the AUC is undefined or nearly so."""
+    """Figures of a probe; `separations` and `by_item` are empty where the AUC is undefined or nearly so."""
 
     rollouts: int
     unknown: int  # of them, those of which nothing is known
@@ -83,8 +83,8 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether the bank can teach the model anything; `needed` is a rough number of rollouts that would tell."""
+class ProbeVerdict:
+    """Answer to whether the bank can teach the model anything; `needed` rollouts would roughly be enough to decide."""
 
     answer: Literal["yes", "no", "cannot tell"]
     sentence: str
@@ -97,13 +97,15 @@ RULE = (
 )
 
 
-def find(observations: Sequence[Observation], seed: int, stances: Sequence[StanceKind] = STANCES) -> Findings:
-    """All figures; equal seeds give equal intervals."""
+def compute_findings(
+    observations: Sequence[ProbedRollout], seed: int, stances: Sequence[StanceKind] = STANCES
+) -> Findings:
+    """Compute all figures; equal seeds give equal intervals."""
     known = [o for o in observations if o.outcome]
     used = [o for o in known if o.usable]
     right = {o.problem_id for o in used if o.outcome > 0}
     wrong = {o.problem_id for o in used if o.outcome < 0}
-    told = min(len(right), len(wrong)) >= FEWEST
+    enough = min(len(right), len(wrong)) >= FEWEST
     return Findings(
         rollouts=len(observations),
         unknown=len(observations) - len(known),
@@ -112,12 +114,12 @@ def find(observations: Sequence[Observation], seed: int, stances: Sequence[Stanc
         wrong=sum(o.outcome < 0 for o in used),
         problems=len(right | wrong),
         rarer=min(len(right), len(wrong)),
-        separations={stance: separations(used, stance, seed) for stance in stances} if told else {},
-        by_item={stance: item_by_item(used, stance, seed) for stance in stances} if told else {},
+        separations={stance: separations(used, stance, seed) for stance in stances} if enough else {},
+        by_item={stance: item_by_item(used, stance, seed) for stance in stances} if enough else {},
     )
 
 
-def separations(used: Sequence[Observation], stance: StanceKind, seed: int) -> dict[Source, Separation]:
+def separations(used: Sequence[ProbedRollout], stance: StanceKind, seed: int) -> dict[Source, Separation]:
     """The bank as a whole, and every control."""
     scored = {source: _teachers(used, source, stance) for source in SOURCES}
     found: dict[Source, Separation] = {"bank": Separation(auc(scored["bank"], seed=seed))}
@@ -127,20 +129,20 @@ def separations(used: Sequence[Observation], stance: StanceKind, seed: int) -> d
     return found
 
 
-def item_by_item(used: Sequence[Observation], stance: StanceKind, seed: int) -> Separation:
+def item_by_item(used: Sequence[ProbedRollout], stance: StanceKind, seed: int) -> Separation:
     """The bank as its items' ledger reads it, and its gain over the irrelevant control."""
     bank, control = _by_ledger(used, "bank", stance, seed), _by_ledger(used, "irrelevant", stance, seed)
     return Separation(auc(bank, seed=seed), auc_difference(bank, control, seed=seed))
 
 
-def sightings(
-    observations: Sequence[Observation],
+def teacher_observations(
+    observations: Sequence[ProbedRollout],
     source: Source,
     stance: StanceKind,
     confidence: float,
-    named: Callable[[Observation, Reading], tuple[str, ...]] = lambda observation, reading: reading.items,
+    named: Callable[[ProbedRollout, TeacherSupport], tuple[str, ...]] = lambda observation, reading: reading.items,
 ) -> list[TeacherObservation]:
-    """What a ledger is told of a source's teachers; `named` says under which ids."""
+    """Return a source's teachers as a ledger's observations; `named` says under which ids."""
     return [
         TeacherObservation(named(o, r), o.outcome, a, o.outcome * ((a > confidence) - (a < -confidence)))
         for o in observations
@@ -149,11 +151,11 @@ def sightings(
     ]
 
 
-def judge(findings: Findings, stance: StanceKind) -> Verdict:
+def decide(findings: Findings, stance: StanceKind) -> ProbeVerdict:
     """The closing sentence, by `RULE`."""
     if not findings.separations:
         most = "wrong" if findings.right < findings.wrong else "right"
-        return Verdict(
+        return ProbeVerdict(
             "cannot tell",
             f"Cannot tell: nearly all rollouts are {most} ({findings.right} right, {findings.wrong} wrong, the rarer on"
             f" {findings.rarer} problems), so that an AUC is undefined or nearly so; it takes both outcomes on {FEWEST}"
@@ -165,17 +167,19 @@ def judge(findings: Findings, stance: StanceKind) -> Verdict:
     ways = {"as a whole": whole, "item by item": findings.by_item[stance]}
     for way, found in ways.items():
         if _above(found.auc, 0.5) and _above(found.gain, 0.0):
-            return Verdict("yes", f"Yes: {way}, {_said(found)}: this bank can teach this model.")
-    told = "; ".join(f"{way}, {_said(found)}" for way, found in ways.items())
+            return ProbeVerdict("yes", f"Yes: {way}, {_in_words(found)}: this bank can teach this model.")
+    both = "; ".join(f"{way}, {_in_words(found)}" for way, found in ways.items())
     if all(found.gain is not None and found.gain.high < MARGIN for found in ways.values()):
-        return Verdict("no", f"No: {told}: this bank tells this model hardly more than off-topic text of its length.")
+        return ProbeVerdict(
+            "no", f"No: {both}: this bank tells this model hardly more than off-topic text of its length."
+        )
     needed = rollouts_needed(findings.right + findings.wrong, ways.values())
     more = "More rollouts would hardly tell" if needed is None else f"About {needed:,} rollouts would"
-    return Verdict("cannot tell", f"Cannot tell: {told}. {more}, if the figures stay as they are (rough).", needed)
+    return ProbeVerdict("cannot tell", f"Cannot tell: {both}. {more}, if the figures stay as they are (rough).", needed)
 
 
 def rollouts_needed(rollouts: int, ways: Iterable[Separation]) -> int | None:
-    """How many would tell if the figures stayed as they are and half-widths shrank with √n; None: no number would.
+    """Estimate how many rollouts would decide if figures stayed and half-widths shrank with √n; None if none do.
 
     A half-width h must come below the distance d that a figure has to its bound: n · (h / d)². For "yes" that holds of
     one way's AUC and gain, for "no" of both gains; the smaller number is taken, in two digits.
@@ -199,14 +203,14 @@ def _above(interval: Interval | None, bound: float) -> bool:
     return interval is not None and interval.low > bound
 
 
-def _said(found: Separation) -> str:
+def _in_words(found: Separation) -> str:
     assert found.gain is not None
     a, g = found.auc, found.gain
     gain = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) over off-topic text"
     return f"AUC {a.value:.3f} ({a.low:.3f} to {a.high:.3f}), {gain}"
 
 
-def _teachers(used: Sequence[Observation], source: Source, stance: StanceKind) -> Scored:
+def _teachers(used: Sequence[ProbedRollout], source: Source, stance: StanceKind) -> Scored:
     """Every teacher on every rollout, clusters by problem."""
     read = [(o, r) for o in used for r in o.pools[source] if r.weight > 0]
     return Scored(
@@ -217,26 +221,26 @@ def _teachers(used: Sequence[Observation], source: Source, stance: StanceKind) -
     )
 
 
-def _by_ledger(used: Sequence[Observation], source: Source, stance: StanceKind, seed: int) -> Scored:
+def _by_ledger(used: Sequence[ProbedRollout], source: Source, stance: StanceKind, seed: int) -> Scored:
     """Every rollout, its teachers read by the ledger of the other half of the problems."""
     problems = sorted({o.problem_id for o in used})
     random.Random(f"halves/{seed}").shuffle(problems)
     first = set(problems[: len(problems) // 2])
     halves = [[o for o in used if (o.problem_id in first) == side] for side in (True, False)]
-    learnt = [Ledger(decay=1.0).observe(sightings(half, source, stance, 0.0)) for half in halves]
+    learnt = [Ledger().observe(teacher_observations(half, source, stance, 0.0)) for half in halves]
     scored = [(o, _score(o.pools[source], stance, ledger)) for half, ledger in zip(halves, learnt[::-1]) for o in half]
     return Scored([s for _, s in scored], [o.outcome > 0 for o, _ in scored], [o.problem_id for o, _ in scored])
 
 
-def _score(pool: Sequence[Reading], stance: StanceKind, ledger: Ledger) -> float:
+def _score(pool: Sequence[TeacherSupport], stance: StanceKind, ledger: Ledger) -> float:
     """Σ_k w_k q_k (a_k − m_k); a teacher of whose items nothing is known on one of the sides says nothing."""
     total = 0.0
     for reading in pool:
-        accounts = [ledger.account(item) for item in reading.items]
+        accounts = [ledger.stats(item) for item in reading.items]
         middles = [
             (won + lost) / 2
-            for account in accounts
-            if (won := account.success.mean_support) is not None and (lost := account.failure.mean_support) is not None
+            for stats in accounts
+            if (won := stats.success.mean_support) is not None and (lost := stats.failure.mean_support) is not None
         ]
         if middles:
             total += reading.weight * ledger.trust(*reading.items) * (reading.support[stance] - fmean(middles))

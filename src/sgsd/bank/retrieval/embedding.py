@@ -9,10 +9,9 @@ from typing import Generic
 
 import numpy as np
 
-from sgsd.bank.encoder import Encoder
-from sgsd.bank.retrieve import Hit, ItemT, Ranker, best, item_text, require_items
-from sgsd.bank.schema import Bank
-from sgsd.bank.vectors import VectorCache
+from sgsd.bank.retrieval.base import Hit, Items, ItemT, Ranker, item_text, require_items, top_k
+from sgsd.bank.retrieval.encoder import Encoder
+from sgsd.bank.retrieval.vector_cache import VectorCache
 from sgsd.types import BankItem, Mistake, Skill
 
 BLOCK_QUERIES = 32  # scored at a time: the products of 100,000 items with 32 queries take 13 MB
@@ -45,7 +44,7 @@ class EmbeddingRetriever:
     skills: Ranker[Skill]
     mistakes: Ranker[Mistake]
 
-    def __init__(self, bank: Bank, embedder: Embedder) -> None:
+    def __init__(self, bank: Items, embedder: Embedder) -> None:
         require_items(bank)
         self._embedder = embedder
         vectors_ND = self.vectors(bank.items)
@@ -93,5 +92,5 @@ def nearest(vectors_ND: np.ndarray, query_D: np.ndarray, rough_N: np.ndarray, k:
     blocks = (near[start : start + BLOCK_ROWS] for start in range(0, len(near), BLOCK_ROWS))
     # Not a matrix product: summed row by row, a score does not depend on which rows stand beside it.
     scores = np.concatenate([(vectors_ND[block] * wide_D).sum(axis=1) for block in blocks])
-    chosen = best(np.clip(scores, -1.0, 1.0), k)
+    chosen = top_k(np.clip(scores, -1.0, 1.0), k)
     return near[chosen], np.clip(scores, -1.0, 1.0)[chosen]

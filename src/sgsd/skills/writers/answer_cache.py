@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sgsd.skills.writer import Request, Written
+from sgsd.skills.writers.base import Request, WriterReply
 from sgsd.types import UserError
 
 _TABLE = """CREATE TABLE IF NOT EXISTS answers (
@@ -35,12 +35,12 @@ class AnswerCache:
             raise self._unusable(error) from error
         self._run(_TABLE)
 
-    def get(self, writer: str, request: Request) -> Written | None:
+    def get(self, writer: str, request: Request) -> WriterReply | None:
         query = "SELECT text, prompt_tokens, completion_tokens FROM answers WHERE key = ?"
         rows = self._run(query, (key_of(writer, request),))
-        return Written(*rows[0]) if rows else None
+        return WriterReply(*rows[0]) if rows else None
 
-    def put(self, writer: str, request: Request, written: Written) -> None:
+    def put(self, writer: str, request: Request, written: WriterReply) -> None:
         values = (key_of(writer, request), written.text, written.prompt_tokens, written.completion_tokens)
         self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
 

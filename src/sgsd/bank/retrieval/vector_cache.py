@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +13,7 @@ import numpy as np
 
 from sgsd.bank.schema import hash_of
 from sgsd.files import sha256, write_atomic
+from sgsd.notices import warn
 from sgsd.types import UserError
 
 BLOCK_TEXTS = 1024  # embedded between two writes: what is lost when a long first embedding is killed
@@ -115,12 +114,6 @@ def unit_rows(vectors_ND: np.ndarray) -> np.ndarray:
     if not (np.isfinite(lengths_N1) & (lengths_N1 > 0.0)).all():
         raise UserError("the embedding model gives vectors that are zero or not finite; use dtype float32")
     return (wide_ND / lengths_N1).astype(np.float32)
-
-
-def warn(message: str) -> None:
-    """One line that is seen whether or not logging is set up, and once however many processes there are."""
-    if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("sgsd").warning("WARNING %s", message)
 
 
 def _are_unit(vectors_ND: np.ndarray) -> bool:

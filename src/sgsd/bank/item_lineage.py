@@ -1,4 +1,4 @@
-"""Where an item comes from and what has happened to it: its events, its ancestors, and the memories at the root."""
+"""An item's history: its events, its ancestors, and the memories at the root."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgsd.bank.history import Event, Kind, Origin
-from sgsd.bank.schema import Bank
+from sgsd.bank.skill_bank import Bank
 from sgsd.bank.store import BankStore
 from sgsd.bank.text import quoted
 from sgsd.types import BankItem, UserError
 
 
 @dataclass(frozen=True)
-class Life:
+class ItemHistory:
     """One item's history.
 
     `own` are the memories it was extracted from itself; `parents` are the items it stands for, each with a life of its
@@ -29,9 +29,9 @@ class Life:
     current: bool
     events: tuple[Event, ...]
     own: tuple[dict[str, Any], ...]
-    parents: tuple[Life, ...]
+    parents: tuple[ItemHistory, ...]
 
-    def walk(self) -> Iterator[Life]:
+    def walk(self) -> Iterator[ItemHistory]:
         """The item and its ancestors, nearer ones first, each once."""
         seen: set[str] = set()
         waiting = deque([self])
@@ -49,8 +49,8 @@ class Life:
         return tuple(dict(told).values())
 
 
-def life_of(store: BankStore, item_id: str) -> Life:
-    """The item's life. Raises UserError where the store has never held such an item."""
+def item_history(store: BankStore, item_id: str) -> ItemHistory:
+    """Return the item's history. Raises UserError where the store has never held such an item."""
     by_item: dict[str, list[Event]] = {}
     for event in store.events():
         if event.change.kind is not Kind.DESCRIBED:
@@ -59,23 +59,23 @@ def life_of(store: BankStore, item_id: str) -> Life:
         near = ", ".join(quoted(name) for name in difflib.get_close_matches(item_id, by_item, n=3))
         hint = f"did you mean {near}?" if near else "`sgsd bank log STORE --events` names all it ever held"
         raise UserError(f"{store.path}: has never held an item {quoted(item_id)}; {hint}")
-    return _History(store, by_item, store.origins(), {item.id for item in store.snapshot().items}).life(item_id)
+    return _HistoryReader(store, by_item, store.origins(), {item.id for item in store.snapshot().items}).life(item_id)
 
 
 @dataclass
-class _History:
+class _HistoryReader:
     store: BankStore
     events: dict[str, list[Event]]
     origins: dict[int, Origin]
     current: set[str]
 
-    def life(self, item_id: str) -> Life:
+    def life(self, item_id: str) -> ItemHistory:
         """Parents before heirs, without recursion: chains of ancestors may be longer than Python's stack.
 
         Two items can each stand for the other, one before a rollback and one after it: the way back to an item that
         is under way is left out.
         """
-        told: dict[str, Life] = {}
+        told: dict[str, ItemHistory] = {}
         under_way = {item_id: iter(self._parents(item_id))}  # from the item down to the ancestor that is looked at
         while under_way:
             name, left = next(reversed(under_way.items()))
@@ -87,10 +87,10 @@ class _History:
                 told[name] = self._life(name, [told[p] for p in self._parents(name) if p in told])
         return told[item_id]
 
-    def _life(self, item_id: str, parents: Sequence[Life]) -> Life:
+    def _life(self, item_id: str, parents: Sequence[ItemHistory]) -> ItemHistory:
         own = self.events[item_id]
         found = (self.store.memory(name) for name in self._own_memories(item_id))
-        return Life(
+        return ItemHistory(
             item=self.store.item_of(own[-1]),
             current=item_id in self.current,
             events=tuple(own),
@@ -103,7 +103,7 @@ class _History:
         return [name for name in named if name in self.events and name != item_id]
 
     def _own_memories(self, item_id: str) -> list[str]:
-        """A merged item's origin names its parents' memories with its own; those are told where they belong."""
+        """A merged item's origin names its parents' memories with its own; those are listed where they belong."""
         origins = self._origins(item_id)
         direct = dict.fromkeys(name for origin in origins if not origin.items for name in origin.memories)
         theirs = {
@@ -116,7 +116,7 @@ class _History:
         return [self.origins[event.seq] for event in self.events[item_id] if event.seq in self.origins]
 
 
-def rolled_back(store: BankStore, event: int) -> list[Event]:
+def roll_back(store: BankStore, event: int) -> list[Event]:
     """Make the bank what it was after `event`, by new events: the past is never rewritten.
 
     Raises:
@@ -135,8 +135,8 @@ def rolled_back(store: BankStore, event: int) -> list[Event]:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """What leads from one bank to another, by id."""
+class BankDiff:
+    """The changes that lead from one bank to another, by id."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -145,11 +145,11 @@ class Difference:
     described: bool  # the metadata are others
 
 
-def difference(before: Bank, after: Bank) -> Difference:
-    """Items that came, went or changed."""
+def diff_banks(before: Bank, after: Bank) -> BankDiff:
+    """Compare two banks item by item."""
     old, new = {item.id: item for item in before.items}, {item.id: item for item in after.items}
     kept_before, kept_after = [name for name in old if name in new], [name for name in new if name in old]
-    return Difference(
+    return BankDiff(
         added=tuple(name for name in new if name not in old),
         removed=tuple(name for name in old if name not in new),
         edited=tuple(name for name in kept_after if old[name] != new[name]),
@@ -158,7 +158,7 @@ def difference(before: Bank, after: Bank) -> Difference:
     )
 
 
-def at_event(reference: str) -> tuple[str, int | None]:
+def parse_bank_reference(reference: str) -> tuple[str, int | None]:
     """`bank.sqlite@12` as path and event; without a number the latest. Raises UserError for anything else after @."""
     path, mark, number = reference.rpartition("@")
     if not mark:

@@ -6,13 +6,12 @@ import gc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sgsd.contexts.prompts import encode_chat
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.engine_writer import draw_of
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply, split_by_fit
+from sgsd.skills.writers.engine_writer import draw_of
 from sgsd.types import UserError
 
 # JSON may have any amount of white space between its signs, and small models have been seen to write nothing else
@@ -20,7 +19,7 @@ from sgsd.types import UserError
 STRICT_FORM = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
-class VllmWriter:
+class VllmWriter(Writer):
     """Lets vLLM write. A model that thinks first is not held to the schema: its thinking would have to fit in it.
 
     Args:
@@ -68,15 +67,11 @@ class VllmWriter:
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         engine_died = import_module("vllm.v1.engine.exceptions").EngineDeadError
         prompts = [encode_chat(self._tokenizer, request.chat(), thinking=self.thinking) for request in requests]
-        fitting = []
-        for position, (prompt, request) in enumerate(zip(prompts, requests)):
-            if len(prompt) + request.max_tokens <= self.context:
-                fitting.append(position)
-            else:  # vLLM would refuse the whole batch for it
-                yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
+        fitting, failures = split_by_fit(prompts, requests, self.context)
+        yield from failures  # vLLM would refuse the whole batch for one of them
         for start in range(0, len(fitting), self.batch):
             chosen = fitting[start : start + self.batch]
             try:
@@ -86,11 +81,11 @@ class VllmWriter:
                     use_tqdm=False,
                 )
             except engine_died:
-                yield from ((position, Failed("vLLM's engine has died", dead=True)) for position in chosen)
+                yield from ((position, WriterFailure("vLLM's engine has died", dead=True)) for position in chosen)
                 continue
             for position, output in zip(chosen, done, strict=True):
                 best = output.outputs[0]
-                yield position, Written(best.text, len(prompts[position]), len(best.token_ids))
+                yield position, WriterReply(best.text, len(prompts[position]), len(best.token_ids))
 
     def _sampling(self, request: Request) -> Any:
         vllm = import_module("vllm.sampling_params")
@@ -104,12 +99,7 @@ class VllmWriter:
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Ends vLLM's processes, with all the memory they hold; the writer is of no use any more."""
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
@@ -117,7 +107,7 @@ class VllmWriter:
 
 
 def _reason(error: Exception) -> str:
-    """What vLLM has against it, in one line and without the settings it prints."""
+    """Return vLLM's reason in one line, without the settings it prints."""
     text = str(error)
     found = re.search(r"Value error, (.*?)(?:\[type=|\Z)", text, re.DOTALL)
     return " ".join((found[1] if found else text).split())[:240]

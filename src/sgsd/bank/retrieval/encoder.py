@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from sgsd.bank.schema import canonical_json
-from sgsd.bank.vectors import warn
 from sgsd.files import sha256
+from sgsd.notices import warn
 from sgsd.types import UserError
 
 #: What is fetched from the hub: no pickled weights and no code, so that neither can be loaded.
@@ -30,7 +30,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSettings:
-    """Which model embeds, and how; each field is explained where a configuration names it."""
+    """The embedding model and its settings; docs/configuration.md explains each field."""
 
     model: str
     revision: str | None = None
@@ -42,7 +42,7 @@ class EmbeddingSettings:
 
     @property
     def cache_folder(self) -> Path:
-        """Where vectors are kept: as configured, or in the user's own cache."""
+        """The folder of the vectors: as configured, or in the user's own cache."""
         if self.cache is not None:
             return Path(self.cache).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sgsd" / "embeddings"

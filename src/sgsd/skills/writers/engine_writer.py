@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sgsd.contexts.prompts import encode_chat
 from sgsd.rollout import Engine, Sampling
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply, split_by_fit
 
 
 @dataclass
-class EngineWriter:
+class EngineWriter(Writer):
     """Lets an engine write, a batch of requests at a time.
 
     Args:
@@ -31,19 +30,14 @@ class EngineWriter:
     batch: int = 8
     seed: int = 0
 
-    @property
-    def name(self) -> str:
+    def __post_init__(self) -> None:
         drawn = "/".join(str(value) for name, value in asdict(self.sampling).items() if name != "max_tokens")
-        return f"engine:{self.model}@{drawn}/{self.seed}/{'thinking' if self.thinking else 'plain'}"
+        self.name = f"engine:{self.model}@{drawn}/{self.seed}/{'thinking' if self.thinking else 'plain'}"
 
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         prompts = [encode_chat(self.tokenizer, request.chat(), thinking=self.thinking) for request in requests]
-        fitting = []
-        for position, (prompt, request) in enumerate(zip(prompts, requests)):
-            if len(prompt) + request.max_tokens <= self.context:
-                fitting.append(position)
-            else:
-                yield position, Failed(f"a prompt of more than {self.context} tokens with its answer")
+        fitting, failures = split_by_fit(prompts, requests, self.context)
+        yield from failures
         for start in range(0, len(fitting), self.batch):
             chosen = fitting[start : start + self.batch]
             sampling = replace(self.sampling, max_tokens=max(requests[i].max_tokens for i in chosen))
@@ -51,15 +45,7 @@ class EngineWriter:
             draws = [draw_of(requests[i]) for i in chosen]
             done = self.engine.sample([prompts[i] for i in chosen], draws, sampling, seed=self.seed)
             for position, completion in zip(chosen, done):
-                yield position, Written(completion.text, len(prompts[position]), len(completion.token_ids))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+                yield position, WriterReply(completion.text, len(prompts[position]), len(completion.token_ids))
 
 
 def draw_of(request: Request) -> int:

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sgsd.skills.drafts import schema_of
-from sgsd.skills.writer import Failed, Request, Written
+from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
 from sgsd.types import UserError
 
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for a longer one is as good as away
@@ -24,7 +23,7 @@ OPTIONAL = ("temperature", "max_tokens", "response_format")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where the server is and how to treat it.
+    """The server's address and how it is asked.
 
     The key is read from the environment by the client and never stored: give the name of its variable, not the key.
     """
@@ -50,7 +49,7 @@ class _Fault:
     pause: float | None = None
 
 
-class ServerWriter:
+class ServerWriter(Writer):
     """Asks a server, several requests at a time.
 
     Raises:
@@ -60,18 +59,15 @@ class ServerWriter:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self.name = f"server:{settings.model}@{settings.temperature}"
         self._client = _client(settings)
         self._without = frozenset[str]() if settings.json_schema else frozenset(["response_format"])
 
-    @property
-    def name(self) -> str:
-        return f"server:{self.settings.model}@{self.settings.temperature}"
-
-    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, Written | Failed]]:
+    def write(self, requests: Sequence[Request]) -> Iterator[tuple[int, WriterReply | WriterFailure]]:
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="writer")
         stop = threading.Event()
         waiting = iter(enumerate(requests))
-        under_way: dict[Future[Written | Failed], int] = {}
+        under_way: dict[Future[WriterReply | WriterFailure], int] = {}
 
         def ask(amount: int) -> None:
             for position, request in islice(waiting, amount):
@@ -87,28 +83,23 @@ class ServerWriter:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._client.close()
 
-    def _ask(self, request: Request, stop: threading.Event) -> Written | Failed:
+    def _ask(self, request: Request, stop: threading.Event) -> WriterReply | WriterFailure:
         """One request with its retries: ours and not the client's, so that they are counted and can be ended."""
         faults: list[str] = []
         while True:
             outcome = self._try(request)
-            if isinstance(outcome, Written):
+            if isinstance(outcome, WriterReply):
                 return replace(outcome, faults=tuple(faults))
             growing = min(self.settings.pause * 2 ** min(len(faults), 10), LONGEST_PAUSE) * random.uniform(0.75, 1.0)
             last = not outcome.passing or len(faults) == self.settings.retries
             if last or stop.wait(growing if outcome.pause is None else outcome.pause):
-                return Failed(outcome.reason, tuple(faults), dead=outcome.passing)
+                return WriterFailure(outcome.reason, tuple(faults), dead=outcome.passing)
             faults.append(outcome.reason)
 
-    def _try(self, request: Request) -> Written | _Fault:
+    def _try(self, request: Request) -> WriterReply | _Fault:
         import openai
 
         try:
@@ -129,7 +120,7 @@ class ServerWriter:
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             return _Fault(f"an answer that is no chat completion ({type(error).__name__})", passing=True)
 
-    def _call(self, request: Request) -> Written:
+    def _call(self, request: Request) -> WriterReply:
         """The answer; where the server refuses a setting, the answer without it, and it is left out from then on."""
         import openai
 
@@ -147,7 +138,7 @@ class ServerWriter:
                 self._without |= without
                 return written
 
-    def _create(self, request: Request, without: frozenset[str]) -> Written:
+    def _create(self, request: Request, without: frozenset[str]) -> WriterReply:
         form: dict[str, Any] = {"temperature": self.settings.temperature, "max_tokens": request.max_tokens}
         if request.answer is not None:
             schema = {"name": request.answer.__name__, "schema": schema_of(request.answer), "strict": True}
@@ -161,7 +152,7 @@ class ServerWriter:
         return _written(done.http_response.json())
 
 
-def _written(body: Any) -> Written:
+def _written(body: Any) -> WriterReply:
     """The text of a chat completion. Raises TypeError or LookupError where the body is none."""
     content = body["choices"][0]["message"]["content"]
     if not isinstance(content, str | None):
@@ -169,7 +160,7 @@ def _written(body: Any) -> Written:
     usage = body.get("usage")
     spent = [usage.get(f"{side}_tokens") if isinstance(usage, dict) else None for side in ("prompt", "completion")]
     prompt, completion = (number if isinstance(number, int) else 0 for number in spent)
-    return Written(content or "", prompt, completion)
+    return WriterReply(content or "", prompt, completion)
 
 
 def _asked_pause(headers: Mapping[str, str]) -> float | None:

@@ -8,8 +8,7 @@ from typing import Generic
 
 import numpy as np
 
-from sgsd.bank.retrieve import ComparingRetriever, Hit, ItemT, Ranker, Retriever
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.base import Hit, Items, ItemT, Ranker, Retriever, VectorRetriever
 from sgsd.types import BankItem, Mistake, Skill, UserError
 
 RRF_CONSTANT = 60  # of Cormack, Clarke and Büttcher (2009): how much less a rank counts than the one before it
@@ -31,7 +30,7 @@ class HybridRetriever:
     skills: Ranker[Skill]
     mistakes: Ranker[Mistake]
 
-    def __init__(self, bank: Bank, first: ComparingRetriever, second: Retriever) -> None:
+    def __init__(self, bank: Items, first: VectorRetriever, second: Retriever) -> None:
         self.vectors = first.vectors
         place = {item.id: number for number, item in enumerate(bank.items)}
         self.skills = _Fused(place, first.skills, second.skills)
@@ -52,7 +51,7 @@ class DiverseRetriever:
     skills: Ranker[Skill]
     mistakes: Ranker[Mistake]
 
-    def __init__(self, retriever: ComparingRetriever, diversity: float) -> None:
+    def __init__(self, retriever: VectorRetriever, diversity: float) -> None:
         if not 0.0 <= diversity <= 1.0:
             raise UserError(f"diversity is {diversity}; give a number from 0 (off) to 1")
         self.skills = _Diverse(retriever.skills, retriever.vectors, diversity)
@@ -68,7 +67,7 @@ class _Fused(Generic[ItemT]):
     def rank(self, queries: Sequence[str], k: int) -> list[list[Hit[ItemT]]]:
         depth = max(k, FUSED_DEPTH)
         lists = zip(self.first.rank(queries, depth), self.second.rank(queries, depth), strict=True)
-        return [fused(*both, self.place)[:k] for both in lists]
+        return [fuse_ranks(*both, self.place)[:k] for both in lists]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +84,11 @@ class _Diverse(Generic[ItemT]):
         if not candidates:
             return []
         scores_N = np.array([hit.score for hit in candidates])
-        order = marginal_order(scores_N, self.vectors([hit.item for hit in candidates]), self.diversity, k)
+        order = mmr_order(scores_N, self.vectors([hit.item for hit in candidates]), self.diversity, k)
         return [*(candidates[i] for i in order), *rest][:k]
 
 
-def fused(first: Sequence[Hit[ItemT]], second: Sequence[Hit[ItemT]], place: Mapping[str, int]) -> list[Hit[ItemT]]:
+def fuse_ranks(first: Sequence[Hit[ItemT]], second: Sequence[Hit[ItemT]], place: Mapping[str, int]) -> list[Hit[ItemT]]:
     """The items of two lists by reciprocal rank; `place` is the item order, for ties. See `HybridRetriever`."""
     ranks = shared_ranks(first), shared_ranks(second)
     unranked = len(first) + 1
@@ -117,7 +116,7 @@ def shared_ranks(hits: Sequence[Hit[BankItem]]) -> dict[str, int]:
     return ranks
 
 
-def marginal_order(scores_N: np.ndarray, vectors_ND: np.ndarray, diversity: float, k: int) -> list[int]:
+def mmr_order(scores_N: np.ndarray, vectors_ND: np.ndarray, diversity: float, k: int) -> list[int]:
     """The first k by maximal marginal relevance, as places in `scores_N`; see `DiverseRetriever`."""
     wide_ND = vectors_ND.astype(np.float64)
     nearest_N = np.zeros(len(scores_N))  # the likeness to the nearest chosen one; the first choice is by score alone

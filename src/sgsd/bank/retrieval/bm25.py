@@ -16,8 +16,7 @@ import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
-from sgsd.bank.retrieve import Hit, ItemT, Ranker, best, item_text, require_items
-from sgsd.bank.schema import Bank
+from sgsd.bank.retrieval.base import Hit, Items, ItemT, Ranker, item_text, require_items, top_k
 from sgsd.types import BankItem, Mistake, Skill
 
 # Words, numbers and operators. A minus sign is one where it does not join two letters: "x - 1", not "non-empty".
@@ -49,7 +48,7 @@ class Bm25Retriever:
     skills: Ranker[Skill]
     mistakes: Ranker[Mistake]
 
-    def __init__(self, bank: Bank) -> None:
+    def __init__(self, bank: Items) -> None:
         require_items(bank)
         self._bank = bank
         scores = _bm25_scores([item_text(item) for item in bank.items])
@@ -69,7 +68,7 @@ class Bm25Retriever:
         return weights_NV / np.where(lengths_N1 > 0.0, lengths_N1, 1.0)
 
     def _rarity(self, term: str) -> float:
-        return math.log(1.0 + len(self._bank) / max(1, self._items_with[term]))
+        return math.log(1.0 + len(self._bank.items) / max(1, self._items_with[term]))
 
     @cached_property
     def _items_with(self) -> Counter[str]:
@@ -85,7 +84,7 @@ class _ByScore(Generic[ItemT]):
         return [self._best(self.scores(query), k) for query in queries]
 
     def _best(self, scores: np.ndarray, k: int) -> list[Hit[ItemT]]:
-        return [Hit(self.items[i], float(scores[i])) for i in best(scores, k)]
+        return [Hit(self.items[i], float(scores[i])) for i in top_k(scores, k)]
 
 
 def _bm25_scores(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
