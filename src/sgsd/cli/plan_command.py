@@ -41,8 +41,6 @@ SHED = (
 def plan(args: list[str], console: Console) -> None:
     """Measure or trace, and show the tables."""
     path, rest = config_first(args, "plan", USAGE, console)
-    if path is None:
-        return
     if take_word(rest, "--on", "h100") is not None:
         raise UserError(SHED)
     steps, memory = take_word(rest, "--steps", STEPS), take_word(rest, "--memory", "80")
