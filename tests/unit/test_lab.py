@@ -58,7 +58,7 @@ def mixes(family: Family) -> list[dict[str, bool]]:
     return [{**ALL_RIGHT, **dict(zip(family.branches, c))} for c in product((True, False), repeat=len(family.branches))]
 
 
-def some_parts(family: Family) -> list[LabProblem]:
+def some_problems(family: Family) -> list[LabProblem]:
     return [*enumerate_problems(family.name, False)[::41], *enumerate_problems(family.name, True)[::11]]
 
 
@@ -67,28 +67,30 @@ def some_parts(family: Family) -> list[LabProblem]:
 
 @each_family
 def test_every_mix_of_procedures_reaches_an_answer_of_its_own(family: Family) -> None:
-    for part in (*enumerate_problems(family.name, False), *enumerate_problems(family.name, True)):
-        answers = [part.derive(mix)[1] for mix in mixes(family)]
-        assert len(set(answers)) == 2 ** len(family.branches), part.text
-        assert answers[0] == TRUTH[family.name](*part.operands), part.text
+    for problem in (*enumerate_problems(family.name, False), *enumerate_problems(family.name, True)):
+        answers = [problem.family.derive(problem.operands, mix)[1] for mix in mixes(family)]
+        assert len(set(answers)) == 2 ** len(family.branches), problem.text
+        assert answers[0] == TRUTH[family.name](*problem.operands), problem.text
 
 
 @each_family
 def test_a_branch_that_a_problem_does_not_meet_changes_nothing(family: Family) -> None:
-    for part in some_parts(family):
-        assert list(map(int, re.findall(r"\d+", part.text.replace("^2", "")))) == list(part.operands)
+    for problem in some_problems(family):
+        assert list(map(int, re.findall(r"\d+", problem.text.replace("^2", "")))) == list(problem.operands)
         for mix in mixes(family):
             others = {branch: not right for branch, right in mix.items() if branch not in family.branches}
-            assert part.derive({**mix, **others}) == part.derive(mix)
+            assert problem.family.derive(problem.operands, {**mix, **others}) == problem.family.derive(
+                problem.operands, mix
+            )
 
 
 @each_family
 def test_derivations_are_sums_that_add_up_and_end_in_their_box(family: Family) -> None:
-    for part in some_parts(family):
+    for problem in some_problems(family):
         for mix, style in product(mixes(family), STYLES):
-            solution = part.solve(mix, style)
+            solution = problem.solve(mix, style)
             found = STEP.findall(solution.working)
-            assert len(found) == len(part.derive(mix)[0]) >= 2
+            assert len(found) == len(problem.family.derive(problem.operands, mix)[0]) >= 2
             for left, sign, right, carried, result in found:
                 value = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}[sign](int(left), int(right))
                 assert value + int(carried or 0) == int(result), solution.text
@@ -218,11 +220,11 @@ def test_the_demo_s_bank_is_half_helpful_and_passes_the_strict_format() -> None:
 @each_family
 def test_retrieval_finds_help_for_every_family(family: Family) -> None:
     retriever = Bm25Retriever(demo_bank())
-    for part in some_parts(family):
-        pairs = retrieve_pairs(retriever, part.text, 4)
+    for problem in some_problems(family):
+        pairs = retrieve_pairs(retriever, problem.text, 4)
         items = [item for pair in pairs for item in (pair.skill, pair.mistake) if item is not None]
         assert len(items) == 8
-        assert S.HELPFUL in {S.kind_for_problem(item, family.branches) for item in items}, part.text
+        assert S.HELPFUL in {S.kind_for_problem(item, family.branches) for item in items}, problem.text
 
 
 # ── Pre-training ───────────────────────────────────────────────────────────────────────────────────────────────────

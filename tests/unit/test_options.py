@@ -63,7 +63,8 @@ def test_the_config_file_comes_first() -> None:
     console = Console(file=io.StringIO())
     assert config_first(["a.yaml", "--seed", "1"], "plan", "usage", console) == (Path("a.yaml"), ["--seed", "1"])
     for args in ([], ["-h"], ["--help"]):
-        assert config_first(args, "plan", "how to use it", console) == (None, [])
+        with pytest.raises(SystemExit, match="0"):
+            config_first(args, "plan", "how to use it", console)
     assert console.file.getvalue() == "how to use it\n" * 3  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="the config file comes before --seed: sgsd plan CONFIG --seed …"):
         config_first(["--seed", "1"], "plan", "usage", console)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def shard_files(
     staleness: int = 0,
 ) -> dict[str, str]:
     """Every process's rollouts as the text of a file; all processes call it, all get all files."""
-    graded = [{} for _ in rollouts] if verdicts is None else [_graded(verdict) for verdict in verdicts]
+    graded = [{} for _ in rollouts] if verdicts is None else [asdict(verdict) for verdict in verdicts]
     records = [_record(rollout) | more for rollout, more in zip(rollouts, graded, strict=True)]
     shards = gather_object([json.dumps({"seconds": dict(seconds), "staleness": staleness, "rollouts": records})])
     return {f"pending-{number:05d}.json": text for number, text in enumerate(shards)}
@@ -80,10 +80,6 @@ def _record(rollout: Rollout) -> dict[str, Any]:
         "text": done.text,
         "finish": done.finish,
     }
-
-
-def _graded(verdict: Verdict) -> dict[str, Any]:
-    return {"status": verdict.status, "answer": verdict.answer, "seconds": verdict.seconds}
 
 
 def _completion(record: Mapping[str, Any]) -> Completion:

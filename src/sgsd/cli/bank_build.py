@@ -20,8 +20,6 @@ how many. Killed anywhere, the same command goes on.
 def build(args: list[str], console: Console) -> None:
     """Run a cold start, or forecast it."""
     path, rest = config_first(args, "bank build", USAGE, console)
-    if path is None:
-        return
     dry_run = take_switch(rest, "--dry-run")
     from sgsd.cli.overrides import read_config
     from sgsd.train.bank_building import build_from_config  # slow: with torch

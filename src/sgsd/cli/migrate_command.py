@@ -20,8 +20,6 @@ what was renamed. --write changes the file itself."""
 def migrate(args: list[str], console: Console) -> None:
     """Print or rewrite a config file."""
     path, rest = config_first(args, "migrate", USAGE, console)
-    if path is None:
-        return
     write = take_switch(rest, "--write")
     if rest:
         raise UserError(f"{rest[0]}: sgsd migrate takes a config file and --write, nothing else")

@@ -14,14 +14,14 @@ from rich.console import Console
 from sgsd.types import UserError
 
 
-def config_first(args: Sequence[str], command: str, usage: str, console: Console) -> tuple[Path | None, list[str]]:
-    """The config file and the words behind it; none where the usage was asked for, and shown.
+def config_first(args: Sequence[str], command: str, usage: str, console: Console) -> tuple[Path, list[str]]:
+    """The config file and the words behind it; leaves where the usage was asked for, and shown.
 
     Raises UserError: an option comes before the file.
     """
     if not args or args[0] in ("-h", "--help"):
         console.print(usage, markup=False)
-        return None, []
+        raise SystemExit(0)
     if args[0].startswith("-"):
         raise UserError(f"the config file comes before {args[0]}: sgsd {command} CONFIG {args[0]} …")
     return Path(args[0]), list(args[1:])

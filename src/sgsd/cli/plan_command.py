@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from accelerate import PartialState
@@ -41,8 +41,6 @@ SHED = (
 def plan(args: list[str], console: Console) -> None:
     """Measure or trace, and show the tables."""
     path, rest = config_first(args, "plan", USAGE, console)
-    if path is None:
-        return
     if take_word(rest, "--on", "h100") is not None:
         raise UserError(SHED)
     steps, memory = take_word(rest, "--steps", STEPS), take_word(rest, "--memory", "80")
@@ -76,7 +74,7 @@ def show_measured(found: Measured, console: Console) -> None:
     table.add_row("step", f"{fmean(walls):.3f}", f"{min(walls):.3f} to {max(walls):.3f}")
     console.print(table)
     run, whole = found.run, sum(found.run.values())
-    console.print(f"Run: {clock_words(whole)} ({_listed(run)}), {config.steps:,} steps.", soft_wrap=True)
+    console.print(f"Run: {clock_words(whole)} ({_listed(run, clock_words)}), {config.steps:,} steps.", soft_wrap=True)
     if config.evaluation.data is not None:
         measured, problems, cut_off = found.evaluation_share
         cut = f", answers taken to reach {config.evaluation.sampling.max_tokens:,} tokens" if cut_off else ""
@@ -93,7 +91,9 @@ def show_measured(found: Measured, console: Console) -> None:
     console.print(f"Tokens: {count_words(found.tokens)} sampled, {count_words(found.teacher_tokens)} read by teachers.")
     where = "resident, above what the program had at the start" if found.on_cpu else "allocated on the device"
     console.print(f"Memory: {size_words(found.peak)} at the peak, {where}.")
-    console.print(f"Disk: {size_words(sum(found.disk.values()))} ({_sizes(found.disk)}), report.html not counted.")
+    console.print(
+        f"Disk: {size_words(sum(found.disk.values()))} ({_listed(found.disk, size_words)}), report.html not counted."
+    )
     for remark in remarks(config):
         console.print(f"Note: {remark}", soft_wrap=True)
 
@@ -136,9 +136,5 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _listed(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {clock_words(value)}" for name, value in seconds.items() if value)
-
-
-def _sizes(sizes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {size_words(value)}" for name, value in sizes.items() if value)
+def _listed(parts: Mapping[str, float], words: Callable[[float], str]) -> str:
+    return ", ".join(f"{name} {words(value)}" for name, value in parts.items() if value)

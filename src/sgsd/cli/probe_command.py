@@ -41,8 +41,6 @@ CONTROL_WORDS = {
 def probe(args: list[str], console: Console) -> None:
     """Measure, show the tables, and close with one sentence."""
     path, rest = config_first(args, "probe", USAGE, console)
-    if path is None:
-        return
     said, target = take_word(rest, "--rollouts", ROLLOUTS), take_word(rest, "--json", "probe.json")
     rollouts = ROLLOUTS if said is None else as_whole("--rollouts", said)
     if target is not None and Path(target).exists():

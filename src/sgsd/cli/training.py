@@ -44,8 +44,6 @@ mistakes from a bank of which only half is helpful, scores every token. No refer
 def train(args: list[str], console: Console) -> None:
     """Train as a config file says."""
     path, rest = config_first(args, "train", USAGE, console)
-    if path is None:
-        return
     resume, show, dry = (take_switch(rest, flag) for flag in ("--resume", "--print-config", "--dry-run"))
     config = read_config(path, rest, "sgsd train CONFIG")
     if show:
@@ -94,8 +92,6 @@ def finish(folder: Path, console: Console) -> None:
 def preview(args: list[str], console: Console) -> None:
     """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
     path, rest = config_first(args, "preview", USAGE, console)
-    if path is None:
-        return
     from sgsd.contexts.prompt_builders import PromptBuilder
     from sgsd.contexts.prompts import load_prompts
     from sgsd.data.problems import load_problems

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,7 +61,8 @@ def gym_problems(config: DataConfig) -> tuple[list[Problem], list[str]]:
         raise UserError(f"data.split: gym tasks have train and held-out, not {config.split}")
     wanted = config.limit or PROBLEMS
     found: dict[str, Problem] = {}
-    for task, seed in _draws(tasks, wanted * DRAWS_A_PROBLEM):
+    draws = ((task, seed) for seed in count() for task in tasks)
+    for task, seed in islice(draws, wanted * DRAWS_A_PROBLEM):
         problem = gym_problem(task, seed)
         if is_held_out(problem.text) == (config.split == "held-out"):
             found.setdefault(problem.text, problem)
@@ -92,14 +93,6 @@ def _allowed(tasks: Sequence[str]) -> Sequence[str]:
         if task not in ALLOWED:
             raise UserError(f"data.path: there is no allowed gym task {task!r}; {nearest(task, sorted(ALLOWED))}")
     return tasks
-
-
-def _draws(tasks: Sequence[str], most: int) -> Iterator[tuple[str, int]]:
-    for seed in count():
-        for task in tasks:
-            if seed * len(tasks) >= most:
-                return
-            yield task, seed
 
 
 # ── The verifier ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,14 +35,8 @@ def load_problems(config: DataConfig) -> list[Problem]:
     else:
         problems, notes = read_problems(config)
     for note in notes:
-        _tell(f"data {config.path}: {note}")
+        note(f"data {config.path}: {note}")
     return problems
-
-
-def _tell(message: str) -> None:
-    """To the log, once however many processes there are; `sgsd train` shows it."""
-    if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("sgsd").info(message)
 
 
 def _lab_problems(config: DataConfig) -> list[Problem]:

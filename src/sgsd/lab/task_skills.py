@@ -94,19 +94,16 @@ def _act(aim: Aim, phrasing: int) -> str:
     return {HELPFUL: _RIGHT, MISLEADING: _FAULTY, STYLISTIC: _STYLE}[aim.kind][aim.target][phrasing]
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
 def _where(aim: Aim) -> str:
     return _WHERE.get(aim.target, _ANYWHERE)
 
 
 def make_skill(item_id: str, aim: Aim, rng: random.Random, phrasings: Sequence[int] = TRAINED_PHRASINGS) -> Skill:
     title, principle = (_act(aim, rng.choice(phrasings)) for _ in range(2))
+    title = _TITLES[rng.choice(phrasings)].format(title)
     return Skill(
         id=item_id,
-        title=_capital(_TITLES[rng.choice(phrasings)].format(title)),
+        title=title[0].upper() + title[1:],
         principle=_PRINCIPLES[rng.choice(phrasings)].format(principle),
         when_to_apply=_where(aim),
         meta={"kind": aim.kind, "target": aim.target},

@@ -30,7 +30,7 @@ def accuracy_figure(run: Run) -> Figure | None:
         (at, curves.wilson(p, total))
         for (at, p), (_, total) in zip(curves.condense(share), curves.condense(n, pool=curves.finite_sum))
     ]
-    window = curves.rolling_window(points)
+    window = max(3, len(points) // 10 | 1)  # odd, about a tenth of the curve
     smooth = curves.rolling_mean(points, window) if len(points) >= 2 * window else ()
     names = measure_names(held_out)
     legend = [Legend("line-train", "training rollouts, each step")] if points else []
@@ -74,12 +74,8 @@ def _accuracy_body(
             if estimate:
                 shift, css = 5.0 * (i - (len(names) - 1) / 2), f"eval-{min(i, 2)}"
                 body += svg.upright(evaluation.step, estimate.low, estimate.high, x, y, css, shift)
-                body += svg.dot((evaluation.step + shift / _pixels_a_step(x), estimate.accuracy), x, y, css)
+                body += svg.dot((evaluation.step + shift / (x(1.0) - x(0.0)), estimate.accuracy), x, y, css)
     return body
-
-
-def _pixels_a_step(x: svg.Scale) -> float:
-    return x(1.0) - x(0.0)
 
 
 def measure_names(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:

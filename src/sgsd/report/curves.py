@@ -18,11 +18,6 @@ def points_of(rows: Iterable[Measurements], key: str) -> Points:
     return tuple((float(row.step), row.values[key]) for row in rows if key in row.values)
 
 
-def not_finite(points: Points) -> tuple[int, ...]:
-    """The steps whose value is not a finite number."""
-    return tuple(int(step) for step, value in points if not math.isfinite(value))
-
-
 def finite_mean(values: Iterable[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return fmean(finite) if finite else math.nan
@@ -48,11 +43,6 @@ def aligned(rows: Sequence[Measurements], keys: Sequence[str], most: int = MOST_
     """One sequence a key over the same steps: those at which every key was logged and is finite."""
     full = [row for row in rows if all(math.isfinite(row.values.get(key, math.nan)) for key in keys)]
     return tuple(condense(points_of(full, key), most) for key in keys)
-
-
-def rolling_window(points: Points) -> int:
-    """An odd window of about a tenth of the curve, 3 at least."""
-    return max(3, len(points) // 10 | 1)
 
 
 def rolling_mean(points: Points, window: int) -> Points:

@@ -140,7 +140,7 @@ def curve_figure(run: Run, key: str, rows: Sequence[Measurements], frame: Frame 
 
 
 def lost_note(points: Points) -> str:
-    lost = curves.not_finite(points)
+    lost = tuple(int(step) for step, value in points if not math.isfinite(value))
     return f"Not a finite number at {some_of(lost)}." if lost else ""
 
 

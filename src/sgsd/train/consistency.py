@@ -39,11 +39,10 @@ def check_canary(policy: Policy, folder: Path) -> list[str]:
     """
     saved = json.loads((folder / CANARY).read_text(encoding="utf-8"))
     row = Row(tuple(saved["prompt"]), tuple(saved["completion"]))
-    gap = 0.0
-    for role in roles(policy):
-        expected_N = torch.tensor(saved["log_probs"][role])
-        gap = max(gap, _not_nan(float((score_rows(policy, [row], role) - expected_N).abs().mean())))
-    gap, now = largest(policy.accelerator, gap), machine(policy)
+    expected = {role: torch.tensor(saved["log_probs"][role]) for role in roles(policy)}
+    gaps = [float((score_rows(policy, [row], role) - logps_N).abs().mean()) for role, logps_N in expected.items()]
+    gap = largest(policy.accelerator, math.inf if any(map(math.isnan, gaps)) else max(gaps))
+    now = machine(policy)
     before = saved["machine"]
     keys = dict.fromkeys([*now, *before])
     changed = [f"{key} {before.get(key)} → {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
@@ -81,7 +80,3 @@ def cpu_name() -> str:
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def _not_nan(gap: float) -> float:
-    return math.inf if math.isnan(gap) else gap

@@ -106,8 +106,12 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
             "rollout.tensor_parallel: each of several processes has an engine on its own device; use 1, or a server"
         )
     room = context(config, model)
+    # An engine should share the precision of the trainer's passes.
+    precision = "bfloat16" if accelerator.mixed_precision == "bf16" else config.model.dtype
+    # After each piece of a prompt vLLM takes a random number back, which CPUs' generators cannot: read none in pieces.
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, BATCHED_TOKENS)}
     options = {
-        "dtype": rollout.dtype or computes_in(config, accelerator.mixed_precision),
+        "dtype": rollout.dtype or precision,
         "max_model_len": room,
         "seed": config.seed,
         "revision": config.model.revision,
@@ -117,7 +121,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         **(
             {} if rollout.gpu_memory_utilization is None else {"gpu_memory_utilization": rollout.gpu_memory_utilization}
         ),
-        **(whole_prompts(room) if accelerator.device.type == "cpu" else {}),
+        **({} if accelerator.device.type != "cpu" else whole_prompts),
         **rollout.options,
     }
     return VllmSettings(
@@ -131,11 +135,6 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         retries=rollout.retries,
         environment=environment(accelerator.device, rollout.tensor_parallel, rollout.gpu_memory_utilization),
     )
-
-
-def whole_prompts(room: int) -> dict[str, Any]:
-    """No prompt is read in pieces: after each piece vLLM takes a random number back, which CPUs' generators cannot."""
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, BATCHED_TOKENS)}
 
 
 def max_rank(config: RunConfig) -> int | None:
@@ -161,11 +160,6 @@ def server_settings(config: RunConfig, model: Any, processes: int) -> ServerSett
         timeout=rollout.timeout,
         retries=rollout.retries,
     )
-
-
-def computes_in(config: RunConfig, mixed_precision: str) -> str:
-    """The precision of the trainer's passes, which an engine should share."""
-    return "bfloat16" if mixed_precision == "bf16" else config.model.dtype
 
 
 def context(config: RunConfig, model: Any) -> int:

@@ -33,8 +33,9 @@ from sgsd.evaluate.probe import (
 from sgsd.methods import Method
 from sgsd.methods import losses as L
 from sgsd.methods.stances import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
-from sgsd.scorer import Role, Row, Scores, collate, plan_microbatches
+from sgsd.scorer import Role, Row, plan_microbatches
 from sgsd.train.batch import grade
+from sgsd.train.consistency import score_rows as score_microbatch
 from sgsd.train.setup import Run
 from sgsd.types import RolloutRequest, TeacherView, UserError
 
@@ -162,13 +163,10 @@ def read(
     return {source: tuple(readings) for source, readings in pools.items()}
 
 
-@torch.no_grad()
 def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
     """Return the log-probs of every row's completion, each [T]."""
     found: dict[int, Tensor] = {}
     for indices in plan_microbatches([len(row) for row in rows], run.config.compute.teacher_tokens):
-        pack = collate([rows[i] for i in indices], pad_id=run.policy.pad_id, device=run.policy.device)
-        scores: Scores = run.policy.scorer(pack, role=role)
-        assert scores.logps_N is not None
-        found.update(zip(indices, scores.logps_N.split([len(rows[i].completion_ids) for i in indices])))
+        logps_N = score_microbatch(run.policy, [rows[i] for i in indices], role)
+        found.update(zip(indices, logps_N.split([len(rows[i].completion_ids) for i in indices])))
     return [found[i] for i in range(len(rows))]
