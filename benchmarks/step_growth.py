@@ -21,7 +21,7 @@ from sgsd.bank import make_retriever, pairs_for
 from sgsd.data.problems import load_problems
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.scorer import Layout, Row, collate, plan_layout
-from sgsd.train import loop, make_config, run_training
+from sgsd.train import make_config, run_training, session
 from step_measure import peak_extra, toy
 from step_ways import SMALL_SHAPE, Bench, Case, make_bench, ours
 
@@ -127,7 +127,7 @@ def score(bench: Bench, rows: Sequence[Row], layout: Layout) -> torch.Tensor:
     found: dict[int, torch.Tensor] = {}
     for indices in plan_layout(rows, bench.case.teacher_tokens, layout):
         pack = collate([rows[i] for i in indices], layout=layout)
-        values_N = bench.parts.policy.scorer(pack, role="teacher").logps_N
+        values_N = bench.run.policy.scorer(pack, role="teacher").logps_N
         found.update(zip(indices, values_N.split([len(rows[i].completion_ids) for i in indices])))
     return torch.cat([found[i] for i in range(len(rows))])
 
@@ -155,7 +155,7 @@ PHASES = ("sample", "verify", "contexts", "score", "update", "bank")
 def parts(small: bool, repetitions: int, threads: int) -> tuple[dict[str, Any], str]:
     """A short run of SGSD on the lab with a checkpoint every other step: its own timings, and what it does not time."""
     steps, saves = (2 if small else 4 * repetitions), []
-    save = loop.save_checkpoint
+    save = session.save_checkpoint
 
     def timed_save(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -166,13 +166,13 @@ def parts(small: bool, repetitions: int, threads: int) -> tuple[dict[str, Any], 
     with tempfile.TemporaryDirectory() as folder:
         settings = lab_run(steps=steps, rollouts=4 if small else 32, threads=threads)
         config = make_config(settings | {"output": folder + "/run", "checkpoint": {"every": 2}})
-        loop.save_checkpoint = timed_save
+        session.save_checkpoint = timed_save
         try:
             start = time.perf_counter()
             run_training(config, Console(file=io.StringIO()))
             whole = time.perf_counter() - start
         finally:
-            loop.save_checkpoint = save
+            session.save_checkpoint = save
         timings = [json.loads(line) for line in (Path(folder) / "run" / "timings.jsonl").read_text().splitlines()]
     queries = [problem.text for problem in load_problems(config.data)[: config.rollouts]]
     retriever = make_retriever("bm25", demo_bank(), seed=0)

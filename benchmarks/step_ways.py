@@ -76,12 +76,12 @@ class Bench:
     """A case made real: the parts of a run that a step uses, and a batch."""
 
     case: Case
-    parts: Run
+    run: Run
     batch: Batch
 
     @property
     def lm(self) -> Any:
-        return causal_lm(self.parts.policy.model)
+        return causal_lm(self.run.policy.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,12 @@ def make_bench(case: Case, *, attention: str = "sdpa") -> Bench:
                 "compute": {"student_tokens": case.student_tokens, "teacher_tokens": case.teacher_tokens},
             }
         )
-        parts = build_run(config, Accelerator())
+        run = build_run(config, Accelerator())
     torch.manual_seed(1)
-    for name, parameter in parts.policy.scorer.named_parameters():
+    for name, parameter in run.policy.scorer.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.02)  # zero at the start of a run; here it is to be seen
-    return Bench(case, parts, make_batch(case))
+    return Bench(case, run, make_batch(case))
 
 
 def save_model(case: Case, folder: Path) -> None:
@@ -178,8 +178,9 @@ def make_batch(case: Case) -> Batch:
 
 def ours(bench: Bench) -> Outcome:
     metrics = StepMetrics()
-    taught = score_teachers(bench.parts, bench.batch)
-    update(bench.parts, bench.batch, taught, metrics, lr=0.0)  # a rate of 0: every repetition finds the same weights
+    taught = score_teachers(bench.run.learner, bench.batch)
+    # A rate of 0: every repetition finds the same weights.
+    update(bench.run.learner, bench.batch, taught, metrics, lr=0.0)
     return Outcome(float(metrics.sums["loss"]), metrics.grad_norm)
 
 
@@ -194,14 +195,14 @@ def direct(bench: Bench, rollouts: Sequence[int]) -> tuple[float, list[Tensor]]:
         loss_of_one.backward()
         loss += float(loss_of_one.detach())
         del loss_of_one  # or its graph would be there beside the next one's
-    gradient = [p.grad.clone() for p in bench.parts.policy.bare_scorer.parameters() if p.grad is not None]
-    bench.parts.policy.strategy.optimizer.zero_grad(set_to_none=True)
+    gradient = [p.grad.clone() for p in bench.run.policy.bare_scorer.parameters() if p.grad is not None]
+    bench.run.policy.strategy.optimizer.zero_grad(set_to_none=True)
     return loss, gradient
 
 
 def _direct_loss(bench: Bench, rollout: Rollout, verdict: Verdict, pool: Sequence[TeacherView]) -> Tensor:
     """The paper's equations for one rollout, divided by the step's rollouts; K rows of student and of teachers."""
-    case, method = bench.case, bench.parts.method
+    case, method = bench.case, bench.run.method
     completion = rollout.completion.token_ids
     student_KT = _direct_logps(bench, [rollout.prompt_ids] * len(pool), completion)
     with torch.no_grad():
@@ -219,7 +220,7 @@ def _direct_logps(bench: Bench, prompts: Sequence[Sequence[int]], completion: Se
     width, behind = max(map(len, prompts)), bench.case.max_tokens - len(completion)
     ids = [[0] * (width - len(prompt)) + [*prompt, *completion] + [0] * behind for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * (len(prompt) + len(completion)) + [0] * behind for prompt in prompts]
-    device = bench.parts.accelerator.device
+    device = bench.run.accelerator.device
     ids_KL, mask_KL = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
     positions_KL = (mask_KL.cumsum(1) - 1).clamp(min=0)
     output = bench.lm(input_ids=ids_KL, attention_mask=mask_KL, position_ids=positions_KL, use_cache=False)
@@ -259,7 +260,7 @@ class Products:
 
 def floor(bench: Bench, products: Products) -> None:
     """K teacher forwards and one student forward and backward on the passes that ours makes."""
-    compute, model = bench.parts.config.compute, bench.parts.policy.model
+    compute, model = bench.run.config.compute, bench.run.policy.model
     model.eval()
     with torch.no_grad():
         for pack in _packs(bench, bench.batch.teacher_rows(), compute.teacher_tokens):
@@ -268,12 +269,12 @@ def floor(bench: Bench, products: Products) -> None:
     for pack in _packs(bench, bench.batch.student_rows(), compute.student_tokens):
         hidden_ND = _states(bench.lm, pack)
         hidden_ND.backward(products.backward(hidden_ND.detach()))
-    bench.parts.policy.strategy.optimizer.zero_grad(set_to_none=True)
+    bench.run.policy.strategy.optimizer.zero_grad(set_to_none=True)
 
 
 def _packs(bench: Bench, rows: Sequence[Row], token_budget: int) -> Iterator[PackedBatch]:
     for indices in plan_microbatches([len(row) for row in rows], token_budget):
-        yield collate([rows[i] for i in indices], device=bench.parts.accelerator.device)
+        yield collate([rows[i] for i in indices], device=bench.run.accelerator.device)
 
 
 def _states(lm: Any, pack: PackedBatch) -> Tensor:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
-from sgsd.methods.zoo import ZOO
 
 from sgsd.config.guards_config import GuardsConfig
 from sgsd.config.renamed import FORMAT, RENAMED, SHED, UNTIL
 from sgsd.config.schema import Part, parts, type_words
+from sgsd.methods import RECIPES
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -90,10 +90,10 @@ OPTIONS = {
     "side": "Part of a pair that a teacher is shown.",
     "others": "Further teachers, one for each name; docs/contexts.md.",
     "gate": "Loss ℓ of a gap; docs/methods.md.",
-    "force": "Factor of a teacher's stance: the verdict ±1, or the rollout's advantage in its group.",
     "coefficient": "Factor of a teacher's stance: the verdict ±1, or the rollout's advantage in its group.",
     "group": "Rollouts of one problem in a step.",
     "top_k": "Likeliest tokens that the divergence is over; null: the whole vocabulary.",
+    "keep_sampled": "The sampled token counts beside the top k, and the stance reads its gap among them.",
     "tail": "The rest of the vocabulary counts as one more token.",
     "outcome": "Weight λ of the outcome's own term; 0: none.",
     "floor": "Least trust, between -1 (a refuted teacher is reversed) and 0 (it is ignored).",
@@ -117,9 +117,14 @@ OPTIONS = {
 }
 
 
-FORMER = """A file with `format: {FORMAT}` has the names of this page; one without `format` is read as format 1. Old names
-are read for three releases, until {UNTIL}, in files, on the command line and in run folders, with a line that names the
-new one. `sgsd migrate CONFIG` shows a file with today's names, comments and layout kept; `--write` changes it."""
+METHODS = """What the methods are: [methods.md](methods.md). Every method also takes `context`, which puts another in
+the place of its own: a name of `sgsd.contexts`, or `module:name` of your own ([contexts.md](contexts.md)). A method
+of your own is `name: "module:function"`, and its options are the function's arguments."""
+
+FORMER = """A file with `format: {FORMAT}` has the names of this page; one without `format` is read as format 1.
+Old names are read for three releases, until {UNTIL}, in files, on the command line and in run folders, with a line that
+names the new one. `sgsd migrate CONFIG` shows a file with today's names, comments and layout kept; `--write` changes
+it."""
 
 
 def page() -> str:
@@ -153,8 +158,8 @@ def guard_words(name: str) -> str:
 
 def methods() -> str:
     """The options of every method, from the signatures of the recipes."""
-    found = ["## method: options by method", "", "What the methods are: [methods.md](methods.md).", ""]
-    for name, recipe in ZOO.items():
+    found = ["## method: options by method", "", METHODS, ""]
+    for name, recipe in RECIPES.items():
         found += [f"### {name}", "", str(inspect.getdoc(recipe)).split("\n\n")[0].replace("\n", " "), ""]
         if rows := list(options(name, recipe)):
             found += [*table(("option", "type", "default", "meaning"), rows), ""]

@@ -64,4 +64,4 @@ def resources_of(prompts: str | PromptSet = "math", **more: Any) -> Resources:
 
 def teachers_of(context: Context, builder: PromptBuilder, *, thinking: bool = False, **more: Any) -> TeacherPrompts:
     unfit = more.pop("unfit", "error")
-    return TeacherPrompts(context, resources_of(builder.prompts, **more), builder, thinking, unfit)
+    return TeacherPrompts(context, resources_of(builder.templates, **more), builder, thinking, unfit)

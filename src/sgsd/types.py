@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Something the user can mend: one line that says what was wrong, where, and what to do."""
 
 
+class RunFailure(RuntimeError):
+    """Something stopped a run that is not the user's mistake; the command line prints it and leaves with code 1."""
+
+
 class Status(StrEnum):
     """What a verifier can say about one completion."""
 

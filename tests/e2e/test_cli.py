@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +164,9 @@ def test_your_own_data_verifier_and_bank(tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert run(["train", str(config)]) == 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("module", ["sgsd", "sgsd.cli"])
+def test_the_package_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version("sgsd")

@@ -119,7 +119,10 @@ def test_a_finished_run_keeps_its_result(name: str, finished: Path, recorded: Pa
         assert now[key] == was[key], key
     assert weights_hashes(run) == FIGURES["runs"][name]
     for record in RECORDS:
-        assert lines(run, record) == lines(whole, record)
+        found, expected = lines(run, record), lines(whole, record)
+        if record in METRIC_FILES:  # the last evaluation is made again, and has today's keys
+            found, expected = ([with_current_keys(line) for line in read] for read in (found, expected))
+        assert found == expected
 
 
 # ── Told of ────────────────────────────────────────────────────────────────────────────────────────────────────────

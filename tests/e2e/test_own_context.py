@@ -62,6 +62,21 @@ def test_it_trains_by_the_command_from_the_folder_it_lies_in(folder: Path) -> No
     assert (folder / "run" / "report.html").is_file()
 
 
+def test_an_objective_and_a_context_of_ones_own_train_together(folder: Path) -> None:
+    page = (PAGE.parent / "methods.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# distil\.py\n(.*?)```", page, re.DOTALL)
+    (folder / "distil.py").write_text(code, encoding="utf-8")
+    method = {"name": "distil:reinforced", "clip": 0.5, "context": "mine:TwoHints"}
+    command = [sys.executable, "-P", "-m", "sgsd.cli", "train", config_file(folder, method=method)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics = Records(folder / "run").read("metrics")
+    assert len(metrics) == SMALL["steps"]
+    assert all(0 < record["own_size"] <= 0.5 for record in metrics)
+    for rollout in Records(folder / "run").read("rollouts"):
+        assert [teacher["items"] for teacher in rollout["teachers"]] == [["backwards"], ["again"]]
+
+
 def test_it_trains_beside_a_bank(folder: Path) -> None:
     method = {"name": "sgsd", "k": 2, "others": ["mine:TwoHints"]}
     assert run(["train", config_file(folder, steps=1, method=method, bank={"path": "lab"})]) == 0

@@ -54,8 +54,8 @@ def test_the_method_of_the_documentation_trains(tmp_path: Path) -> None:
 
 def test_the_objective_of_the_documentation_trains(tmp_path: Path) -> None:
     metrics = train_from_documentation(tmp_path, "distil", {"name": "distil:reinforced", "clip": 0.5})
-    assert all(0 <= record["own_size"] <= 0.5 for record in metrics)
-    assert any(record["own_size"] > 0 for record in metrics)
+    assert all(0 <= record["objective/size"] <= 0.5 for record in metrics)
+    assert any(record["objective/size"] > 0 for record in metrics)
 
 
 def test_the_equation_that_is_shown_is_the_one_a_run_executes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

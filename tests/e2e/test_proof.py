@@ -22,7 +22,8 @@ from sgsd.rollout import TransformersEngine
 from sgsd.train import consistency as proof
 from sgsd.train import rollout_source, run, run_training
 from sgsd.train.batch import Batch, build_batch, grade
-from sgsd.train.consistency import StaleSamplerError, check_canary, check_sampler
+from sgsd.train.consistency import check_canary
+from sgsd.train.sampler_mismatch import StaleSamplerError, check_sampler
 from sgsd.train.setup import Run, build_run
 from sgsd.types import UserError
 

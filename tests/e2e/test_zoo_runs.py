@@ -106,7 +106,7 @@ def test_injected_pairs_are_in_the_rollouts_prompt_and_not_in_the_evaluation_s(t
     for question in parts.sampler.requests(1):
         assert parts.tokenizer.decode(question.prompt_ids).count("Skill:") == 3
     assert parts.evaluator is not None
-    held = parts.evaluator.maker.student(parts.evaluator.problems[0], thinking=False)
+    held = parts.evaluator.prompts.student(parts.evaluator.problems[0], thinking=False)
     assert "Skill:" not in parts.tokenizer.decode(held)
 
 

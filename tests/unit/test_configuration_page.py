@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgsd.methods.zoo import ZOO
 
 from sgsd.config import make_config, parse_yaml
 from sgsd.config.schema import keys, parts
+from sgsd.methods import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -38,12 +38,12 @@ def test_every_key_and_section_has_a_meaning_in_a_sentence() -> None:
 
 def test_every_option_of_a_method_has_a_meaning_and_no_meaning_is_left_over(script: dict[str, Any]) -> None:
     used = set()
-    for name, recipe in ZOO.items():
+    for name, recipe in RECIPES.items():
         for option in inspect.signature(recipe).parameters:
             own = f"{name}.{option}"
             assert own in script["OPTIONS"] or option in script["OPTIONS"], own
             used.add(own if own in script["OPTIONS"] else option)
-    assert set(script["OPTIONS"]) - used <= {"force", "coefficient"}
+    assert set(script["OPTIONS"]) == used
 
 
 def test_the_example_of_the_page_is_a_configuration() -> None:

@@ -278,7 +278,7 @@ def test_a_pool_keeps_the_order_the_weights_and_the_names_of_its_pairs(lab_token
     ]
     for problem, pairs, pool in zip((PROBLEM, second), pools(), found):
         for pair, view in zip(pairs, pool):
-            context = render_pair(pair, made.prompts.text("skill_pair"))
+            context = render_pair(pair, made.templates.text("skill_pair"))
             assert view.source == "skill_pair"
             assert view.prompt_ids == made.teacher(problem, context, thinking=True)
             assert view.prompt_ids != made.teacher(problem, context, thinking=False)

@@ -233,7 +233,7 @@ def test_what_can_be_foreseen(context: Context, left: Context, lab_tokenizer: An
 @pytest.mark.parametrize("prompts", ["lab", "math"])
 def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_tokenizer: Any, tmp_path: Path) -> None:
     config, maker = small_config(tmp_path), PromptBuilder(load_prompts(prompts), lab_tokenizer, 900)
-    method = method_of(Answer("answer"), inject=SkillPairs(3))
+    method = method_of(Answer("answer"), student_context=SkillPairs(3))
     made = make_contexts(config, method, maker, demo_bank())
     shown = lab_tokenizer.decode(made.train_prompts.student(PROBLEM, thinking=False))
     assert (shown.count("Skill:"), shown.count("istake:")) == (3, 3)
@@ -244,7 +244,7 @@ def test_the_student_is_shown_its_best_pairs_in_one_block(prompts: str, lab_toke
     assert "Skill:" not in lab_tokenizer.decode(teacher.prompt_ids)
     assert make_train_prompts(config, method_of(Answer()), maker, None) is maker
     with pytest.raises(UserError, match="the student is shown retrieved pairs or random ones"):
-        make_train_prompts(config, method_of(Answer(), inject=Irrelevant(SkillPairs(2))), maker, demo_bank())
+        make_train_prompts(config, method_of(Answer(), student_context=Irrelevant(SkillPairs(2))), maker, demo_bank())
 
 
 def test_pairs_that_do_not_fit_are_an_error_or_fewer(lab_tokenizer: Any, tmp_path: Path) -> None:

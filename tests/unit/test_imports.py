@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "evaluate": CORE,
     "lab": {*CORE, "evaluate"},
     "skills": {"types", "files", "bank", "verify", "contexts", "rollout", "config", "data"},
-    "config": {"types", "notices", "methods", "bank"},
+    "config": {"types", "notices", "lookup", "methods", "bank"},
     "records": {*RUN, "train"},
     "checkpoint": {*RUN, "train"},
     "distributed": RUN,

@@ -1,4 +1,4 @@
-"""Methods: declared, built by name, refused where the joints do not fit, and equal to the objectives they stand for."""
+"""Methods: declared, built by name, refused where components do not fit, and equal to their objectives."""
 
 from __future__ import annotations
 

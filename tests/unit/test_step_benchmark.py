@@ -51,8 +51,8 @@ def run(tmp_path: Path, preset: str, **options: int) -> dict[str, Any]:
 def test_ours_and_the_direct_way_have_one_loss_and_one_gradient() -> None:
     bench = make_bench(replace(step_measure.toy(step.CPU), group=2))
     found: list[torch.Tensor] = []
-    trained = [p for p in bench.parts.policy.bare_scorer.parameters() if p.requires_grad]
-    bench.parts.policy.strategy.optimizer.optimizer.register_step_pre_hook(
+    trained = [p for p in bench.run.policy.bare_scorer.parameters() if p.requires_grad]
+    bench.run.policy.strategy.optimizer.optimizer.register_step_pre_hook(
         lambda *_: found.extend(p.grad.clone() for p in trained)
     )
     mine = ours(bench)

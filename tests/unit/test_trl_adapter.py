@@ -1,4 +1,4 @@
-"""The adapter for TRL as far as it can be told without TRL: scale, refusals, and what a judge says of rollouts."""
+"""The adapter for TRL without TRL: scale, refusals, and the advantages of rollouts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import SMALL, small_config
-from sgsd.contexts import Answer
-from sgsd.integrations.judge import Judge, judge_config
+from sgsd.contexts import Answer, ReasonFirst
+from sgsd.integrations.method_adapter import MethodAdapter, adapter_config
 from sgsd.integrations.trl_terms import REDUCE_OF, TESTED, advantage_scale, check_arguments, checked_trl
 from sgsd.methods import Method, build
 from sgsd.methods.averages import token_weights
@@ -139,12 +139,12 @@ UNSERVED = {
 
 
 def reasoned() -> Method:
-    return replace(build("dasd"), name="reasoned", context=Answer(reason_first=True))
+    return replace(build("dasd"), name="reasoned", context=ReasonFirst(Answer()))
 
 
 def config_of(folder: Path, method: dict[str, Any], **settings: Any) -> Any:
     given = {**SETTINGS, "method": method, **settings}
-    return judge_config(given, model="lab", output=str(folder), rollouts=8, group=2, max_tokens=96)
+    return adapter_config(given, model="lab", output=str(folder), rollouts=8, group=2, max_tokens=96)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_settings_that_mean_nothing_here_are_refused(
 
 
 @pytest.mark.parametrize("method", [SGSD, {"name": "trusted", "k": 2}, {"name": "grpo", "iterations": 1}])
-def test_a_judge_says_what_a_step_of_ours_does(
+def test_the_adapter_computes_what_a_step_of_ours_does(
     method: dict[str, Any], tmp_path: Path, lab_model: Any, lab_tokenizer: Any
 ) -> None:
     parts = build_run(small_config(tmp_path / "ours", method=method, group=2), Accelerator(cpu=True))
@@ -175,21 +175,21 @@ def test_a_judge_says_what_a_step_of_ours_does(
     verdicts = grade(parts.verifier, rollouts)
     batch = build_batch(parts.contexts, rollouts, verdicts)
     details = update(parts.learner, batch, score_teachers(parts.learner, batch), StepMetrics(), lr=0.0)
-    judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
-    judge.resume(0)
+    adapter = MethodAdapter.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
+    adapter.resume(0)
     written = [torch.ones(len(rollout.completion.token_ids)) for rollout in rollouts]
-    judged = judge.judge(rollouts, verdicts, written, step=1)
-    assert any(row.any() for row in judged.advantages)
-    for detail, advantages_T, mask_T in zip(details, judged.advantages, judged.masks, strict=True):
+    found = adapter.advantages(rollouts, verdicts, written, step=1)
+    assert any(row.any() for row in found.advantages)
+    for detail, advantages_T, mask_T in zip(details, found.advantages, found.masks, strict=True):
         assert detail.outputs.advantages_BT is not None
         ours_T = detail.outputs.advantages_BT[detail.row][: len(mask_T)] * detail.mask_T
         assert torch.equal(mask_T, detail.mask_T)
         torch.testing.assert_close(advantages_T, ours_T, atol=1e-6, rtol=1e-5)
         assert not advantages_T.requires_grad
     assert all(p.grad is None for p in lab_model.parameters())
-    assert bool(judge.learner.evidence_log.ledger.items) == (method["name"] != "grpo")
+    assert bool(adapter.learner.evidence_log.ledger.items) == (method["name"] != "grpo")
     documented = set(re.findall(r"`sgsd/([\w/]+)`", TRL_NUMBERS))
-    assert {"ungraded"} <= judged.metrics.keys() <= documented
+    assert {"ungraded"} <= found.metrics.keys() <= documented
 
 
 TRL_NUMBERS = (Path(__file__).parents[2] / "docs" / "trl.md").read_text(encoding="utf-8").split("**Metrics**")[1]
@@ -197,25 +197,27 @@ TRL_NUMBERS = TRL_NUMBERS.split("Guards")[0]
 
 
 @pytest.mark.parametrize("others", [["null"], ["irrelevant", "random"], ["sibling", "feedback"], ["answer"]])
-def test_contexts_that_a_judge_has_are_served(
+def test_contexts_that_the_adapter_has_are_served(
     others: list[str], tmp_path: Path, lab_model: Any, lab_tokenizer: Any
 ) -> None:
     method = {**SGSD, "others": others, "group": 8}
     parts = build_run(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
     rollouts = parts.sampler.sample(1)
-    judge = Judge.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
+    adapter = MethodAdapter.build(config_of(tmp_path, method), lab_model, lab_tokenizer, Accelerator(cpu=True))
     written = [torch.ones(len(rollout.completion.token_ids)) for rollout in rollouts]
-    judged = judge.judge(rollouts, grade(parts.verifier, rollouts), written, step=1)
-    assert any(row.any() for row in judged.advantages)
+    found = adapter.advantages(rollouts, grade(parts.verifier, rollouts), written, step=1)
+    assert any(row.any() for row in found.advantages)
 
 
 def test_what_a_tool_wrote_is_not_taught(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
-    judge = Judge.build(config_of(tmp_path, {"name": "grpo"}), lab_model, lab_tokenizer, Accelerator(cpu=True))
+    adapter = MethodAdapter.build(
+        config_of(tmp_path, {"name": "grpo"}), lab_model, lab_tokenizer, Accelerator(cpu=True)
+    )
     parts = build_run(small_config(tmp_path / "ours", method={"name": "grpo"}, group=8), Accelerator(cpu=True))
     rollouts = parts.sampler.sample(1)
     verdicts = [Verdict(Status.INCORRECT), *[Verdict(Status.CORRECT)] * (len(rollouts) - 1)]
     own_T = torch.arange(len(rollouts[0].completion.token_ids)) >= 3
     written = [own_T, *[torch.ones(len(r.completion.token_ids)) for r in rollouts[1:]]]
-    judged = judge.judge(rollouts, verdicts, written, step=1)
-    assert torch.equal(judged.masks[0], own_T)
-    assert torch.equal(judged.advantages[0] != 0, own_T)
+    found = adapter.advantages(rollouts, verdicts, written, step=1)
+    assert torch.equal(found.masks[0], own_T)
+    assert torch.equal(found.advantages[0] != 0, own_T)

@@ -81,7 +81,7 @@ def test_each_engine_is_made_and_nothing_is_started(tmp_path: Path) -> None:
     engine = parts.engine
     assert isinstance(engine, VllmEngine)
     assert parts.evaluator is None or parts.evaluator.engine is engine
-    told = engine.settings.for_vllm()
+    told = engine.settings.llm_arguments()
     assert told["gpu_memory_utilization"] == 0.3
     assert told["tensor_parallel_size"] == 2
     assert told["enable_sleep_mode"] is True

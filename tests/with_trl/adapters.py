@@ -86,20 +86,20 @@ def trl_gradient(trainer: Any) -> tuple[Gradients, list[Rollout], list[Verdict]]
     from transformers import TrainerCallback
 
     seen: list[Any] = []
-    judge, gradients = trainer.judge.judge, Gradients()
+    compute, gradients = trainer.adapter.advantages, Gradients()
 
     def listening(rollouts: list[Rollout], verdicts: list[Verdict], *rest: Any, **named: Any) -> Any:
         seen.append((rollouts, verdicts))
-        return judge(rollouts, verdicts, *rest, **named)
+        return compute(rollouts, verdicts, *rest, **named)
 
     class Taking(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            trainer.judge.learner.evidence_log.ledger = lived_ledger()
+            trainer.adapter.learner.evidence_log.ledger = lived_ledger()
 
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
             gradients.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
 
-    trainer.judge.judge = listening
+    trainer.adapter.advantages = listening
     trainer.add_callback(Taking())
     trainer.train()
     ((rollouts, verdicts),) = seen

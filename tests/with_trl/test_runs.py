@@ -14,6 +14,8 @@ import datasets
 import torch
 from adapters import SETTINGS, arguments, trainer_of, trl_gradient
 
+from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import load_prompts
 from sgsd.integrations.trl import SgsdGRPOTrainer
 from sgsd.types import UserError
 
@@ -31,21 +33,22 @@ def test_a_run_trains_and_says_so(tmp_path: Path, lab_model: Any, lab_tokenizer:
     for entry in steps:
         assert math.isfinite(entry["loss"])
         assert entry["reward"] == entry["rewards/correct/mean"]
-        assert entry["sgsd/validated"] + entry["sgsd/neutral"] + entry["sgsd/reversed"] == pytest.approx(1)
+        shares = [entry[f"sgsd/polarity/{share}"] for share in ("validated", "neutral", "reversed")]
+        assert sum(shares) == pytest.approx(1)
     assert 0 < sum(entry["reward"] for entry in steps) / 10 < 1
     assert any(not torch.equal(before[name], p) for name, p in lab_model.named_parameters())
     assert len((tmp_path / "sightings.jsonl").read_text().splitlines()) == 10
-    assert trainer.judge.learner.evidence_log.ledger.items
+    assert trainer.adapter.learner.evidence_log.ledger.items
 
 
 def test_the_student_is_asked_as_in_a_run_of_ours(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
     trainer = trainer_of(tmp_path, SGSD, lab_model, lab_tokenizer)
     _, rollouts, verdicts = trl_gradient(trainer)
-    maker = trainer.judge.prompts
+    maker = PromptBuilder(load_prompts("lab"), lab_tokenizer, 512)
     assert [r.prompt_ids for r in rollouts] == [maker.student(r.problem, thinking=False) for r in rollouts]
     assert [r.group for r in rollouts] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len({r.problem.id for r in rollouts}) == 4
-    again = trainer.judge.verdicts([r.problem for r in rollouts], [r.completion.text for r in rollouts])
+    again = trainer.adapter.verdicts([r.problem for r in rollouts], [r.completion.text for r in rollouts])
     assert [v.outcome for v in again] == [v.outcome for v in verdicts]
 
 
@@ -81,7 +84,7 @@ def test_a_missing_column_is_named(tmp_path: Path, lab_model: Any, lab_tokenizer
 def test_a_teacher_of_its_own_stays_behind(teacher: str, tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
     method = {**SGSD, "teacher": teacher}
     trainer = trainer_of(tmp_path, method, lab_model, lab_tokenizer, max_steps=2, learning_rate=1e-2)
-    copied = trainer.judge.learner.policy.scorer.teacher_copy
+    copied = trainer.adapter.learner.policy.scorer.teacher_copy
     start = {name: p.clone() for name, p in copied.named_parameters()}
     trainer.train()
     name, student = next((n, p) for n, p in lab_model.named_parameters() if not torch.equal(p, start[n]))
@@ -102,7 +105,7 @@ def test_an_adapter_with_its_base_as_the_teacher(tmp_path: Path, lab_model: Any,
         processing_class=lab_tokenizer,
         peft_config=lora,
     )
-    assert trainer.judge.learner.policy.scorer.teacher_weights == "base"
+    assert trainer.adapter.learner.policy.scorer.teacher_weights == "base"
     trainer.train()
     assert any(p.any() for name, p in trainer.model.named_parameters() if "lora_B" in name)
     with pytest.raises(UserError, match=r"method\.teacher: ema needs an adapter of its own"):
@@ -134,7 +137,7 @@ def test_a_resumed_run_takes_up_its_ledger(tmp_path: Path, lab_model: Any, lab_t
 
 def test_an_evaluation_is_left_to_trl(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
     trainer = trainer_of(tmp_path, SGSD, lab_model, lab_tokenizer, per_device_eval_batch_size=8)
-    trainer.judge.judge = None  # nothing may be judged
+    trainer.adapter.advantages = None  # nothing may be computed
     numbers = trainer.evaluate(trainer.train_dataset.select(range(4)))
     assert 0 <= numbers["eval_reward"] <= 1
 

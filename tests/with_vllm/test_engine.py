@@ -18,11 +18,10 @@ from sgsd.records.timing import Clock
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
 from sgsd.train.bank_building import _engine
-from sgsd.train.consistency import check_sampler, score_rows
 from sgsd.train.engines import close_engine
 from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
-from sgsd.train.sampler_mismatch import StaleSamplerError
+from sgsd.train.sampler_mismatch import StaleSamplerError, check_sampler, score_rows
 from sgsd.train.setup import Run, build_run
 from sgsd.types import Completion
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from sgsd.types import UserError
+from sgsd.types import RunFailure, UserError
 
 COMMANDS = {
     "demo": "train the bundled tiny model and write a report, in under a minute",
@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; what was saved is on disk")
         return 130
-    except _run_failures() as error:
+    except RunFailure as error:
         _complain(str(error))
         return RUN_FAILED
     return 0
@@ -157,17 +157,6 @@ def quiet_libraries() -> None:
 
 def _complain(message: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error[/] {escape(message)}")
-
-
-def _run_failures() -> tuple[type[Exception], ...]:
-    """What stops a run without being the user's mistake; a room that nobody has entered has not failed."""
-    named = (
-        ("sgsd.train.step", "NonFiniteError"),
-        ("sgsd.train.consistency", "StaleSamplerError"),
-        ("sgsd.records.monitor", "GuardStopError"),
-        ("sgsd.skills", "WriterError"),
-    )
-    return tuple(getattr(sys.modules[room], name) for room, name in named if room in sys.modules)
 
 
 def _overview() -> str:

@@ -107,9 +107,9 @@ def preview(args: list[str], console: Console) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = load_problems(config.data)
     problem, bank = problems[0], load_bank_for(config, method)
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     thinking = config.prompts.student_thinking
-    contexts = make_contexts(config, method, maker, bank, problems=problems).before_rollouts()
+    contexts = make_contexts(config, method, prompts, bank, problems=problems).before_rollouts()
     student = contexts.train_prompts.student(problem, thinking=thinking)
     _show(console, tokenizer, f"student, thinking {_on(thinking)}", student)
     if config.evaluation.skills:

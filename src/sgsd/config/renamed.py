@@ -35,6 +35,7 @@ class Shed:
 
 
 RENAMED = (
+    Renamed("method.force", "method.coefficient", "it is the factor of a teacher's stance"),
     Renamed("growth", "skills", "the section about making skills"),
     Renamed("rollout.overlap", "rollout.prefetch", "it samples the next step's rollouts ahead"),
     Renamed("rollout.gap_alarm", "rollout.mismatch_warning", "the gap is the sampler's mismatch with the trainer"),
@@ -43,9 +44,8 @@ RENAMED = (
     Renamed("rollout.key_variable", "rollout.api_key_env", "it names an environment variable"),
     Renamed("writer.key_variable", "writer.api_key_env", "it names an environment variable"),
     Renamed("writer.context", "writer.max_model_len", "vLLM's name; a context is what a teacher is shown"),
-    Renamed("guards.sampler_gap", "guards.sampler_mismatch", "the gap is the sampler's mismatch with the trainer"),
-    Renamed("lora.targets", "lora.target_modules", "PEFT's name"),
     Renamed("guards.sampler_gap", "guards.sampler_mismatch", "the name of the metric that it watches"),
+    Renamed("lora.targets", "lora.target_modules", "PEFT's name"),
     Renamed("optimizer.grad_clip", "optimizer.max_grad_norm", "the name in transformers and TRL"),
 )
 

@@ -79,7 +79,7 @@ class Resources:
     """All that contexts are made from; a run makes it once for each state of its bank.
 
     Args:
-        prompts: the templates.
+        templates: those of the prompt set.
         quote: takes what may be shown from what a model wrote.
         problems: those of the training set, for contexts that show something of another one.
         retrieve: from a declaration of pairs (`SkillPairs`) and queries to a pool of pairs for each.
@@ -90,7 +90,7 @@ class Resources:
         reasoner: what the model writes under a teacher's prompt, for each rollout.
     """
 
-    prompts: PromptSet
+    templates: PromptSet
     quote: Quote
     seed: int = 0
     problems: Sequence[Problem] = ()
@@ -103,7 +103,7 @@ class Resources:
 
     def render(self, template: str, **values: Any) -> str:
         """The template `NAME.txt` of the prompt set, filled in. Raises UserError where that cannot be done."""
-        return self.prompts.render(template, **values)
+        return self.templates.render(template, **values)
 
     @cached_property
     def off_topic(self) -> StandIns:

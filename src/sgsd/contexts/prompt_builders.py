@@ -22,21 +22,21 @@ class UnfitPrompt(UserError):
 class PromptBuilder:
     """Makes the ids of a prompt from a problem and what its teacher is shown; never cuts one short."""
 
-    prompts: PromptSet
+    templates: PromptSet
     tokenizer: Any
     max_tokens: int
     skipping: ClassVar[str] = "leave such problems out"  # what `unfit: skip` does about a student's prompt
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
         """Raises UnfitPrompt, and UserError for text that holds a control token."""
-        return self._encode(f"problem {problem.id}", problem.text, self.prompts.student(problem.text), thinking)
+        return self._encode(f"problem {problem.id}", problem.text, self.templates.student(problem.text), thinking)
 
     def teacher(self, problem: Problem, context: str, *, thinking: bool, name: str = "") -> tuple[int, ...]:
         """Raises UnfitPrompt that names the problem and the teacher, and UserError for a control token."""
         where = f"problem {problem.id}" + (f", teacher {name}" if name else "")
         if not context.strip():
             raise UnfitPrompt(f"{where}: its teacher's context is empty")
-        messages = self.prompts.teacher(problem.text, context)
+        messages = self.templates.teacher(problem.text, context)
         return self._encode(where, problem.text + context, messages, thinking)
 
     @cached_property
@@ -72,12 +72,12 @@ class SkillPromptBuilder(PromptBuilder):
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
         """Raises UnfitPrompt, and UserError for a control token."""
         (pool,) = self.retrieve([problem.text])
-        template = self.prompts.text("injected_pair")
+        template = self.templates.text("injected_pair")
         pairs = [self.render(pair, template) for pair in pool]
         while pairs:
             try:
-                shown = self.prompts.render("injected", pairs=pairs)
-                messages = self.prompts.teacher(problem.text, shown)
+                shown = self.templates.render("injected", pairs=pairs)
+                messages = self.templates.teacher(problem.text, shown)
                 return self._encode(f"problem {problem.id} with its pairs", problem.text + shown, messages, thinking)
             except UnfitPrompt:
                 if self.unfit == "error":

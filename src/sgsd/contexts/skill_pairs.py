@@ -42,4 +42,4 @@ class SkillPairs(Context):
 
 def pair_text(pair: SkillPair, resources: Resources) -> str:
     assert resources.render_pair is not None, "a run renders its pairs"
-    return resources.render_pair(pair, resources.prompts.text("skill_pair"))
+    return resources.render_pair(pair, resources.templates.text("skill_pair"))

@@ -45,7 +45,7 @@ class Evaluator:
 
     engine: Engine
     verifier: Verifier
-    maker: PromptBuilder
+    prompts: PromptBuilder
     problems: Sequence[Problem]
     sampling: Sampling
     samples: int
@@ -73,7 +73,7 @@ class Evaluator:
         first, processes = self.share
         mine = range(first, len(self.problems), processes)
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
-        prompts = {i: self.maker.student(self.problems[i], thinking=self.thinking) for i in mine}
+        prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
         done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
         verdicts = self.verifier.grade([c.text for c in done], [self.problems[i].gold for i, _ in places])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]

@@ -20,7 +20,7 @@ from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
 from sgsd.data.problems import load_problems
-from sgsd.integrations.judge import Judge, judge_config
+from sgsd.integrations.method_adapter import MethodAdapter, adapter_config
 from sgsd.integrations.trl_terms import advantage_scale, check_arguments, checked_trl
 from sgsd.train.setup import usable_problems
 from sgsd.types import Completion, Problem, Rollout, UserError, Verdict
@@ -69,7 +69,7 @@ class SgsdGRPOTrainer(GRPOTrainer):
             )
         if not isinstance(processing_class, PreTrainedTokenizerBase):
             raise UserError(f"processing_class: is a {type(processing_class).__name__}; give the model's tokenizer")
-        config = judge_config(
+        config = adapter_config(
             settings,
             model=model if isinstance(model, str) else model.config._name_or_path,
             output=args.output_dir,
@@ -91,8 +91,10 @@ class SgsdGRPOTrainer(GRPOTrainer):
             processing_class=processing_class,
             **more,
         )
-        self.judge = Judge.build(config, self.accelerator.unwrap_model(self.model), processing_class, self.accelerator)
-        self.add_callback(Following(self.judge))
+        self.adapter = MethodAdapter.build(
+            config, self.accelerator.unwrap_model(self.model), processing_class, self.accelerator
+        )
+        self.add_callback(Following(self.adapter))
 
     def correct(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float | None]:
         """TRL's reward function: 1 where the verifier says correct, 0 where incorrect, none where it cannot say."""
@@ -100,13 +102,13 @@ class SgsdGRPOTrainer(GRPOTrainer):
         before = self.state.global_step * self.accelerator.num_processes + self.accelerator.process_index
         first = before * len(problems)
         completions = [self._completion(first + i, ids) for i, ids in enumerate(completion_ids)]
-        verdicts = self.judge.verdicts(problems, [completion.text for completion in completions])
+        verdicts = self.adapter.verdicts(problems, [completion.text for completion in completions])
         self.graded = Graded(problems, completions, verdicts)
         return [None if verdict.outcome == 0 else float(verdict.outcome > 0) for verdict in verdicts]
 
     def _completion(self, index: int, ids: Sequence[int]) -> Completion:
-        ended = ids[-1] in self.judge.end_ids
-        text = self.judge.learner.policy.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
+        ended = ids[-1] in self.adapter.end_ids
+        text = self.adapter.learner.policy.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
         return Completion(index, tuple(ids), text, "stop" if ended else "length")
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,13 +125,13 @@ class SgsdGRPOTrainer(GRPOTrainer):
         theirs_BT = output["completion_mask"].bool()
         if "tool_mask" in output:
             theirs_BT = theirs_BT & output["tool_mask"].bool()
-        rollouts, method = self._rollouts(output), self.judge.learner.method
+        rollouts, method = self._rollouts(output), self.adapter.learner.method
         written = [own_T[: len(r.completion.token_ids)] for own_T, r in zip(theirs_BT, rollouts)]
         with self.accelerator.autocast():
-            judged = self.judge.judge(rollouts, self.graded.verdicts, written, step=self.state.global_step + 1)
-        for name, value in judged.metrics.items():
+            found = self.adapter.advantages(rollouts, self.graded.verdicts, written, step=self.state.global_step + 1)
+        for name, value in found.metrics.items():
             self._metrics["train"][f"sgsd/{name}"].append(value)
-        ours_BT, advantages_BT = (laid_out(rows, theirs_BT) for rows in (judged.masks, judged.advantages))
+        ours_BT, advantages_BT = (laid_out(rows, theirs_BT) for rows in (found.masks, found.advantages))
         counts = torch.stack([ours_BT.sum(), theirs_BT.sum()])
         our_tokens, their_tokens = self.accelerator.reduce(counts, "sum").tolist()
         return advantages_BT * advantage_scale(
@@ -154,16 +156,16 @@ class SgsdGRPOTrainer(GRPOTrainer):
 
 
 class Following(TrainerCallback):
-    """Lets a judge begin, go on and bring its teacher up to date when the trainer does."""
+    """Starts and resumes the adapter with the trainer, and updates its teacher after each step."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
+    def __init__(self, adapter: MethodAdapter) -> None:
+        self.adapter = adapter
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.judge.resume(state.global_step)
+        self.adapter.resume(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.judge.teacher_updater.after_step(state.global_step)
+        self.adapter.teacher_updater.after_step(state.global_step)
 
 
 def laid_out(rows: Sequence[Tensor], like_BT: Tensor) -> Tensor:
@@ -180,18 +182,18 @@ def own_dataset(config: RunConfig, tokenizer: Any) -> Any:
 
     if tokenizer.chat_template is None:
         raise UserError("processing_class: has no chat template; give a train_dataset with prompts of your own")
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     data = config.data
     return datasets.Dataset.from_list(
         [
             {
-                "prompt": maker.prompts.student(problem.text),
+                "prompt": prompts.templates.student(problem.text),
                 "id": problem.id,
                 data.problem: problem.text,
                 data.answer: problem.gold,
                 data.solution or "solution": problem.solution,
             }
-            for problem in usable_problems(config, maker, load_problems(data))
+            for problem in usable_problems(config, prompts, load_problems(data))
         ]
     )
 

@@ -54,7 +54,7 @@ def check_arguments(args: Any, method: Method) -> None:
         (loss not in REDUCE_OF, f"loss_type: {loss} is not one of {', '.join(REDUCE_OF)}"),
         (
             loss == "bnpo" and args.gradient_accumulation_steps * args.world_size > 1,
-            "loss_type: bnpo averages over each micro-batch, which is not known when tokens are judged; use dapo",
+            "loss_type: bnpo averages over each micro-batch, which is not known when advantages are computed; use dapo",
         ),
         (
             args.importance_sampling_level != "token",
@@ -63,7 +63,7 @@ def check_arguments(args: Any, method: Method) -> None:
         (
             args.steps_per_generation != args.gradient_accumulation_steps,
             f"steps_per_generation: is {args.steps_per_generation}; leave it at gradient_accumulation_steps,"
-            f" {args.gradient_accumulation_steps}: one step's rollouts are judged at a time",
+            f" {args.gradient_accumulation_steps}: advantages are computed for one step's rollouts at a time",
         ),
         (
             "group" in method.context.all_needs()

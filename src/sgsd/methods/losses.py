@@ -111,9 +111,7 @@ def sgsd_loss(
 ) -> tuple[Tensor, LossOutputs]:
     """Skill-conditioned gated self-distillation on the sampled tokens.
 
-    ```
-    Loss = mean_b Σ_k w_k ρ_k mean_m ℓ(Δ^k),    ∂Loss/∂log p_S(y_t) = −A_t m_t / (B · max(1, Σ m))
-    ```
+        Loss = mean_b Σ_k w_k ρ_k mean_m ℓ(Δ^k),    ∂Loss/∂log p_S(y_t) = −A_t m_t / (B · max(1, Σ m))
 
     The equation is `sgsd_token_losses`, which a run of method `sgsd` executes; this adds the mean.
 
@@ -128,21 +126,17 @@ def sgsd_loss(
         confidence: supports at or below it take no stance, nats.
 
     Returns:
-        The loss, a scalar, and its parts: losses and advantages of every token [B, T] (nats), support, stance and
-        polarity of every teacher [B, K], gaps [B, K, T] (nats).
+        The loss, a scalar, and its parts [B, T], [B, K] and [B, K, T]: see `LossOutputs`.
 
     Raises:
         ValueError: a tensor whose shape does not fit, by its name, or a bound that is not positive.
 
     Example:
         >>> import torch
-        >>> loss, outputs = sgsd_loss(
-        ...     student_logps_BT=torch.tensor([[-1.0, -2.0]]),
-        ...     teacher_logps_BKT=torch.tensor([[[-0.5, -1.0], [-1.5, -2.5]]]),
-        ...     mask_BT=torch.tensor([[True, True]]),
-        ...     weights_BK=torch.tensor([[0.5, 0.5]]),
-        ...     outcome_B=torch.tensor([1.0]),
-        ... )
+        >>> student, teachers = torch.tensor([[-1.0, -2.0]]), torch.tensor([[[-0.5, -1.0], [-1.5, -2.5]]])
+        >>> mask, weights, correct = torch.ones(1, 2), torch.full((1, 2), 0.5), torch.ones(1)
+        >>> loss, outputs = sgsd_loss(student_logps_BT=student, teacher_logps_BKT=teachers, mask_BT=mask,
+        ...                           weights_BK=weights, outcome_B=correct)
         >>> outputs.polarity_BK.tolist()
         [[1.0, -1.0]]
 
@@ -184,24 +178,19 @@ def generalized_jsd(
 ) -> Tensor:
     """Generalised Jensen–Shannon divergence of every token's two distributions.
 
-    ```
-    M = (1−β) S + β T,    JSD_β = β KL(T ‖ M) + (1−β) KL(S ‖ M);    β = 0 is KL(T ‖ S), β = 1 is KL(S ‖ T)
-    ```
-
-    There is no factor T² for the temperature.
+        M = (1−β) S + β T,    JSD_β = β KL(T ‖ M) + (1−β) KL(S ‖ M);    β = 0 is KL(T ‖ S), β = 1 is KL(S ‖ T)
 
     Args:
         student_logits: [..., V], leading axes are free; the gradient flows here.
         teacher_logits: the same shape; no gradient.
         beta: from 0 to 1.
-        temperature: divides both logits.
+        temperature: divides both logits; there is no factor T².
         top_k: both are renormalised on this many likeliest entries of one of them; None: all entries.
         tail: the rest of each counts as one more entry, so that mass outside the top k is not lost.
         top_of: whose top k, "teacher" or "student".
         sampled: ids [...] of tokens that are kept beside the top k.
         clip: bound on a token's divergence from above, nats.
-        clip_level: "token", or "vocab": each entry's term is clipped, the published form, which can reverse a logit's
-            gradient (arXiv 2609.38995).
+        clip_level: "token", or "vocab": each entry's term, as published, which can turn a gradient (arXiv 2609.38995).
 
     Returns:
         The divergences, [...] without V, nats.

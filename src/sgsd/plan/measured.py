@@ -230,7 +230,7 @@ class EvaluationShare:
         evaluator, config = run.evaluator, run.config
         assert evaluator is not None
         count, samples, most = len(evaluator.problems), evaluator.samples, evaluator.sampling.max_tokens
-        prompt = len(evaluator.maker.student(evaluator.problems[0], thinking=evaluator.thinking))
+        prompt = len(evaluator.prompts.student(evaluator.problems[0], thinking=evaluator.thinking))
         own = config.rollout.engine == "transformers"
         fit = max(1, config.compute.rollout_tokens // (prompt + most)) if own else math.inf
         processes = run.accelerator.num_processes

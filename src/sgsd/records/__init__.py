@@ -1,1 +1,1 @@
-"""What a run says of itself: files, numbers, guards, the live view and trackers."""
+"""The records of a run: files, metrics, guards, the live view and trackers."""

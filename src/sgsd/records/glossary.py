@@ -227,12 +227,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sources/*/share",
         "Weight: *",
-        "share",
+        "",
         "Share of the teachers' weight that this kind of context has, where a pool mixes several.",
     ),
     Metric("sources/*/teachers", "Teachers: *", "a step", "How many teachers of this kind were asked."),
-    Metric("sources/*/validated", "Validated: *", "share", "Validated teachers of this kind of context."),
-    Metric("sources/*/reversed", "Reversed: *", "share", "Reversed teachers of this kind of context."),
+    Metric("sources/*/validated", "Validated: *", "", "Share of this kind's teachers that were validated."),
+    Metric("sources/*/reversed", "Reversed: *", "", "Share of this kind's teachers that were reversed."),
+    Metric("objective/*", "*", "", "A number that the objective itself reports; mean over the trained tokens."),
     # ── Seconds of a step's stages ────────────────────────────────────────────────────────────────────────────────
     Metric("sample", "Sampling", "seconds", "Sampling the rollouts.", file="timings"),
     Metric("verify", "Verifying", "seconds", "Grading the answers.", file="timings"),
@@ -299,8 +300,8 @@ def find_metric(key: str) -> Metric | None:
         return GLOSSARY[key]
     first, _, rest = key.partition("/")
     name, _, last = rest.rpartition("/")
-    found = GLOSSARY.get(f"{first}/*/{last}")
-    return None if found is None else replace(found, key=key, label=found.label.replace("*", name))
+    found = GLOSSARY.get(f"{first}/*/{last}" if name else f"{first}/*")
+    return None if found is None else replace(found, key=key, label=found.label.replace("*", name or last))
 
 
 # ── docs/glossary.md ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""The numbers of a step. Sums stay on the device until the step ends, so that nothing waits for them."""
+"""The metrics of a step. Sums stay on the device until the step ends, so that nothing waits for them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ TIES = 5  # decimals; supports that differ by rounding alone are equal
 class StepMetrics:
     """Adds up micro-batches; `finish` turns the sums of all processes into shares and means.
 
-    `vocabulary` is the number of tokens that a uniform guess has the choice of.
+    Args:
+        vocabulary: tokens that a uniform guess chooses from; None: no `teacher_nll_ratio`.
     """
 
     def __init__(self, vocabulary: int | None = None) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.teachers: list[list[float]] | None = None  # support, outcome and polarity of each that was asked
-        self.sources: dict[
-            str, list[float]
-        ] = {}  # of each kind of teacher: how many, their weight, validated, reversed
+        self.teachers: list[list[float]] | None = None  # support, outcome and polarity of each teacher
+        self.sources: dict[str, list[float]] = {}  # by kind of context: teachers, weight, validated, reversed
         self.uniform = None if vocabulary is None else math.log(vocabulary)
         self.grad_norm = 0.0
         self.sampler_mismatch_max = 0.0
@@ -41,75 +40,79 @@ class StepMetrics:
         value = torch.as_tensor(value).detach().double()
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def add(self, judgement: LossOutputs, evidence: LossInputs, loss: Tensor) -> None:
-        """One micro-batch, as the method judged it."""
-        mask_BT, present_BK = evidence.mask_BT, evidence.present_BK
+    def add(self, outputs: LossOutputs, inputs: LossInputs, loss: Tensor) -> None:
+        """Add one micro-batch."""
+        mask_BT, present_BK = inputs.mask_BT, inputs.present_BK
         self._add("loss", loss)
         self._add("tokens", mask_BT.sum())
-        if evidence.entropy_BT is not None:
-            self._add("entropy", (evidence.entropy_BT * mask_BT).sum())
-        for name, values_BT in judgement.metrics.items():
-            self._add(f"own_{name}", torch.where(mask_BT, values_BT, 0.0).sum())
-        self._add_teacher_tokens(judgement, evidence)
-        if judgement.stance_BK is not None and judgement.polarity_BK is not None:
-            self._add("teachers", judgement.stance_BK.numel() if present_BK is None else present_BK.sum())
-            for name, values_BK in (("stance", judgement.stance_BK), ("polarity", judgement.polarity_BK)):
+        if inputs.entropy_BT is not None:
+            self._add("entropy", (inputs.entropy_BT * mask_BT).sum())
+        for name, values_BT in outputs.metrics.items():
+            self._add(f"objective/{name}", torch.where(mask_BT, values_BT, 0.0).sum())
+        self._add_teacher_tokens(outputs, inputs)
+        if outputs.stance_BK is not None and outputs.polarity_BK is not None:
+            self._add("teachers", outputs.stance_BK.numel() if present_BK is None else present_BK.sum())
+            for name, values_BK in (("stance", outputs.stance_BK), ("polarity", outputs.polarity_BK)):
                 self._add(f"{name}_plus", (values_BK > 0).sum())
                 self._add(f"{name}_minus", (values_BK < 0).sum())
         if present_BK is not None:
             self._add("skipped_teachers", (~present_BK).sum())
             self._add("untaught_rollouts", (~present_BK.any(-1)).sum())
 
-    def _add_teacher_tokens(self, judgement: LossOutputs, evidence: LossInputs) -> None:
-        """What the teachers say token by token, as far as the method asks them."""
-        delta_BKT, logps_BKT, divergence_BKT = judgement.delta_BKT, evidence.teacher_logps_BKT, evidence.divergence_BKT
-        said_BKT = next((x for x in (delta_BKT, logps_BKT, divergence_BKT) if x is not None), None)
-        if said_BKT is None:
+    def _add_teacher_tokens(self, outputs: LossOutputs, inputs: LossInputs) -> None:
+        """Add the teachers' numbers of each token, as far as the method has them."""
+        delta_BKT, logps_BKT, divergence_BKT = outputs.delta_BKT, inputs.teacher_logps_BKT, inputs.divergence_BKT
+        values_BKT = next((x for x in (delta_BKT, logps_BKT, divergence_BKT) if x is not None), None)
+        if values_BKT is None:
             return
-        mask_BKT = evidence.mask_BT[:, None, :].expand_as(said_BKT)
-        if evidence.present_BK is not None:
-            mask_BKT = mask_BKT & evidence.present_BK[:, :, None]
+        mask_BKT = inputs.mask_BT[:, None, :].expand_as(values_BKT)
+        if inputs.present_BK is not None:
+            mask_BKT = mask_BKT & inputs.present_BK[:, :, None]
         self._add("teacher_tokens", mask_BKT.sum())
         if delta_BKT is not None:
             self._add("delta_abs", torch.where(mask_BKT, delta_BKT.abs(), 0.0).sum())
-        if judgement.gate_BKT is not None:
-            self._add("gate_kept", (2 * judgement.gate_BKT * mask_BKT).sum())
+        if outputs.gate_BKT is not None:
+            self._add("gate_kept", (2 * outputs.gate_BKT * mask_BKT).sum())
         if logps_BKT is not None:
             self._add("teacher_logp", torch.where(mask_BKT, logps_BKT, 0.0).sum())
         if divergence_BKT is not None:
             self._add("divergence", torch.where(mask_BKT, divergence_BKT, 0.0).sum())
 
-    def add_judged(self, batch: Any, details: Sequence[Any], style: Callable[[Sequence[int]], list[bool]]) -> None:
-        """What came of every rollout, once the passes are done: each teacher's verdict, and what the loss pulls at."""
+    def add_outputs(self, batch: Any, details: Sequence[Any], style: Callable[[Sequence[int]], list[bool]]) -> None:
+        """Add each teacher's polarity and each token's advantage, once all micro-batches are done."""
         if all(d.outputs.support_BK is not None and d.outputs.polarity_BK is not None for d in details):
             self.teachers = [row for detail in details for row in teachers_of(batch, detail)]
         for detail in details:
             count_sources(self.sources, batch.views[detail.position], detail)
         token_ids = [batch.rollouts[detail.position].completion.token_ids for detail in details]
-        pulls_BT = pad_sequence([pulls(d)[: len(ids)] for d, ids in zip(details, token_ids)], batch_first=True)
-        mask_BT = pad_sequence([detail.mask_T for detail in details], batch_first=True).to(pulls_BT.device)
-        style_BT = pad_sequence([torch.tensor(style(ids)) for ids in token_ids], batch_first=True).to(pulls_BT.device)
-        pulls_BT = torch.where(mask_BT, pulls_BT.double(), 0.0)
-        self._add("pull", pulls_BT.sum())
-        self._add("pull_style", (pulls_BT * style_BT).sum())
+        advantages_BT = pad_sequence(
+            [advantage_sizes(d)[: len(ids)] for d, ids in zip(details, token_ids)], batch_first=True
+        )
+        mask_BT = pad_sequence([detail.mask_T for detail in details], batch_first=True).to(advantages_BT.device)
+        style_BT = pad_sequence([torch.tensor(style(ids)) for ids in token_ids], batch_first=True).to(
+            advantages_BT.device
+        )
+        advantages_BT = torch.where(mask_BT, advantages_BT.double(), 0.0)
+        self._add("advantage", advantages_BT.sum())
+        self._add("advantage_style", (advantages_BT * style_BT).sum())
         self._add("text_style", (mask_BT & style_BT).sum())
 
     def add_rollouts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
-        """What was sampled and how it was graded."""
+        """Add the step's rollouts and their verdicts."""
         self._add("rollouts", len(rollouts))
         self._add("correct", sum(v.status is Status.CORRECT for v in verdicts))
         self._add("ungraded", sum(v.outcome == 0 for v in verdicts))
         self._add("length", sum(len(r.completion.token_ids) for r in rollouts))
         self._add("truncated", sum(r.completion.finish == "length" for r in rollouts))
 
-    def add_sampler(self, said: Sequence[Tensor], scored: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """How far the sampler's log-probs of its tokens are from the student's, [T] a rollout: the weights are one."""
-        gaps_N = torch.cat([(a - b.cpu()).abs()[mask] for a, b, mask in zip(said, scored, masks, strict=True)])
+    def add_sampler(self, sampled: Sequence[Tensor], scored: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+        """Add |log p by the sampler − log p by the student| of the masked tokens, [T] a rollout."""
+        gaps_N = torch.cat([(a - b.cpu()).abs()[mask] for a, b, mask in zip(sampled, scored, masks, strict=True)])
         self._add("sampler_mismatch", gaps_N.sum())
         self.sampler_mismatch_max = float(gaps_N.max()) if len(gaps_N) else 0.0
 
     def add_importance(self, weights_BT: Tensor, mask_BT: Tensor, cap: float) -> None:
-        """What the sampler's tokens were weighed by, and how many of them the cap cut."""
+        """Add the tokens' importance weights, and how many of them the cap cut."""
         self._add("importance_weight", (weights_BT * mask_BT).sum())
         self._add("importance_capped", ((weights_BT >= cap) & mask_BT).sum())
 
@@ -119,7 +122,13 @@ class StepMetrics:
         largest: Callable[[float], float] = float,
         gather: Callable[[list[Any]], list[Any]] = list,
     ) -> dict[str, Any]:
-        """Shares and means over all processes, ready for metrics.jsonl; `gather` puts the processes' lists together."""
+        """Return the shares and means over all processes, as a line of metrics.jsonl.
+
+        Args:
+            all_sum: sums a tensor over the processes.
+            largest: the largest of a number over the processes.
+            gather: joins the lists of all processes.
+        """
         names = sorted(self.sums)
         totals = dict(zip(names, all_sum(torch.stack([self.sums[name].cpu() for name in names])).tolist()))
         rollouts, tokens = totals["rollouts"], max(1.0, totals["tokens"])
@@ -134,9 +143,9 @@ class StepMetrics:
         }
         if "entropy" in totals:
             record["entropy"] = totals["entropy"] / tokens
-        if totals.get("pull"):  # of a step in which nothing pulls, no share can be given
+        if totals.get("advantage"):  # a step without any advantage has no shares
             record["style_token_share"] = totals["text_style"] / tokens
-            record["style_advantage_share"] = totals["pull_style"] / totals["pull"]
+            record["style_advantage_share"] = totals["advantage_style"] / totals["advantage"]
         if "teacher_tokens" in totals:
             count = max(1.0, totals["teacher_tokens"])
             record |= {name: totals[name] / count for name in _TEACHER_MEANS if name in totals}
@@ -153,14 +162,14 @@ class StepMetrics:
                 "polarity/reversed": shares["polarity_minus"],
             }
         if self.teachers is not None:
-            record |= teacher_figures(gather(self.teachers))
+            record |= teacher_metrics(gather(self.teachers))
         if len(kinds := joined_sources(gather([self.sources]))) > 1:
             record["sources"] = {source: source_shares(found, rollouts) for source, found in kinds.items()}
         record |= {name: totals[name] / tokens for name in _WEIGHTS if name in totals}
         if "sampler_mismatch" in totals:
             record["sampler_mismatch"] = totals["sampler_mismatch"] / tokens
             record["sampler_mismatch_max"] = largest(self.sampler_mismatch_max)
-        record |= {name: total / tokens for name, total in totals.items() if name.startswith("own_")}
+        record |= {name: total / tokens for name, total in totals.items() if name.startswith("objective/")}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
 
 
@@ -172,8 +181,8 @@ _SHARES = ("stance_plus", "stance_minus", "polarity_plus", "polarity_minus")
 
 def teachers_of(batch: Any, detail: Any) -> list[list[float]]:
     """Support, outcome and polarity of each teacher that was asked about one rollout."""
-    judgement, outcome = detail.outputs, float(batch.verdicts[detail.position].outcome)
-    supports, polarities = (x_BK[detail.row].tolist() for x_BK in (judgement.support_BK, judgement.polarity_BK))
+    outputs, outcome = detail.outputs, float(batch.verdicts[detail.position].outcome)
+    supports, polarities = (x_BK[detail.row].tolist() for x_BK in (outputs.support_BK, outputs.polarity_BK))
     pool = zip(batch.views[detail.position], supports, polarities)
     return [[support, outcome, polarity] for view, support, polarity in pool if view.prompt_ids]
 
@@ -195,20 +204,20 @@ def joined_sources(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[fl
 
 
 def source_shares(found: Sequence[float], rollouts: float) -> dict[str, float]:
-    """A kind's share of the weight (of all rollouts), and how its teachers were judged."""
+    """A kind's share of the weight, and how many of its teachers were validated or reversed."""
     count, weight, plus, minus = found
     return {"share": weight / rollouts, "teachers": count, "validated": plus / count, "reversed": minus / count}
 
 
-def pulls(detail: Any) -> Tensor:
-    """How strongly the loss pulls at each token of one rollout, [T]: |A|, or the loss where there is no advantage."""
-    judgement = detail.outputs
-    values_BT = judgement.losses_BT if judgement.advantages_BT is None else judgement.advantages_BT
+def advantage_sizes(detail: Any) -> Tensor:
+    """|A_t| of one rollout [T], or |loss_t| where there is no advantage."""
+    outputs = detail.outputs
+    values_BT = outputs.losses_BT if outputs.advantages_BT is None else outputs.advantages_BT
     return values_BT[detail.row].detach().abs()
 
 
-def teacher_figures(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Of N teachers (support, outcome, polarity): how many in which bin, and how well support separates."""
+def teacher_metrics(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Histograms and AUC of N teachers, given as rows of support, outcome and polarity."""
     support_N, outcome_N, polarity_N = np.array(rows, dtype=float).reshape(-1, 3).T
     known_N = outcome_N != 0
     figures: dict[str, Any] = {
@@ -222,7 +231,7 @@ def teacher_figures(rows: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def counts(values_N: np.ndarray, edges: Sequence[float]) -> list[int]:
-    """How many values lie below the first edge, between two, …, from the last one on."""
+    """How many values lie below the first edge, between each two, and from the last one on."""
     return np.bincount(np.searchsorted(edges, values_N, side="right"), minlength=len(edges) + 1).tolist()
 
 
@@ -267,17 +276,17 @@ def rollout_record(
 
 def teacher_record(k: int, view: Any, detail: Any, length: int) -> TeacherRecord:
     """Teacher k of one rollout; one that was left out has no numbers."""
-    judgement, row = detail.outputs, detail.row
+    outputs, row = detail.outputs, detail.row
     found: dict[str, Any] = {"source": view.source, "items": tuple(view.item_ids), "weight": round(view.weight, 6)}
     if not view.prompt_ids:
         return TeacherRecord(**found, skipped=True)
-    if judgement.delta_BKT is not None and judgement.gate_BKT is not None:
-        found["delta"] = rounded(judgement.delta_BKT[row, k, :length])
-        found["gate"] = rounded(judgement.gate_BKT[row, k, :length])
-    if judgement.support_BK is not None:
-        found["support"] = round(float(judgement.support_BK[row, k]), 6)
-        found["stance"] = int(judgement.stance_BK[row, k])
-        found["polarity"] = int(judgement.polarity_BK[row, k])
+    if outputs.delta_BKT is not None and outputs.gate_BKT is not None:
+        found["delta"] = rounded(outputs.delta_BKT[row, k, :length])
+        found["gate"] = rounded(outputs.gate_BKT[row, k, :length])
+    if outputs.support_BK is not None:
+        found["support"] = round(float(outputs.support_BK[row, k]), 6)
+        found["stance"] = int(outputs.stance_BK[row, k])
+        found["polarity"] = int(outputs.polarity_BK[row, k])
     return TeacherRecord(**found)
 
 

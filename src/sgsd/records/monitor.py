@@ -1,6 +1,6 @@
-"""The watch over a run: asks the guards after every step, writes down what they find and ends the run where it should.
+"""Runs the guards after every step, logs those that fire, and ends the run where one is set to stop it.
 
-All it knows are the records of metrics.jsonl, so a resumed run says what the uninterrupted one would have said.
+It reads nothing but metrics.jsonl, so a resumed run finds what the uninterrupted one would have found.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from sgsd.config.guards_config import GuardsConfig
 from sgsd.notices import warn
 from sgsd.records.guards import GUARDS, TREND, Record, trend
 from sgsd.records.run_files import Records
+from sgsd.types import RunFailure
 
 
-class GuardStopError(RuntimeError):
-    """A guard ended the run as it was told to; a checkpoint is saved, and the run can go on."""
+class GuardStopError(RunFailure):
+    """A guard whose action is stop ended the run; a checkpoint is saved, and --resume goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A guard that fired: at which step, its figure, the setting it was held against, and a line for people."""
+    """A guard that fired: the step, its figure, its setting, and a message."""
 
     guard: str
     step: int
@@ -45,7 +46,7 @@ class Monitor:
         self.settings = {name: setting for name, setting in settings.items() if setting.action != "off"}
         self.history: list[Record] = []
         self.beyond: dict[str, int] = {}  # the last step at which a guard was beyond its bound
-        # What was said before an interruption is not said again; a window back is as far as it matters.
+        # A finding from before an interruption is not repeated; nothing beyond a window back matters.
         longest = max((setting.window for setting in self.settings.values()), default=0)
         self.history = list(past[: max(0, len(past) - longest - 1)])
         for record in past[len(self.history) :]:
@@ -72,7 +73,7 @@ class Monitor:
         return found
 
     def with_trend(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record of the step that ends, with how |Δ| has moved in the last ones."""
+        """The step's record with `delta_trend`."""
         moved = trend([*self.history[-TREND + 1 :], record], "delta_abs")
         return record if moved is None else {**record, "delta_trend": moved}
 
@@ -84,7 +85,7 @@ class Monitor:
 
 
 def log_findings(records: Records, findings: Sequence[Finding]) -> None:
-    """Write down the guards that fire, and say so."""
+    """Write the findings to guards.jsonl and warn of each."""
     for finding in findings:
         records.write("guards", asdict(finding))
         warn(finding.line)

@@ -26,7 +26,7 @@ WORDS = frozenset(_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is to be known of a token to tell whether it is style."""
+    """The properties of a token that decide whether it is style."""
 
     style: bool  # it only formats or connects, if it stands by itself
     opens: bool  # its first and its last character are letters, so that

@@ -1,4 +1,4 @@
-"""What a step takes, and who asks that no other follow."""
+"""The time of a step's stages, and requests to stop."""
 
 from __future__ import annotations
 

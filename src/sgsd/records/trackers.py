@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Start:
-    """What a tracker is told when it starts."""
+    """The arguments of a tracker's start."""
 
     config: TrackConfig
     folder: Path

@@ -1,4 +1,4 @@
-"""Trackers: the numbers of a run's JSONL files, shown elsewhere too. The files stay the truth.
+"""Sends the numbers of a run's JSONL files to a tracker as well; the files stay the truth.
 
 A tracker gets the configuration (`public_config`) and every number of metrics, timings and evaluations at its step,
 after it is on disk; never a rollout's text.
@@ -23,6 +23,7 @@ from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import TrackConfig
 from sgsd.files import write_atomic
 from sgsd.hub.public import flat, public_config
+from sgsd.records.glossary import flat_keys
 from sgsd.records.run_files import Records
 from sgsd.records.trackers import TRACKERS, Start, Tracker
 from sgsd.types import UserError
@@ -35,7 +36,7 @@ LINK = "tracker.json"
 
 @dataclass
 class Link:
-    """Which run of which tracker a run folder belongs to, and how far that one has come."""
+    """The tracker's run that belongs to a run folder, and the last step it was sent."""
 
     to: str
     project: str
@@ -53,7 +54,7 @@ class TrackerError(Exception):
 
 @contextmanager
 def foreign() -> Iterator[None]:
-    """Around every call of a tracker: whatever other people's code and networks raise becomes a `TrackerError`."""
+    """Turn whatever a tracker's code or network raises into a `TrackerError`; used around every call of one."""
     try:
         yield
     except Exception as error:
@@ -64,18 +65,16 @@ def foreign() -> Iterator[None]:
 
 
 def numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Every number of a record under its place, `train/loss`; its step, texts and lists are left out."""
-    found: dict[str, float] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}/{key}")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
-            found[f"{prefix}/{key}"] = value
-    return found
+    """Every number of a record by its prefixed key, `train/loss`; step, texts and lists are left out."""
+    return {
+        f"{prefix}/{key}": value
+        for key, value in flat_keys(record)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step"
+    }
 
 
 class TrackedRecords(Records):
-    """A run's files, whose numbers a tracker gets as well."""
+    """A run's files; every number written to them goes to a tracker too."""
 
     def __init__(self, folder: Path, tracker: Tracker, link: Link, warn: Callable[[str], None], *, keep: bool) -> None:
         super().__init__(folder)
@@ -89,7 +88,7 @@ class TrackedRecords(Records):
         self.send(name, record)
 
     def send(self, name: str, record: Mapping[str, Any]) -> None:
-        """Hand a record on; a tracker that fails is left alone for the rest of the run."""
+        """Send a record; a tracker that fails gets nothing more in this session."""
         if self.tracker is None or name not in PREFIX or record["step"] <= self.before.get(name, -1):
             return
         try:
@@ -234,7 +233,7 @@ def check_tracker(config: TrackConfig) -> None:
 
 
 def read_link(folder: Path, config: TrackConfig) -> Link:
-    """What this folder has sent where; a new link where it sent nothing to this tracker and project."""
+    """The link of this folder; a new one where nothing was sent to this tracker and project."""
     fresh = Link(config.to, config.project)
     path = folder / LINK
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What stands between logged numbers and drawn points: selection, condensing, smoothing, intervals."""
+"""Turns logged numbers into drawn points: selection, condensing, smoothing, intervals."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def metric(key: str) -> Metric:
 
 
 def steps_domain(run: Run) -> Domain:
-    """From 0 to the last step that anything is known about: the same for every figure."""
+    """0 to the last step that any file has; the same for every drawing."""
     last = max([run.step, *(e.step for e in run.evaluations), *(t.step for t in run.timings)], default=0)
     return 0.0, float(max(last, 1))
 
@@ -106,7 +106,7 @@ def steps_axis(frame: Frame, x: svg.Scale) -> Markup:
 
 
 def story(title: str, points: Points, share: bool = False) -> str:
-    """What a reader who cannot see the drawing should hear."""
+    """The text for a reader who cannot see the drawing."""
     finite = [(x, v) for x, v in points if math.isfinite(v)]
     if not finite:
         return f"{title}: no finite value"

@@ -11,12 +11,12 @@ def stopper(run: Run) -> Fired | None:
 
 
 def ended(run: Run, fired: Fired) -> bool:
-    """Whether it ended a session: at the last step there is nothing left to stop."""
+    """True where it ended a session; at the last step there is nothing left to stop."""
     return fired.stops and fired.step != run.planned_steps
 
 
 def guards_in_words(run: Run) -> str:
-    """How many guards watched, so that silence is not taken for health; empty where the config does not say."""
+    """The number of guards that watched, so that silence is not taken for health; empty where the config has none."""
     if not run.guards:
         return ""
     on = [guard for guard in run.guards if guard.on]

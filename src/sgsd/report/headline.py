@@ -62,9 +62,9 @@ def _pairs(
 
 
 def state(run: Run) -> str:
-    """Where a run stands: "60 steps, finished", "not finished: step 12 of 60", or which guard stopped it.
+    """The state of a run: "60 steps, finished", "not finished: step 12 of 60", or which guard stopped it.
 
-    Files do not tell a run that trains from one that was interrupted.
+    The files of a run that trains and of one that was interrupted look alike.
     """
     if run.summary:
         return f"{count(run.step, 'step')}, finished"
@@ -102,7 +102,7 @@ def _change(run: Run, comparison: Comparison) -> str:
 
 
 def _alone(run: Run, measures: Mapping[str, Estimate]) -> str:
-    """What was measured of a model that was not trained."""
+    """The measurement of a model that was not trained."""
     first, *others = sorted(measures, key=speaks_first)
     also = "".join(f", {other} {with_interval(measures[other])}" for other in others)
     return f"{first}{problems(run)} is {with_interval(measures[first])}{also}. Nothing was trained."
@@ -133,7 +133,7 @@ def _effort(run: Run) -> str:
 
 
 def _training_so_far(run: Run) -> str:
-    """What there is before a second evaluation: the first one, and the accuracy of the latest rollouts."""
+    """The first evaluation and the accuracy of the latest rollouts, where there is no second evaluation."""
     said = []
     own = [e for e in run.evaluations if e.split == main_split(run.evaluations) and e.measures]
     if own:
@@ -148,7 +148,7 @@ def _training_so_far(run: Run) -> str:
 
 
 def caution(run: Run) -> str:
-    """What the intervals allow to conclude, in plain words; empty when there is nothing to compare."""
+    """The conclusion that the intervals allow; empty when there is nothing to compare."""
     comparisons = compare(run)
     if not comparisons:
         return ""

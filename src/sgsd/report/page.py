@@ -168,7 +168,7 @@ def sections(run: Run) -> tuple[Section, ...]:
         Section(
             "other",
             "Other metrics",
-            "Logged by this run and not known to the report: each as it stands.",
+            "Further numbers that this run logged.",
             curve_figures(run, figures.other_metrics(run)),
         ),
     )

@@ -53,7 +53,7 @@ class BankItem(Line):
     learned: WholeOrNone = None
     """The step that it came in; None: the run began with it."""
     kept: IsTrue = False
-    """Whether the bank holds it at the end."""
+    """True where the bank holds it at the end."""
     retrieved: Whole
     validated: Whole
     reversed: Whole
@@ -73,7 +73,7 @@ class BankItems(Line):
 
 
 class BankUpdate(Line):
-    """What one update of the bank did, or why it `failed`."""
+    """One update of the bank: its changes, or the reason that it `failed`."""
 
     step: Whole
     failed: Text = ""
@@ -101,13 +101,13 @@ class Fired(Line):
 
     @property
     def stops(self) -> bool:
-        """Whether it was configured to end the session."""
+        """True where it was configured to end the session."""
         return self.action == "stop"
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSetting:
-    """How a guard was set: over how many steps it looks, and whether it looks at all."""
+    """The setting of a guard: its window in steps, and whether it is on."""
 
     name: str
     window: int

@@ -61,7 +61,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     refuse_other_settings(folder, config)
     problems = load_problems(config.data)
     tokenizer = load_tokenizer(config.model)
-    maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    student = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
     settings = BuildSettings.from_config(config.skills)
     if dry_run:
@@ -80,7 +80,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
         sampler = MemorySampler(
             engine,
             verifier,
-            maker,
+            student,
             problems,
             config.sampling.to_sampling(),
             config.prompts.student_thinking,

@@ -18,10 +18,10 @@ from sgsd.notices import warn
 from sgsd.types import Problem, UserError
 
 
-def usable_problems(config: RunConfig, maker: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:
+def usable_problems(config: RunConfig, prompts: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:
     """All of them, or those that fit where the others are to be left out. Raises UserError for one that does not."""
     p = config.prompts
-    kept, reasons = fitting(problems, maker, thinking=p.student_thinking, unfit=p.unfit)
+    kept, reasons = fitting(problems, prompts, thinking=p.student_thinking, unfit=p.unfit)
     if reasons:
         warn(f"prompts.unfit: {len(reasons)} of {len(problems)} problems are left out; the first: {reasons[0]}")
     return kept

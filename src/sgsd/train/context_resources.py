@@ -94,7 +94,7 @@ def make_resources(
 ) -> Resources:
     temperature = method.weights.temperature if isinstance(method.weights, RetrievalSoftmax) else float("inf")
     resources = Resources(
-        prompts=prompts.prompts,
+        templates=prompts.templates,
         quote=Quote(prompts.control_tokens),
         seed=config.seed,
         problems=problems,
@@ -141,7 +141,7 @@ def with_pairs(
     retrieve = replace(resources.retrieve, temperature=float("inf"))
     retrieve.retriever(pairs)
     return SkillPromptBuilder(
-        prompts.prompts,
+        prompts.templates,
         prompts.tokenizer,
         prompts.max_tokens,
         partial(retrieve, pairs),

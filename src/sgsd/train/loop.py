@@ -50,7 +50,7 @@ def train(run: Run, records: Records, start: Start, on_step: OnStep) -> Position
 
 def train_step(run: Run, source: RolloutSource, upkeep: Upkeep, step: int, clock: Clock) -> StepResult:
     """Make one step: everything from the first prompt to the moved weights."""
-    metrics = StepMetrics(run.vocabulary)
+    metrics, lr = StepMetrics(run.vocabulary), run.config.optimizer.rate(step, run.config.steps)
     seed_dropout(run.config.seed, step, run.policy.accelerator.process_index)
 
     # The student answers plain prompts: a rollout is a function of the weights, the seed and its index.
@@ -70,7 +70,6 @@ def train_step(run: Run, source: RolloutSource, upkeep: Upkeep, step: int, clock
 
     # The objective makes a loss of it: one student pass a rollout, whatever the number of teachers.
     with clock.phase("update"):
-        lr = run.config.optimizer.rate(step, run.config.steps)
         try:
             details = update(run.learner, batch, teachers, metrics, lr)
         except NonFiniteError as error:

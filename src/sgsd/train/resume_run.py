@@ -90,7 +90,7 @@ def fingerprint(run: Run) -> dict[str, str]:
     problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in run.problems]
     return {
         "data": text_hash(json.dumps(problems)),
-        "prompts": text_hash(json.dumps(dict(run.prompts.prompts.texts), sort_keys=True)),
+        "prompts": text_hash(json.dumps(dict(run.prompts.templates.texts), sort_keys=True)),
         "bank": run.bank.started_from if run.bank else "",
         "model": weights_hash(run.config.model),
     }

@@ -19,9 +19,8 @@ from sgsd.notices import warn
 from sgsd.records.timing import StopRequest
 from sgsd.rollout import BackgroundEngine
 from sgsd.train.batch import Batch, grade
-from sgsd.train.consistency import check_fresh, check_sampler
 from sgsd.train.policy import Policy
-from sgsd.train.sampler_mismatch import draws_dropout
+from sgsd.train.sampler_mismatch import check_fresh, check_sampler, draws_dropout
 from sgsd.train.sampling import Sampler
 from sgsd.types import Rollout, RolloutRequest, UserError, Verdict
 from sgsd.verify import Verifier

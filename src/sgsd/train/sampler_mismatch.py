@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from sgsd.distributed.collectives import largest
 from sgsd.notices import warn
 from sgsd.rollout import Engine
+from sgsd.scorer import Role, Row, collate, plan_microbatches
+from sgsd.train.batch import Batch
 from sgsd.train.policy import Policy
+from sgsd.train.sampling import Sampler
+from sgsd.types import RolloutRequest, RunFailure
 
 #: Mean |difference| of log-probabilities, nats a token, that two ways of computing may put between the same weights.
 #: Measured on the lab, where sampling goes through a cache and scoring does not: 1.5e-7 and 8e-4. Another engine with
@@ -19,7 +24,10 @@ from sgsd.train.policy import Policy
 ROUNDING = {"float32": 1e-3, "bfloat16": 3e-2}
 
 
-class StaleSamplerError(RuntimeError):
+PROBES, PROBE_TOKENS = 8, 32  # rollouts, and of each so many: the mean of fewer says too little in bfloat16
+
+
+class StaleSamplerError(RunFailure):
     """The engine samples from other weights than those that are trained; nothing has been changed by it."""
 
 
@@ -68,3 +76,55 @@ def draws_dropout(model: nn.Module) -> bool:
     """True where passes with a gradient differ from those without by more than rounding."""
     attention = getattr(getattr(model, "config", None), "attention_dropout", 0.0) or 0.0
     return attention > 0 or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+
+
+@torch.no_grad()
+def score_rows(policy: Policy, rows: Sequence[Row], role: Role = "student") -> Tensor:
+    """Log-probs [N] of the rows' completions, in eval mode: a dropout would hide what is to be seen."""
+    scorer = policy.bare_scorer
+    training = scorer.model.training
+    scorer.model.eval()
+    policy.strategy.before_microbatch(role)
+    try:
+        scores = policy.scorer(collate(rows, pad_id=policy.pad_id, device=policy.device), role=role)
+    finally:
+        scorer.model.train(training)
+    assert scores.logps_N is not None
+    return scores.logps_N.cpu()
+
+
+def check_sampler(policy: Policy, sampler: Sampler, batch: Batch) -> None:
+    """Compare one micro-batch of the step's rollouts with the sampler's own log-probs, on all processes together.
+
+    Once a session, before anything is scored; from then on `update` compares the passes that it makes anyway, unless a
+    dropout hides in them what is to be seen.
+
+    Raises:
+        StaleSamplerError: they differ by more than rounding.
+    """
+    sampler_logps = batch.sampled_logps()
+    if sampler_logps is None or batch.staleness:
+        return
+    rows = batch.student_rows()
+    chosen = plan_microbatches([len(row) for row in rows], sampler.config.compute.student_tokens)[0]
+    scored_N = score_rows(policy, [rows[i] for i in chosen])
+    gap = mean_gap([sampler_logps[i] for i in chosen], [scored_N])
+    check_gap(policy, sampler.engine, gap, alarm=sampler.config.rollout.mismatch_warning)
+
+
+def check_fresh(policy: Policy, sampler: Sampler, requests: Sequence[RolloutRequest]) -> None:
+    """Sample the first tokens of a few rollouts and score them at once: the engine has the weights that it was given.
+
+    For rollouts that are trained on only after the next update, when nothing can be compared any more.
+
+    Raises:
+        StaleSamplerError: they differ by more than rounding.
+    """
+    config, few = sampler.config, requests[:PROBES]
+    sampling = config.sampling.to_sampling()
+    short = replace(sampling, max_tokens=min(PROBE_TOKENS, sampling.max_tokens))
+    done = sampler.engine.sample([r.prompt_ids for r in few], [r.index for r in few], short, seed=config.seed)
+    if all(completion.logps for completion in done):
+        scored_N = score_rows(policy, [Row(r.prompt_ids, c.token_ids) for r, c in zip(few, done, strict=True)])
+        gap = mean_gap([torch.tensor(completion.logps) for completion in done], [scored_N])
+        check_gap(policy, sampler.engine, gap, alarm=config.rollout.mismatch_warning)

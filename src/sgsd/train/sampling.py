@@ -27,12 +27,12 @@ class Sampler:
     prompts: PromptBuilder  # builds the prompts of the student that trains
     tokenizer: Any
     on_policy: float  # the share of rollouts that are sampled, the others being reference solutions
+    group: int  # rollouts of one problem in a step
     share: tuple[int, int] = (0, 1)  # this process among how many
 
     def requests(self, step: int) -> list[RolloutRequest]:
         """This process's share of step 1, 2, …; whole groups stay together."""
-        size = self.config.group_size
-        groups = self.config.rollouts // size
+        size, groups = self.group, self.config.rollouts // self.group
         thinking = self.config.prompts.student_thinking
         made: list[RolloutRequest] = []
         for group in ((step - 1) * groups + j for j in range(self.share[0], groups, self.share[1])):

@@ -62,7 +62,7 @@ class Session:
             with self.clock.phase("sample"):
                 self.source.wait()
         metrics.add_rollouts(batch.rollouts, batch.verdicts)
-        metrics.add_judged(batch, details, self.style)
+        metrics.add_outputs(batch, details, self.style)
         accelerator = self.policy.accelerator
         measured = metrics.finish(partial(all_sum, accelerator), partial(largest, accelerator), gather_object)
         staleness = {} if self.source.prefetcher is None else {"staleness": batch.staleness}

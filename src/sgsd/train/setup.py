@@ -93,7 +93,7 @@ class Run:
         )
         self.sampler.prompts = self.contexts.train_prompts
         if self.evaluator is not None:
-            self.evaluator = replace(self.evaluator, maker=self.contexts.eval_prompts)
+            self.evaluator = replace(self.evaluator, prompts=self.contexts.eval_prompts)
 
 
 def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
@@ -131,8 +131,9 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
             evidence_log,
             find_ignored_token_ids(tokenizer) | end_ids,
             may_leave_out(config, method),
+            config.group_size,
         ),
-        sampler=Sampler(config, engine, usable, prompts, tokenizer, method.on_policy, share),
+        sampler=Sampler(config, engine, usable, prompts, tokenizer, method.on_policy, config.group_size, share),
         verifier=verifier,
         prompts=prompts,
         critic=make_critic(config, method, accelerator, engine, tokenizer),
@@ -198,7 +199,7 @@ def make_verifier(config: RunConfig) -> Verifier:
 
 
 def make_evaluator(
-    config: RunConfig, accelerator: Accelerator, engine: Engine, verifier: Verifier, maker: PromptBuilder
+    config: RunConfig, accelerator: Accelerator, engine: Engine, verifier: Verifier, prompts: PromptBuilder
 ) -> Evaluator | None:
     """The held-out evaluation, if the configuration names data for one."""
     if config.evaluation.data is None:
@@ -212,7 +213,7 @@ def make_evaluator(
     return Evaluator(
         engine=engine,
         verifier=verifier,
-        maker=maker,
+        prompts=prompts,
         problems=problems[: config.evaluation.problems],
         sampling=config.evaluation.sampling.to_sampling(),
         samples=config.evaluation.samples,

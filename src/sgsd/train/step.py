@@ -26,10 +26,10 @@ from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.policy import Policy
 from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
-from sgsd.types import UserError
+from sgsd.types import RunFailure, UserError
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunFailure):
     """A loss or a gradient stopped being a number; no weight has been touched by it."""
 
 
@@ -44,6 +44,7 @@ class Learner:
     evidence_log: EvidenceLog  # trust in the teachers' items, for methods that follow it
     ignored_token_ids: frozenset[int]
     may_leave_out: bool  # whether a teacher may be missing; a property of the run, so that all processes count alike
+    group: int  # rollouts of one problem in a step
 
     def token_mask(self, token_ids: Sequence[int]) -> Tensor:
         """The tokens [T] that the loss is of: all, or all but special ones, think tags and runs of newlines."""
@@ -93,7 +94,7 @@ def score_teachers(learner: Learner, batch: Batch) -> TeacherScores:
     policy, taught = learner.policy, batch.teacher_rows()
     rows = [*taught, *batch.null_rows()]
     layout = teacher_layout(
-        group=learner.config.group_size,
+        group=learner.group,
         attention=learner.config.model.attention,
         device=policy.device.type,
         shares=policy.bare_scorer.shares_prefixes,

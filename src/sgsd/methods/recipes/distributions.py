@@ -32,11 +32,7 @@ def opsd(
 
 
 def sdpo(
-    beta: float = 0.5,
-    top_k: int | None = 100,
-    feedback: bool = False,
-    group: int = 8,
-    teacher: TeacherKind = "ema",
+    beta: float = 0.5, top_k: int | None = 100, feedback: bool = False, group: int = 8, teacher: TeacherKind = "ema"
 ) -> Method:
     """Self-distillation from a sibling that succeeded, or from feedback, arXiv 2601.20802."""
     return Method(

@@ -118,11 +118,7 @@ def rlsd(
 
 
 def rlrt(
-    strength: float = 0.5,
-    bound: float = 1.0,
-    group: int = 8,
-    epsilon: float = 0.2,
-    teacher: TeacherKind = "live",
+    strength: float = 0.5, bound: float = 1.0, group: int = 8, epsilon: float = 0.2, teacher: TeacherKind = "live"
 ) -> Method:
     """On successes, more weight on what the student found and its teacher would not have said, arXiv 2605.10781."""
     return Method(
@@ -138,11 +134,7 @@ def rlrt(
 
 
 def sdpg(
-    show: Shown = "answer",
-    share: float = 1e-3,
-    group: int = 8,
-    epsilon: float = 0.2,
-    teacher: TeacherKind = "live",
+    show: Shown = "answer", share: float = 1e-3, group: int = 8, epsilon: float = 0.2, teacher: TeacherKind = "live"
 ) -> Method:
     """The policy gradient and, on rollouts better than their group, a reverse divergence, arXiv 2606.04036."""
     return Method(

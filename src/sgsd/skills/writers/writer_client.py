@@ -11,12 +11,13 @@ from sgsd.contexts.prompts import PromptSet
 from sgsd.skills.writers.answer_cache import AnswerCache
 from sgsd.skills.writers.answers import ParsedAnswer, after_thinking, parse_answer
 from sgsd.skills.writers.base import Request, Writer, WriterFailure, WriterReply
+from sgsd.types import RunFailure
 
 MAX_REPEATED_CHARS = 4_000  # of an unreadable answer, shown to the writer again when a repair is asked for
 MIN_FAILURES = 3  # a few hiccups of a small batch are no reason to stop, unless nothing else came
 
 
-class WriterError(RuntimeError):
+class WriterError(RunFailure):
     """More requests failed than the budget allows; usable answers are kept, and the same command goes on from there."""
 
 

@@ -1,4 +1,4 @@
-"""What a method says of rollouts that another trainer sampled: an advantage for every token, and nothing is trained.
+"""Per-token advantages of a method for rollouts that another trainer sampled; nothing is trained here.
 
 The contexts, the scorer and the objective's loss are those of a run, called by the very functions of its step. Whoever
 holds the optimizer decides what a loss makes of the advantages.
@@ -57,13 +57,13 @@ SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute
 TRAINERS_OWN = ("loss", "grad_norm", "rollouts", "accuracy", "length", "truncated", "entropy")
 
 
-def judge_config(
+def adapter_config(
     settings: Mapping[str, Any], *, model: str, output: str, rollouts: int, group: int, max_tokens: int
 ) -> RunConfig:
-    """The configuration of a judge: `settings` has the sections of ours, the rest is what the other trainer does.
+    """The configuration of an adapter: `settings` has the sections of ours, the rest is what the other trainer does.
 
     Raises:
-        UserError: a section that would have no effect here, an unknown key, or a method that a judge cannot serve.
+        UserError: a section that would have no effect here, an unknown key, or a method that the adapter cannot serve.
     """
     if strange := [key for key in settings if key not in SECTIONS]:
         raise UserError(
@@ -78,26 +78,26 @@ def judge_config(
     }
     config = make_config({**settings, **theirs}, "settings")
     method = config.build_method()
-    if why := beyond_a_judge(method):
+    if why := unsupported(method):
         raise UserError(f"settings: method.name: {method.name} {why}; train it by sgsd train")
     return config
 
 
-def beyond_a_judge(method: Method) -> str | None:
-    """Why a method cannot be told from rollouts that somebody else sampled; none: it can."""
+def unsupported(method: Method) -> str | None:
+    """The reason why a method cannot serve another trainer's rollouts; None: it can."""
     needs = method.context.all_needs()
     reasons = {
         "matches whole distributions, which is no advantage a token": method.objective.needs_divergence,
         "shows skills to the student, whose prompt the other trainer writes": method.student_context is not None,
-        "shows its teachers something of another problem, of which a judge knows none": "problems" in needs,
+        "shows its teachers something of another problem, of which the adapter knows none": "problems" in needs,
         "shows its teachers rubrics, which the other trainer's rows do not bring": "rubric" in needs,
-        "shows its teachers what has yet to be written, and a judge asks no writer": needs & {"writer", "engine"},
+        "shows its teachers what has yet to be written, and the adapter asks no writer": needs & {"writer", "engine"},
     }
     return next((why for why, applies in reasons.items() if applies), None)
 
 
 @dataclass(frozen=True)
-class Judged:
+class TokenAdvantages:
     """What was made of this process's rollouts, in their order; lengths are those of the completions."""
 
     advantages: list[Tensor]  # A_t, 0 outside the mask; no gradient
@@ -106,8 +106,8 @@ class Judged:
 
 
 @dataclass
-class JudgingPasses:
-    """Every rollout as the method judges it, pass by pass."""
+class AdvantagePasses:
+    """The objective's outputs for every rollout, pass by pass."""
 
     learner: Learner
     batch: Batch
@@ -137,8 +137,8 @@ class Borrowed(Strategy):
         """Not ours to forget."""
 
 
-class Judge:
-    """A method with all it needs to judge the rollouts of a model that somebody else trains."""
+class MethodAdapter:
+    """A method with all it needs to compute advantages for rollouts of a model that another trainer trains."""
 
     def __init__(
         self,
@@ -152,8 +152,8 @@ class Judge:
         self.teacher_updater, self.end_ids = teacher_updater, end_ids
 
     @classmethod
-    def build(cls, config: RunConfig, model: Any, tokenizer: Any, accelerator: Accelerator) -> Judge:
-        """Wire a judge; `model` is the unwrapped one, on its device, and stays the other trainer's.
+    def build(cls, config: RunConfig, model: Any, tokenizer: Any, accelerator: Accelerator) -> MethodAdapter:
+        """Wire an adapter; `model` is the unwrapped one, on its device, and stays the other trainer's.
 
         Raises:
             UserError: something the configuration names is missing or does not fit, or a launch that shards weights.
@@ -162,19 +162,20 @@ class Judge:
         check_strategy(config, method, accelerator)
         if (theirs := make_strategy(accelerator)).in_parts:
             raise UserError(
-                f"accelerate: {theirs.kind} holds weights in parts; a judge needs a launch that keeps them whole"
+                f"accelerate: {theirs.kind} holds weights in parts; the adapter needs a launch that keeps them whole"
             )
         bank = load_bank_for(config, method)
-        maker = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+        prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
         warn_of_template(config, method, tokenizer)
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
-        contexts = make_contexts(config, method, maker, bank, lambda: evidence_log.ledger)
+        contexts = make_contexts(config, method, prompts, bank, lambda: evidence_log.ledger)
         scorer, engine = make_scorer(method, model), TransformersEngine(model, tokenizer)
         budgets = Budgets(config.compute.student_tokens, config.compute.teacher_tokens)
         exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
         policy = Policy(scorer, tokenizer, accelerator, Borrowed(accelerator), budgets, exact)
         ignored = find_ignored_token_ids(tokenizer) | engine.end_ids
-        learner = Learner(config, method, policy, engine, evidence_log, ignored, may_leave_out(config, method))
+        leaves_out = may_leave_out(config, method)
+        learner = Learner(config, method, policy, engine, evidence_log, ignored, leaves_out, config.group_size)
         updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
         return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 
@@ -182,9 +183,9 @@ class Judge:
         return self.verifier.grade(list(texts), [problem.gold for problem in problems])
 
     @torch.no_grad()
-    def judge(
+    def advantages(
         self, rollouts: list[Rollout], verdicts: list[Verdict], written: Sequence[Tensor], *, step: int
-    ) -> Judged:
+    ) -> TokenAdvantages:
         """Advantages of one step's rollouts, all processes at once, as many on each; the ledger learns from them.
 
         `written` says which tokens of a completion are the model's own; those of a tool, for instance, are not.
@@ -200,8 +201,8 @@ class Judge:
         masks = [learner.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
         rows = batch.student_rows()
 
-        def begin() -> JudgingPasses:
-            return JudgingPasses(learner, batch, taught, masks, outcome_B, advantages_B)
+        def begin() -> AdvantagePasses:
+            return AdvantagePasses(learner, batch, taught, masks, outcome_B, advantages_B)
 
         done = run_microbatches(policy, "student", rows, rows[0], begin)
         details = sorted(done.details, key=lambda detail: detail.position)
@@ -209,7 +210,7 @@ class Judge:
         done.metrics.add_rollouts(rollouts, verdicts)
         numbers = done.metrics.finish(partial(all_sum, policy.accelerator), partial(largest, policy.accelerator))
         said = {name: value for name, value in numbers.items() if name not in TRAINERS_OWN}
-        return Judged([token_advantages(detail) for detail in details], masks, said)
+        return TokenAdvantages([token_advantages(detail) for detail in details], masks, said)
 
     def resume(self, step: int) -> None:
         """Take up after `step` (0: a new run) what the output folder's sightings say up to there.
