@@ -128,7 +128,7 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
         pipeline_tag="text-generation",
         tags=list(dict.fromkeys(tags)),
         datasets=[data] if is_hub_name(data) else None,
-    ).to_yaml()
+    ).to_yaml() + "\n"
 
 
 def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -> list[str]:
