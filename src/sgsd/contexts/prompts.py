@@ -177,9 +177,9 @@ def _encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def thinking_mode(tokenizer: Any) -> Literal["switch", "never", "always"]:
-    """What `enable_thinking` does in this tokenizer's template: it decides, or the model never or always thinks first.
+    """The effect of `enable_thinking` in this tokenizer's template: it decides, or the model never or always thinks.
 
-    "never" is also said of a template that leaves it to the model. "always": the prompt ends in an open think tag.
+    "never" stands for a template that leaves it to the model, too. "always": the prompt ends in an open think tag.
     """
     probe = [{"role": "user", "content": "1+1"}]
     on, off = (encode_chat(tokenizer, probe, thinking=thinking) for thinking in (True, False))

@@ -131,7 +131,7 @@ def prepare(context: Context, resources: Resources) -> None:
 
 
 def make_train_prompts(config: RunConfig, method: Method, prompts: PromptBuilder, bank: Bank | None) -> PromptBuilder:
-    """Those of `make_contexts` alone, with what the bank holds at the beginning."""
+    """The builder that `make_contexts` makes for training, alone, from the bank at the beginning."""
     resources = make_resources(config, method, prompts, bank)
     return with_pairs(config, prompts, resources, check_student_context(method))
 
@@ -167,7 +167,7 @@ def with_pairs(
 
 @dataclass(frozen=True)
 class PairRetrieval:
-    """From a declaration and queries to pools of pairs; those of `RandomPairs` are drawn by chance.
+    """Retrieves a pool of pairs for each query, as a declaration says; those of `RandomPairs` are drawn by chance.
 
     `temperature` is that of the pairs' weights; `ledger` is asked anew at every use.
     """
@@ -269,7 +269,7 @@ class EngineReasoner:
     config: RunConfig
 
     def __call__(self, rollouts: Sequence[Graded], blocks: Sequence[Block]) -> list[str]:
-        """Empty where the prompt does not fit: the teacher's own will be refused, or left out, for the same reason."""
+        """Returns an empty text where the prompt does not fit: the teacher's own is refused, or left out, likewise."""
         prompts = [self._prompt(rollout, block) for rollout, block in zip(rollouts, blocks, strict=True)]
         asked = [place for place, prompt in enumerate(prompts) if prompt]
         sampling = replace(self.config.sampling.to_sampling(), max_tokens=self.config.teacher.reason_tokens)
