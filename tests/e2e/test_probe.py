@@ -187,7 +187,8 @@ def test_what_cannot_be_probed_is_one_line(
 
 
 def test_a_probe_without_a_config_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["probe"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        run(["probe"])
     assert "sgsd probe CONFIG [--rollouts N]" in capsys.readouterr().out
     assert run(["probe", "--rollouts", "8"]) == 2
     assert "the config file comes before --rollouts" in capsys.readouterr().err

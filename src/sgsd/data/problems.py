@@ -34,8 +34,8 @@ def load_problems(config: DataConfig) -> list[Problem]:
         problems, notes = gym_problems(config)
     else:
         problems, notes = read_problems(config)
-    for note in notes:
-        note(f"data {config.path}: {note}")
+    for line in notes:
+        note(f"data {config.path}: {line}")
     return problems
 
 

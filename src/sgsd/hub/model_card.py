@@ -121,14 +121,17 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
     adapter, method = config.get("lora") is not None, config["method"]["name"]
     data = config["data"]["path"]
     tags = ["sgsd", "self-distillation", *(["lora"] if adapter else []), *([method] if method in RECIPES else [])]
-    return ModelCardData(
-        base_model=base.name if base.on_hub else None,
-        base_model_relation=("adapter" if adapter else "finetune") if base.on_hub else None,
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=list(dict.fromkeys(tags)),
-        datasets=[data] if is_hub_name(data) else None,
-    ).to_yaml()
+    return (
+        ModelCardData(
+            base_model=base.name if base.on_hub else None,
+            base_model_relation=("adapter" if adapter else "finetune") if base.on_hub else None,
+            library_name="peft" if adapter else "transformers",
+            pipeline_tag="text-generation",
+            tags=list(dict.fromkeys(tags)),
+            datasets=[data] if is_hub_name(data) else None,
+        ).to_yaml()
+        + "\n"
+    )
 
 
 def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -> list[str]:
