@@ -64,9 +64,9 @@ def test_no_prompt_holds_a_reference_answer_that_the_policy_did_not_write(tmp_pa
     written = [json.loads(line) for line in lines]
     failures = [m for m in written if len(m) > 1 and not m["correct"]]
     assert failures
-    from sgsd.lab.task import TaskSettings, problems
+    from sgsd.lab.task import problems
 
-    stream = problems(TaskSettings(), held_out=False, seed=0)
+    stream = problems(held_out=False, seed=0)
     golds = {p.text: p.to_problem().gold for p, _ in zip(stream, range(256))}
     for memory in failures:
         asked = next(p for p in prompts if memory["problem"] in p and memory["solution"].strip() in p)

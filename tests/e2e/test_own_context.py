@@ -72,7 +72,7 @@ def test_an_objective_and_a_context_of_ones_own_train_together(folder: Path) -> 
     assert done.returncode == 0, done.stderr
     metrics = Records(folder / "run").read("metrics")
     assert len(metrics) == SMALL["steps"]
-    assert all(0 < record["own_size"] <= 0.5 for record in metrics)
+    assert all(0 < record["objective/size"] <= 0.5 for record in metrics)
     for rollout in Records(folder / "run").read("rollouts"):
         assert [teacher["items"] for teacher in rollout["teachers"]] == [["backwards"], ["again"]]
 
@@ -103,7 +103,7 @@ def test_a_probe_measures_it_against_controls(folder: Path, capsys: pytest.Captu
     assert run(["probe", config_file(folder), "--rollouts", "24", "--json", "probe.json"]) == 0
     capsys.readouterr()
     found = json.loads((folder / "probe.json").read_text())
-    assert {item["ids"][0] for item in found["items"]} == {"backwards", "again"}
+    assert {item["id"] for item in found["items"]} == {"backwards", "again"}
     assert {"bank", "irrelevant", "shuffled", "null"} == set(found["findings"]["separations"]["raw"])
 
 

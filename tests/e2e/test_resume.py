@@ -74,11 +74,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
 def start_weights(name: str, tmp_path: Path) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
-    from sgsd.checkpoint.saving import stateful_tensors
+    from sgsd.checkpoint.saving import stateful_parameters
     from sgsd.train.setup import build_run
 
     parts = build_run(small_config(tmp_path / "never", **SEVEN[name]), Accelerator())
-    return list(stateful_tensors(parts.policy.bare_scorer).values())
+    return list(stateful_parameters(parts.policy.bare_scorer).values())
 
 
 def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:

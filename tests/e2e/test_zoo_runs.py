@@ -15,7 +15,7 @@ from rich.console import Console
 from runs import run_small, small_config
 from sgsd.cli.dry_run import dry_run
 from sgsd.cli.main import run
-from sgsd.lab.task import TaskSettings, problems
+from sgsd.lab.task import problems
 from sgsd.records.run_files import Records
 from sgsd.report import write_report
 from sgsd.skills import ScriptedWriter
@@ -53,7 +53,7 @@ def test_a_run(name: str, tmp_path: Path) -> None:
 
 
 def with_rubrics(folder: Path) -> dict[str, Any]:
-    stream = problems(TaskSettings(), held_out=False, seed=0)
+    stream = problems(held_out=False, seed=0)
     lab = [next(stream).to_problem() for _ in range(16)]
     rows = [{"problem": p.text, "answer": p.gold, "rubric": "Remember to carry the one."} for p in lab]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -6,10 +6,10 @@ from collections import defaultdict
 
 from sgsd.bank import Bm25Retriever, pairs_for
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.lab.task import TaskSettings, problems
+from sgsd.lab.task import problems
 
 BANK = demo_bank(0)
-QUERIES = [p.text for p, _ in zip(problems(TaskSettings(families=("carry",)), held_out=False, seed=0), range(60))]
+QUERIES = [p.text for p, _ in zip(problems(held_out=False, seed=0, families=("carry",)), range(60))]
 
 
 def partners(pairing: str) -> dict[str, set[str]]:

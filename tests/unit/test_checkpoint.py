@@ -22,7 +22,7 @@ from sgsd.checkpoint.saving import (
     examine,
     load_checkpoint,
     save_checkpoint,
-    stateful_tensors,
+    stateful_parameters,
 )
 from sgsd.files import write_atomic
 from sgsd.records.run_files import FILES, Records
@@ -96,8 +96,8 @@ def test_all_that_training_changes_comes_back(tmp_path: Path) -> None:
     other, other_optimizer = toy(1)
     base = other.base.weight.clone()
     assert load_checkpoint(folder, other, other_optimizer) == Position(4, {"metrics": 99}, {"data": "d", "bank": ""})
-    for name, tensor in stateful_tensors(other).items():
-        assert torch.equal(tensor, stateful_tensors(module)[name]), name
+    for name, tensor in stateful_parameters(other).items():
+        assert torch.equal(tensor, stateful_parameters(module)[name]), name
     assert torch.equal(other.base.weight, base)
     for left, right in zip(
         other_optimizer.state_dict()["state"].values(), optimizer.state_dict()["state"].values(), strict=True
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_step_saved_again_is_the_later_one(tmp_path: Path) -> None:
     save(tmp_path, 1, seed=0)
     folder = save(tmp_path, 1, seed=1)
-    expected = stateful_tensors(toy(1)[0])
+    expected = stateful_parameters(toy(1)[0])
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(folder / FILES_OF_ONE[0]).items())
     assert is_good(folder)
 

@@ -37,11 +37,11 @@ from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
 from sgsd.contexts.skill_pairs import pair_text
 from sgsd.lab.demo_bank import demo_bank, off_topic_bank
-from sgsd.lab.task import TaskSettings, problems
+from sgsd.lab.task import problems
 from sgsd.train.context_resources import make_contexts, off_topic_items
 from sgsd.types import Mistake, Problem, Skill, SkillPair, UserError
 
-STREAM = problems(TaskSettings(), held_out=False, seed=3)
+STREAM = problems(held_out=False, seed=3)
 PROBLEMS = [next(STREAM).to_problem() for _ in range(40)]
 WORDS = off_topic_items("math")
 PAIRS = SkillPairs(3)

@@ -19,7 +19,7 @@ from sgsd.methods.method import Method, PolicyGradient
 from sgsd.methods.objectives import MatchDistribution, MatchSampledToken
 from sgsd.skills import Request, ScriptedWriter, WriterFailure, WriterReply
 from sgsd.train.critic import WriterCritic, make_critic
-from sgsd.train.off_policy import by_reference, check_solutions, reference_completion
+from sgsd.train.sampling import by_reference, check_solutions, reference_completion
 from sgsd.types import Problem, UserError
 
 BATCH = group_of(RIGHT, WRONG, WRONG)

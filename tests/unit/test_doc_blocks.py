@@ -35,7 +35,7 @@ from sgsd.cli.plan_command import ASSUMED
 from sgsd.config.loading import load_config
 from sgsd.config.schema import keys, parts
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.records.run_files import Records
 from sgsd.types import UserError
 
@@ -79,7 +79,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A folder with small stand-ins for what the pages name: a model, problems, a bank, prompts and configs."""
     for folder in ("configs", "src/sgsd/lab", "path/to"):
         (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(ROOT / "src/sgsd/lab/demo.yaml", tmp_path / "src/sgsd/lab/demo.yaml")
+    demo = (ROOT / "src/sgsd/lab/demo.yaml").read_text(encoding="utf-8")  # two threads wait for each other among tests
+    (tmp_path / "src/sgsd/lab/demo.yaml").write_text(demo.replace("threads: 2", "threads: 1"), encoding="utf-8")
     (tmp_path / "path/to/my-model").symlink_to(POLICY_FOLDER)
     shutil.copytree(ROOT / "src/sgsd/prompts/lab", tmp_path / "my_prompts")
     save_bank(demo_bank(0), tmp_path / "bank.json")

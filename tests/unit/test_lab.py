@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import islice, product
 from typing import Any
@@ -20,7 +20,6 @@ from sgsd.bank import Bm25Retriever, dump_bank, parse_bank, retrieve_pairs
 from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.lab import task_skills as S
 from sgsd.lab.demo_bank import DEMO_MIX, demo_bank
-from sgsd.lab.policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY
 from sgsd.lab.pretrain import Recipe, completion_loss, encode_example, examples, procedure_logits, rate, style_for
 from sgsd.lab.task import (
     ALL_RIGHT,
@@ -30,13 +29,12 @@ from sgsd.lab.task import (
     STYLES,
     Family,
     LabProblem,
-    Part,
-    TaskSettings,
-    enumerate_parts,
+    enumerate_problems,
     held_out_problems,
     is_held_out,
     problems,
 )
+from sgsd.lab.tiny_policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.types import BankItem, UserError
 
@@ -60,8 +58,8 @@ def mixes(family: Family) -> list[dict[str, bool]]:
     return [{**ALL_RIGHT, **dict(zip(family.branches, c))} for c in product((True, False), repeat=len(family.branches))]
 
 
-def some_parts(family: Family) -> list[Part]:
-    return [*enumerate_parts(family.name, False)[::41], *enumerate_parts(family.name, True)[::11]]
+def some_parts(family: Family) -> list[LabProblem]:
+    return [*enumerate_problems(family.name, False)[::41], *enumerate_problems(family.name, True)[::11]]
 
 
 # ── The task ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,7 +67,7 @@ def some_parts(family: Family) -> list[Part]:
 
 @each_family
 def test_every_mix_of_procedures_reaches_an_answer_of_its_own(family: Family) -> None:
-    for part in (*enumerate_parts(family.name, False), *enumerate_parts(family.name, True)):
+    for part in (*enumerate_problems(family.name, False), *enumerate_problems(family.name, True)):
         answers = [part.derive(mix)[1] for mix in mixes(family)]
         assert len(set(answers)) == 2 ** len(family.branches), part.text
         assert answers[0] == TRUTH[family.name](*part.operands), part.text
@@ -88,7 +86,7 @@ def test_a_branch_that_a_problem_does_not_meet_changes_nothing(family: Family) -
 def test_derivations_are_sums_that_add_up_and_end_in_their_box(family: Family) -> None:
     for part in some_parts(family):
         for mix, style in product(mixes(family), STYLES):
-            solution = LabProblem((part,)).solve(mix, style)
+            solution = part.solve(mix, style)
             found = STEP.findall(solution.working)
             assert len(found) == len(part.derive(mix)[0]) >= 2
             for left, sign, right, carried, result in found:
@@ -103,22 +101,20 @@ def test_derivations_are_sums_that_add_up_and_end_in_their_box(family: Family) -
 
 
 def test_training_and_held_out_problems_have_nothing_in_common() -> None:
-    sides = [{p.text for f in FAMILIES for p in enumerate_parts(f.name, held_out)} for held_out in (False, True)]
+    sides = [{p.text for f in FAMILIES for p in enumerate_problems(f.name, held_out)} for held_out in (False, True)]
     assert not sides[0] & sides[1]
     assert not any(map(is_held_out, sides[0]))
     assert all(map(is_held_out, sides[1]))
     assert len(sides[1]) / (len(sides[0]) + len(sides[1])) == pytest.approx(1 / 6, abs=0.01)
     for held_out in (False, True):
-        for parts in (1, 2):
-            stream = problems(TaskSettings(parts=parts), held_out=held_out, seed=3)
-            assert all(part.text in sides[held_out] for p in islice(stream, 200) for part in p.parts)
+        assert all(p.text in sides[held_out] for p in islice(problems(held_out=held_out, seed=3), 200))
 
 
 def test_the_held_out_problems_are_the_same_ones_for_everybody() -> None:
     chosen = held_out_problems(512)
     texts = [problem.text for problem in chosen]
     assert len(set(texts)) == len({problem.to_problem().id for problem in chosen}) == 512
-    assert Counter(part.family.name for p in chosen for part in p.parts) == {f.name: 64 for f in FAMILIES}
+    assert Counter(p.family.name for p in chosen) == {f.name: 64 for f in FAMILIES}
     assert [problem.text for problem in held_out_problems(64)] == texts[:64]
     # Results are compared across versions on these problems; whoever changes them has to say so here.
     assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "eb7704f0195a6f35"
@@ -129,68 +125,21 @@ def test_the_held_out_problems_are_the_same_ones_for_everybody() -> None:
 
 def test_a_stream_of_problems_is_a_function_of_its_seed_and_draws_families_evenly() -> None:
     def texts(seed: int, **settings: Any) -> list[LabProblem]:
-        return list(islice(problems(TaskSettings(**settings), held_out=False, seed=seed), 2000))
+        return list(islice(problems(held_out=False, seed=seed, **settings), 2000))
 
     assert texts(1) == texts(1) != texts(2)
-    counts = Counter(p.parts[0].family.name for p in texts(1))
+    counts = Counter(p.family.name for p in texts(1))
     assert all(counts[f.name] == pytest.approx(250, abs=60) for f in FAMILIES)
-    assert {p.parts[0].family.name for p in texts(1, families=("mod", "carry"))} == {"mod", "carry"}
-
-
-def test_two_parts_make_a_tuple() -> None:
-    settings = TaskSettings(parts=2)
-    for problem in [*held_out_problems(40, settings), *islice(problems(settings, held_out=False, seed=0), 40)]:
-        answers = [TRUTH[part.family.name](*part.operands) for part in problem.parts]
-        assert problem.text == f"{problem.parts[0].text}; {problem.parts[1].text}"
-        assert problem.solve(ALL_RIGHT).answer == f"({answers[0]}, {answers[1]})"
-        assert problem.solve(ALL_RIGHT).text.endswith(f"\\boxed{{({answers[0]}, {answers[1]})}}")
-        assert len(STEP.findall(problem.solve(ALL_RIGHT).working)) == sum(
-            len(p.derive(ALL_RIGHT)[0]) for p in problem.parts
-        )
-        assert set(problem.branches) == {branch for part in problem.parts for branch in part.family.branches}
-        assert len(problem.branches) == len(set(problem.branches))
-    assert len({p.text for p in held_out_problems(300, settings)}) == 300
-
-
-def test_more_tuples_than_there_are_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(*arguments: Any, **options: Any) -> Iterator[LabProblem]:
-        yield from islice(problems(*arguments, **options), 100_000)
-        raise AssertionError("100,000 problems were drawn in vain")
-
-    monkeypatch.setattr("sgsd.lab.task.problems", drawn)
-    with pytest.raises(UserError, match="were asked for"):
-        held_out_problems(69**2 + 1, TaskSettings(parts=2, families=("mod",)))
+    assert {p.family.name for p in texts(1, families=("mod", "carry"))} == {"mod", "carry"}
 
 
 def test_a_problem_for_the_trainer_carries_the_right_answer_and_its_branches() -> None:
     for problem in held_out_problems(16):
         made = problem.to_problem()
         assert made.text == problem.text
-        assert made.gold == str(TRUTH[problem.parts[0].family.name](*problem.parts[0].operands))
+        assert made.gold == str(TRUTH[problem.family.name](*problem.operands))
         assert made.solution == problem.solve(ALL_RIGHT).text
         assert made.meta == {"branches": problem.branches}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"right_share": {"carry": 0.5}}, "right_share must name every branch"),
-        ({"right_share": {**RIGHT_SHARE, "mod": 0.0}}, "strictly between 0 and 1"),
-        ({"right_share": {**RIGHT_SHARE, "mod": 1.0}}, "strictly between 0 and 1"),
-        ({"right_share": {**RIGHT_SHARE, "mod": float("nan")}}, "strictly between 0 and 1"),
-        ({"parts": 0}, "parts must be at least 1, not 0"),
-        ({"families": ("mod", "division")}, r"unknown families \['division'\]"),
-    ],
-)
-def test_nonsense_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TaskSettings(**settings)
-
-
-@pytest.mark.parametrize("families", [(), ("mod", "mod")])
-def test_families_must_be_some_and_different(families: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="families"):
-        TaskSettings(families=families)
 
 
 # ── Items ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -279,7 +228,7 @@ def test_retrieval_finds_help_for_every_family(family: Family) -> None:
 # ── Pre-training ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 RECIPE = Recipe()
-BOTH = LabProblem((enumerate_parts("square_bracket", False)[0],))
+BOTH = enumerate_problems("square_bracket", False)[0]
 PLAIN = {"precedence": 0.2007, "bracket": 0.0, "carry": 0.4055, "mod": -0.2007, "square": 0.2007, "minus": 0.0}
 
 
@@ -310,7 +259,7 @@ def test_a_style_is_followed_when_asked_for_and_the_skill_is_asked_first() -> No
 def test_the_examples_are_what_the_recipe_says() -> None:
     made = list(islice(examples(RECIPE), 3000))
     assert made[:50] == list(islice(examples(RECIPE), 50))
-    assert not any(is_held_out(part.text) for e in made for part in e.problem.parts)
+    assert not any(is_held_out(e.problem.text) for e in made)
     kinds = Counter("answer" if "answer" in e.context else "items" if e.context else "plain" for e in made)
     assert kinds["plain"] / 3000 == pytest.approx(0.25, abs=0.03)
     assert kinds["answer"] / 3000 == pytest.approx(0.08, abs=0.02)
@@ -396,6 +345,6 @@ def test_it_answers_plain_prompts_with_a_whole_number_in_a_box(lab_model: Any, l
     done = engine.sample(ids, range(16), Sampling(temperature=0, max_tokens=96), seed=0)
     answers = [re.search(r"\\boxed\{(\d+)\}$", c.text) for c in done]
     assert all(answers)
-    possible = [{p.solve(mix).answer for mix in mixes(p.parts[0].family)} for p in pool]
+    possible = [{p.solve(mix).answer for mix in mixes(p.family)} for p in pool]
     taken = [answer is not None and answer[1] in answers_of for answer, answers_of in zip(answers, possible)]
     assert sum(taken) >= 12  # a right or a faulty procedure, and hardly ever a slip of the pen

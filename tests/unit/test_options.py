@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sgsd.cli.formatting import clock_words, count_words
 from sgsd.cli.main import COMMANDS
-from sgsd.cli.options import as_share, as_whole, config_first, take_switch, take_word
+from sgsd.cli.options import as_whole, config_first, take_switch, take_word
 from sgsd.types import UserError
 
 
@@ -53,13 +53,10 @@ def test_a_switch_is_there_or_not() -> None:
 
 
 def test_numbers_are_checked_and_named_by_their_flag() -> None:
-    assert (as_whole("--steps", "8"), as_share("--utilisation", "0.4")) == (8, 0.4)
+    assert as_whole("--steps", "8") == 8
     for word in ("0", "-1", "2.5", "many"):
         with pytest.raises(UserError, match=f"--steps: '{word}' is not a whole number from 1 on"):
             as_whole("--steps", word)
-    for word in ("0", "1.1", "nan", "half"):
-        with pytest.raises(UserError, match=f"--utilisation: '{word}' is not a share between 0 and 1"):
-            as_share("--utilisation", word)
 
 
 def test_the_config_file_comes_first() -> None:

@@ -222,7 +222,7 @@ def test_rows_keep_their_gradient() -> None:
 
 # Functions that run once a pass: what they ask of a tensor's value, the device has to be waited for.
 HOT = {
-    "train/step.py": {"__call__", "loss_inputs", "score_student", "choose", "pad_rows"},
+    "train/step.py": {"__call__", "take_loss", "loss_inputs", "score_student", "choose", "pad_rows"},
     "records/metrics.py": {"add", "_add"},
     "scorer/module.py": {"forward", "_hidden", "_score", "_layout_of"},
     "scorer/prefix.py": {"update", "prefix_cache"},

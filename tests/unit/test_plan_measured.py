@@ -16,7 +16,7 @@ from sgsd.plan.measured import EvaluationShare, Measured, evaluations, further_s
 from sgsd.plan.sizes import Lengths
 from sgsd.rollout import BackgroundEngine, Sampling, ScriptedEngine
 from sgsd.scorer import Row, collate
-from sgsd.train.held_out import evaluation_due
+from sgsd.train.session import evaluation_due
 from sgsd.types import UserError
 
 EVALUATION: dict[str, Any] = {"data": {"path": "lab:held-out"}, "problems": 8, "sampling": {"max_tokens": 96}}

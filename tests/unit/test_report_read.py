@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from sgsd.records.lenient import as_float, parse
 from sgsd.records.rollout_schema import RolloutRecord
-from sgsd.report.jsonl import read_lines
-from sgsd.report.read import read_run
+from sgsd.report.read import read_lines, read_run
 from sgsd.secrets import hide_secrets, without_secrets
 from sgsd.types import UserError
 

@@ -10,6 +10,7 @@ import pytest
 
 from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.report import rollout_section as rollouts
+from sgsd.report.labels import signed
 
 Record = TypeVar("Record", RolloutRecord, TeacherRecord)
 
@@ -111,8 +112,7 @@ def test_a_long_rollout_keeps_its_beginning_and_its_end_in_every_list() -> None:
 
 
 def cells(teacher: TeacherRecord) -> tuple[tuple[str, str, str], str, str]:
-    row = rollouts.teacher_row(1, teacher)
-    return row.stance, row.polarity, row.support
+    return rollouts.stance(teacher), rollouts.polarity(teacher), signed(teacher.support, 3)
 
 
 def test_a_stance_is_shown_only_of_a_teacher_that_was_judged() -> None:

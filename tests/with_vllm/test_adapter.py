@@ -13,8 +13,8 @@ from runs import run_small
 from sgsd.config.sections import LoraConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
-from sgsd.lab.policy import POLICY_FOLDER
-from sgsd.lab.task import TaskSettings, problems
+from sgsd.lab.task import problems
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.methods import RECIPES
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train.models import make_scorer
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # float32 on both sides: 1e-6 was measured, and another proces
 
 def prompts_of(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
     maker = PromptBuilder(load_prompts("lab"), tokenizer, 512)
-    stream = problems(TaskSettings(), held_out=True, seed=0)
+    stream = problems(held_out=True, seed=0)
     return [maker.student(problem.to_problem(), thinking=False) for problem, _ in zip(stream, range(count))]
 
 

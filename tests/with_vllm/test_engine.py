@@ -14,12 +14,11 @@ import torch
 from accelerate import Accelerator
 
 from runs import small_config
-from sgsd.records.timing import Clock
 from sgsd.rollout import Sampling, VllmEngine
 from sgsd.scorer import Row
 from sgsd.train.bank_building import _engine
+from sgsd.train.batch import Batch, build_batch, grade
 from sgsd.train.engines import close_engine
-from sgsd.train.loop import collect
 from sgsd.train.models import load_tokenizer
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_sampler, score_rows
 from sgsd.train.setup import Run, build_run
@@ -57,11 +56,16 @@ def sample(parts: Run, count: int = 12) -> list[Completion]:
     return parts.engine.sample(prompts_of(parts, count), range(count), SAMPLING, seed=3)
 
 
+def first_batch(parts: Run) -> Batch:
+    rollouts = parts.sampler.sample(1)
+    return build_batch(parts.contexts, rollouts, grade(parts.verifier, rollouts))
+
+
 def gap(parts: Run, done: list[Completion]) -> float:
     """The largest one, over all tokens."""
     rows = [Row(prompt, c.token_ids) for prompt, c in zip(prompts_of(parts, len(done)), done)]
     said_N = torch.tensor([logp for c in done for logp in c.logps])
-    return float((score_rows(parts, rows) - said_N).abs().max())
+    return float((score_rows(parts.policy, rows) - said_N).abs().max())
 
 
 def train(parts: Run, seed: int) -> None:
@@ -85,8 +89,9 @@ def test_each_sync_brings_the_new_weights_and_nothing_else_does(parts: Run) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "sync", lambda: None)
         with pytest.raises(StaleSamplerError):
-            check_sampler(parts, collect(parts, 1, None, Clock()))
-    check_sampler(parts, collect(parts, 1, None, Clock()))
+            check_sampler(parts.policy, parts.sampler, first_batch(parts))
+    parts.engine.sync()
+    check_sampler(parts.policy, parts.sampler, first_batch(parts))
     assert engine.restarts == 0
 
 

@@ -29,8 +29,7 @@ class Pending:
     def take(self, requests: Sequence[RolloutRequest]) -> tuple[list[Rollout], list[Verdict] | None]:
         """The rollouts that answer the requests, and their verdicts where they were graded.
 
-        Raises:
-            UserError: a prompt is no longer the one that was answered.
+        Raises UserError: a prompt is no longer the one that was answered.
         """
         rollouts, verdicts = [], []
         for request in requests:

@@ -45,12 +45,8 @@ class Position:
         return f"step-{self.step:06d}" + ("-pending" if self.pending else "")
 
 
-def stateful_tensors(scorer: nn.Module) -> dict[str, Tensor]:
-    """What training changes: the weights with a gradient, and a teacher's own."""
-    return {name: parameter.detach() for name, parameter in stateful_parameters(scorer).items()}
-
-
 def stateful_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
+    """What training changes: the weights with a gradient, and a teacher's own."""
     return {
         name: parameter
         for name, parameter in scorer.named_parameters()
@@ -105,10 +101,8 @@ def gathered(scorer: nn.Module, optimizer: Any, strategy: Strategy) -> tuple[dic
 def prune(root: Path, newest: Path, keep: int) -> None:
     """Remove all but the `keep` latest checkpoints up to `newest`, once that one has been read back.
 
-    Whatever lies behind it belongs to a past that a resumed run has left, and goes too.
-
-    Raises:
-        UserError: `newest` is not what was written; then nothing is removed.
+    Whatever lies behind it belongs to a past that a resumed run has left, and goes too. Raises UserError: `newest` is
+    not what was written; then nothing is removed.
     """
     saved = checkpoints(root)
     place = saved.index(newest)
@@ -128,8 +122,7 @@ def load_checkpoint(
 ) -> Position:
     """Put weights and optimizer back as they were; returns where the run stood.
 
-    Raises:
-        UserError: the checkpoint is another model's.
+    Raises UserError: the checkpoint is another model's.
     """
     strategy = strategy or Strategy()
     strategy.settle()
@@ -183,7 +176,3 @@ def damage(folder: Path) -> str | None:
         if sha256(folder / name) != digest:
             return f"{name} does not match its hash"
     return None
-
-
-def text_hash(text: str) -> str:
-    return sha256(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -22,7 +21,7 @@ from sgsd.plan.sizes import Lengths
 from sgsd.records.tracking import check_tracker
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
-from sgsd.types import Problem, Status, UserError, Verdict
+from sgsd.types import Status, UserError
 from sgsd.verify.grader import gold_text
 
 TEACHER_PROBLEMS = 64  # whose teachers' prompts are built; every problem's student prompt is
@@ -31,8 +30,7 @@ TEACHER_PROBLEMS = 64  # whose teachers' prompts are built; every problem's stud
 def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> None:
     """Build and check what a run would use, and print what came out.
 
-    Raises:
-        UserError: the first thing that would stop the run.
+    Raises UserError: the first thing that would stop the run.
     """
     accelerator = make_accelerator()
     check_processes(accelerator.num_processes)
@@ -56,7 +54,10 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
 def table_rows(run: Run) -> dict[str, str]:
     """What the table says, by the name of its row. Raises UserError for what would stop the run."""
     config, problems = run.config, run.problems
-    rows = {"problems": f"{len(problems):,}" + _skipped(run.skipped_problems)}
+    skipped = run.skipped_problems
+    rows = {
+        "problems": f"{len(problems):,}" + (f" ({skipped:,} left out: their prompts do not fit)" if skipped else "")
+    }
     answer = run.method.part(Answer)
     if answer is not None and answer.show != "answer":
         rows["with a solution"] = with_solutions(run)
@@ -75,17 +76,13 @@ def table_rows(run: Run) -> dict[str, str]:
         rows["teachers' prompts"] = f"{_lengths(teachers)} (first {min(TEACHER_PROBLEMS, len(problems))}{left_out})"
     if kinds := run.method.context.sampled_kinds():
         rows["made of rollouts"] = ", ".join(kinds)
-    rows["reference answers"] = References.of(run, problems).words(config.verifier.name)
+    rows["reference answers"] = references(run)
     rows["parameters"] = trained_parameters(run)
     rows["sampled"] = budget(run)
     rows["processes"] = str(run.accelerator.num_processes)
     rows["memory, estimated"] = memory(run, students, teachers).words()
     rows["would write"] = f"{config.folder}/: " + ", ".join(files(run))
     return rows
-
-
-def _skipped(count: int) -> str:
-    return f" ({count:,} left out: their prompts do not fit)" if count else ""
 
 
 def _lengths(lengths: Sequence[int]) -> str:
@@ -108,7 +105,7 @@ def with_solutions(run: Run) -> str:
 
 def check_positions(run: Run, longest: int) -> None:
     """Raises UserError where the longest prompt and its completion are more than the model has positions for."""
-    positions = getattr(_model_config(run), "max_position_embeddings", None)
+    positions = getattr(run.policy.model.config, "max_position_embeddings", None)
     needed = longest + run.config.sampling.max_tokens
     if positions is not None and needed > positions:
         raise UserError(
@@ -120,44 +117,30 @@ def check_positions(run: Run, longest: int) -> None:
 # ── References ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class References:
-    """What the verifier says of the reference answers themselves."""
-
-    problems: Sequence[Problem]
-    verdicts: Sequence[Verdict]
-
-    @classmethod
-    def of(cls, run: Run, problems: Sequence[Problem]) -> References:
-        """Grade every reference against itself, written as an answer; a verifier of one's own may want it bare."""
-        golds = [problem.gold for problem in problems]
-        verdicts = run.verifier.grade([written(gold, run.config.verifier.name) for gold in golds], golds)
-        if run.config.verifier.name not in ("math", "gym"):
-            bare = run.verifier.grade([str(gold) for gold in golds], golds)
-            verdicts = [b if b.status is Status.CORRECT else a for a, b in zip(verdicts, bare)]
-        return cls(problems, verdicts)
-
-    def words(self, verifier: str) -> str:
-        """Raises UserError where not one of them is read."""
-        total, read = len(self.verdicts), self._with(Status.CORRECT)
-        if not read:
-            first = self.problems[0]
-            raise UserError(
-                f"verifier {verifier}: it reads none of the {total:,} reference answers; the first is {first.gold!r}"
-                f" of problem {first.id}; is it the right column, and the right verifier?"
-            )
-        said = [f"{len(read):,} of {total:,} readable ({len(read) / total:.1%})"]
-        for status, what in (
-            (Status.UNPARSED, "unparsed: their rollouts teach nothing"),
-            (Status.INCORRECT, "not recognised as their own answer"),
-            (Status.TIMEOUT, "timed out"),
-        ):
-            if found := self._with(status):
-                said.append(f"{len(found):,} {what}; first: problem {found[0].id}, {str(found[0].gold)[:60]!r}")
-        return "\n".join(said)
-
-    def _with(self, status: Status) -> list[Problem]:
-        return [problem for problem, verdict in zip(self.problems, self.verdicts) if verdict.status is status]
+def references(run: Run) -> str:
+    """Grade every reference against itself. Raises UserError where not one of them is read."""
+    name, problems = run.config.verifier.name, run.problems
+    golds = [problem.gold for problem in problems]
+    verdicts = run.verifier.grade([written(gold, name) for gold in golds], golds)
+    if name not in ("math", "gym"):  # one of a user's own may want it bare
+        bare = run.verifier.grade([str(gold) for gold in golds], golds)
+        verdicts = [b if b.status is Status.CORRECT else a for a, b in zip(verdicts, bare)]
+    found = {s: [p for p, verdict in zip(problems, verdicts) if verdict.status is s] for s in Status}
+    total, read = len(problems), len(found[Status.CORRECT])
+    if not read:
+        raise UserError(
+            f"verifier {name}: it reads none of the {total:,} reference answers; the first is {golds[0]!r}"
+            f" of problem {problems[0].id}; is it the right column, and the right verifier?"
+        )
+    said = [f"{read:,} of {total:,} readable ({read / total:.1%})"]
+    for status, what in (
+        (Status.UNPARSED, "unparsed: their rollouts teach nothing"),
+        (Status.INCORRECT, "not recognised as their own answer"),
+        (Status.TIMEOUT, "timed out"),
+    ):
+        if some := found[status]:
+            said.append(f"{len(some):,} {what}; first: problem {some[0].id}, {str(some[0].gold)[:60]!r}")
+    return "\n".join(said)
 
 
 def written(gold: Any, verifier: str) -> str:
@@ -171,7 +154,7 @@ def written(gold: Any, verifier: str) -> str:
 
 
 def trained_parameters(run: Run) -> str:
-    parameters = list(run.policy.bare_scorer.model.parameters())
+    parameters = list(run.policy.model.parameters())
     trained, total = (sum(p.numel() for p in ps) for ps in ([p for p in parameters if p.requires_grad], parameters))
     return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if run.config.lora else 'all weights'})"
 
@@ -199,10 +182,6 @@ def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory
         in_parts=strategy.in_parts,
         device=run.accelerator.device.type,
     )
-
-
-def _model_config(run: Run) -> Any:
-    return run.policy.bare_scorer.model.config
 
 
 def files(run: Run) -> list[str]:

@@ -17,8 +17,7 @@ from sgsd.types import UserError
 def config_first(args: Sequence[str], command: str, usage: str, console: Console) -> tuple[Path | None, list[str]]:
     """The config file and the words behind it; none where the usage was asked for, and shown.
 
-    Raises:
-        UserError: an option comes before the file.
+    Raises UserError: an option comes before the file.
     """
     if not args or args[0] in ("-h", "--help"):
         console.print(usage, markup=False)
@@ -39,8 +38,7 @@ def take_switch(rest: list[str], flag: str) -> bool:
 def take_word(rest: list[str], flag: str, example: str | int) -> str | None:
     """What `--flag word` or `--flag=word` says, taken out of `rest`; none where the flag is not there.
 
-    Raises:
-        UserError: it is there twice, or says nothing.
+    Raises UserError: it is there twice, or says nothing.
     """
     places = [place for place, word in enumerate(rest) if word == flag or word.startswith(f"{flag}=")]
     if not places:
@@ -63,14 +61,3 @@ def as_whole(flag: str, word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
         raise UserError(f"{flag}: {word!r} is not a whole number from 1 on")
     return int(word)
-
-
-def as_share(flag: str, word: str) -> float:
-    """Raises UserError unless the word is a number above 0 and at most 1."""
-    try:
-        found = float(word)
-    except ValueError:
-        found = 0.0
-    if not 0 < found <= 1:
-        raise UserError(f"{flag}: {word!r} is not a share between 0 and 1")
-    return found

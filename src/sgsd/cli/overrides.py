@@ -24,8 +24,7 @@ SHORT = {"track": "track.to"}  # as `track: wandb` is in a file
 def read_config(path: Path, args: Sequence[str], prog: str) -> RunConfig:
     """The config file with the flags of a command line laid over it; with --help, show the keys and leave.
 
-    Raises:
-        UserError: see `load_config` and `read_flags`.
+    Raises UserError: see `load_config` and `read_flags`.
     """
     if {"--help", "-h"} & set(args):
         show_keys(make_config(read_mapping(path), str(path)), prog)

@@ -123,12 +123,12 @@ class Context:
 
     @property
     def teachers(self) -> int:
-        """How many teachers score a rollout."""
+        """The number of teachers that score a rollout."""
         return 1
 
     @property
     def sees_rollouts(self) -> bool:
-        """Whether `blocks` is handed graded rollouts; such a teacher may have to be left out."""
+        """True where `blocks` is handed graded rollouts; such a teacher may have to be left out."""
         return False
 
     def blocks(self, batch: Sequence[Any], resources: Resources) -> list[Pool]:
@@ -151,7 +151,7 @@ class Context:
         return change(self)
 
     def before_rollouts(self) -> Context:
-        """What of it can be shown before there are rollouts; `NoContext()` where nothing can."""
+        """The part of it that can be shown before there are rollouts; `NoContext()` where nothing can."""
         return NoContext() if self.sees_rollouts else self
 
     def sampled_kinds(self) -> list[str]:

@@ -27,7 +27,7 @@ CANDIDATES = 16  # other problems whose blocks are looked at
 
 
 def is_control(source: str) -> bool:
-    """Whether a teacher of this source was shown a control, alone or beside something else."""
+    """True where a teacher of this source was shown a control, alone or beside something else."""
     return not SOURCES.isdisjoint(source.split("+"))
 
 
@@ -72,9 +72,7 @@ def controlled_alone(context: Context) -> Context:
 
 
 def has_controls(context: Context) -> bool:
-    """Whether a control can take the place of something: of retrieved pairs or, where there are none, of contexts of a
-    user's own that are made from problems.
-    """
+    """True where a control can take a place: that of retrieved pairs or, without those, of a user's own contexts."""
     return any(_is_controlled(leaf, own=True) for leaf in context.leaves())
 
 
@@ -158,7 +156,7 @@ class NullTeacher(InPlaceOf):
 
 
 def _off_topic(block: Block, source: str, key: str, resources: Resources) -> Block:
-    """Nothing stays nothing."""
+    """An off-topic block in the place of this one; where nothing is shown, nothing still."""
     shown = resources.off_topic.like(block, f"{source}/{key}") if block.text else block
     return replace(shown, source=source)
 

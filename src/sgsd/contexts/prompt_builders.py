@@ -1,4 +1,4 @@
-"""From texts to the ids of a prompt: the student's, in training and in an evaluation, and its teachers'."""
+"""Builders of prompts: the student's, in training and in an evaluation, and its teachers'."""
 
 from __future__ import annotations
 

@@ -12,10 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-import sgsd
 from sgsd.config.sections import DataConfig
 from sgsd.data.gym_tasks import ALLOWED, REFUSED
 from sgsd.methods.registry import nearest
@@ -31,7 +29,7 @@ HELD_OUT_SHARE = 64  # of 256
 INSTALL = "reasoning-gym is not installed: pip install 'sgsd[tasks]'"
 
 _START_SECONDS = 120.0  # importing takes 2 s, but a loaded machine or a cold network disk takes its time
-_PACKAGE_ROOT = str(Path(sgsd.__file__).resolve().parents[1])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class GymAnswer(str):
@@ -55,10 +53,8 @@ class GymAnswer(str):
 def gym_problems(config: DataConfig) -> tuple[list[Problem], list[str]]:
     """Different puzzles of the tasks in `gym:TASK,TASK`, in turn; `data.split` says train or held-out.
 
-    A puzzle belongs to a side by the hash of its text, so no held-out puzzle is ever trained on.
-
-    Raises:
-        UserError: a task that is not allowed, no such side, or reasoning-gym is not installed.
+    A puzzle belongs to a side by the hash of its text, so no held-out puzzle is ever trained on. Raises UserError: a
+    task that is not allowed, no such side, or reasoning-gym is not installed.
     """
     tasks = _allowed(config.path.removeprefix("gym:").split(","))
     if config.split not in ("train", "held-out"):
@@ -138,9 +134,7 @@ class GymVerifier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

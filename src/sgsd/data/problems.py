@@ -25,8 +25,7 @@ LAB_TRAINING_PROBLEMS = 4096
 def load_problems(config: DataConfig) -> list[Problem]:
     """Read all problems; what was left out or changed on the way is told once, to the log `sgsd`.
 
-    Raises:
-        UserError: no such file, no such column, no rows, or a row without a problem or an answer; the row is named.
+    Raises UserError: no such file, no such column, no rows, or a row without a problem or an answer; the row is named.
     """
     if config.path.startswith("lab:"):
         return _lab_problems(config)
@@ -48,7 +47,7 @@ def _tell(message: str) -> None:
 
 
 def _lab_problems(config: DataConfig) -> list[Problem]:
-    from sgsd.lab.task import LabProblem, TaskSettings, held_out_problems, problems
+    from sgsd.lab.task import LabProblem, held_out_problems, problems
     from sgsd.lab.task_skills import rubric
 
     def judged(problem: LabProblem) -> Problem:
@@ -60,7 +59,7 @@ def _lab_problems(config: DataConfig) -> list[Problem]:
         return [judged(problem) for problem in held_out_problems(config.limit or 512)]
     if side != "train":
         raise UserError(f"data.path: the lab has lab:train and lab:held-out, not {config.path}")
-    stream = problems(TaskSettings(), held_out=False, seed=0)
+    stream = problems(held_out=False, seed=0)
     return [judged(problem) for problem in islice(stream, config.limit or LAB_TRAINING_PROBLEMS)]
 
 

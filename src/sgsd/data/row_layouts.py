@@ -155,10 +155,8 @@ def as_text(value: Any, name: str) -> str:
 def answer_in(text: str, name: str) -> tuple[str, str | None]:
     """The answer that a reference ends in, and the reference as a solution unless it is nothing but the answer.
 
-    The last box, else what follows the last ####, else the whole text where it is short and of one line.
-
-    Raises:
-        UnusableRow: none of these.
+    The last box, else what follows the last ####, else the whole text where it is short and of one line. Raises
+    UnusableRow: none of these.
     """
     if not _has_answer(text):
         raise UnusableRow(f"has no answer in {name}: no box, no ####, and too long to be one itself")

@@ -41,7 +41,6 @@ class DeepSpeed(Strategy):
     def prepare(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer, model: ModelConfig, settings: OptimizerConfig
     ) -> tuple[Any, Any]:
-        assert self.accelerator is not None
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin.zero3_init_flag:
             raise UserError("accelerate: set zero3_init_flag: false; every process loads the model and then shares it")
@@ -148,7 +147,6 @@ class DeepSpeed(Strategy):
 
     @property
     def _device(self) -> torch.device:
-        assert self.accelerator is not None
         return self.accelerator.device
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:

@@ -85,7 +85,6 @@ class Fsdp2(Strategy):
     def prepare(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer, model: ModelConfig, settings: OptimizerConfig
     ) -> tuple[Any, Any]:
-        assert self.accelerator is not None
         plugin = self.accelerator.state.fsdp_plugin
         if plugin.fsdp_version != 2:
             raise UserError("accelerate: fsdp_version is 1; set 2, as configs/accelerate/fsdp2.yaml does")
@@ -106,7 +105,6 @@ class Fsdp2(Strategy):
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
         inner = [unit for unit in self.units if unit is not self.scorer]
-        assert self.accelerator is not None
         usual = self.accelerator.state.fsdp_plugin.reshard_after_forward
         for unit in self.units:
             unit.unshard()

@@ -1,4 +1,7 @@
-"""The processes of a run: checked at the start, and told what only the first of them may find out."""
+"""The processes of a run: checked at the start, told what the first one finds, and summed over.
+
+Every process calls these functions, in the same order.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from sgsd.types import UserError
 
@@ -41,3 +46,22 @@ def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
     if refusal is not None:
         raise UserError(refusal)
     return found
+
+
+def all_sum(accelerator: Accelerator, value: Any) -> Tensor:
+    """Sum a number or a list of numbers over the processes, in float64, on the CPU."""
+    tensor = torch.as_tensor(value, dtype=torch.float64, device=accelerator.device)
+    summed: Any = accelerator.reduce(tensor, "sum")
+    return summed.cpu()
+
+
+def largest(accelerator: Accelerator, value: float) -> float:
+    """The largest value of any process."""
+    tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
+    gathered: Any = accelerator.gather(tensor)
+    return float(gathered.max())
+
+
+def all_max(accelerator: Accelerator, value: int) -> int:
+    """The largest whole number of any process; with a truth value, whether it holds on any of them."""
+    return int(largest(accelerator, value))

@@ -31,7 +31,7 @@ class Strategy:
     in_parts = False  # whether a process holds only a part of the weights
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
-        self.accelerator = accelerator
+        self.accelerator: Any = accelerator
         self.scorer: Any = None
         self.optimizer: Any = None
 
@@ -51,7 +51,6 @@ class Strategy:
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer, model: ModelConfig, settings: OptimizerConfig
     ) -> tuple[Any, Any]:
         """The scorer to call and the optimizer to step, on the device."""
-        assert self.accelerator is not None
         if self.accelerator.num_processes == 1:
             self.scorer, self.optimizer = self.accelerator.prepare(scorer, optimizer)
         else:
@@ -79,12 +78,10 @@ class Strategy:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add to the gradient; `last` says that no other pass of the update follows."""
-        assert self.accelerator is not None
         self.accelerator.backward(loss)
 
     def gradient_norm(self, bound: float) -> float:
         """Of the whole gradient, all processes' together, which is cut to `bound`."""
-        assert self.accelerator is not None
         trained = [p for p in self.scorer.parameters() if p.requires_grad]
         if self.accelerator.num_processes > 1 and not self.in_parts:
             average([p.grad for p in trained if p.grad is not None], self.accelerator.num_processes)
@@ -125,7 +122,6 @@ class Strategy:
         """What to save of a model that lies in parts, on the first process; none where it can be saved as it is."""
         if not self.in_parts:
             return None
-        assert self.accelerator is not None
         self.settle()
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         saved = set(model.state_dict())

@@ -134,8 +134,7 @@ class Bundle:
 def gather(folder: Path, repo: str, *, with_bank: bool = True) -> Bundle:
     """What of a finished run may be shared: weights, tokenizer, card, bank, configuration and summary.
 
-    Raises:
-        UserError: no finished run, or its bank is not the one it was trained with.
+    Raises UserError: no finished run, or its bank is not the one it was trained with.
     """
     config, result = read_run(folder)
     weights = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
@@ -178,8 +177,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def run_bank(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> Bank | None:
     """The bank as the run left it, the one it read where it left none, or None where the method has none.
 
-    Raises:
-        UserError: the bank is gone, or is another one by now.
+    Raises UserError: the bank is gone, or is another one by now.
     """
     if result.get("bank_version") is None:
         return None
@@ -205,8 +203,7 @@ def upload(
 ) -> str:
     """Put the files on the hub in one commit, as whoever is logged in there; returns the commit's address.
 
-    Raises:
-        UserError: the hub refuses or cannot be reached, or the repository is public and should not be.
+    Raises UserError: the hub refuses or cannot be reached, or the repository is public and should not be.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError

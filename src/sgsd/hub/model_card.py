@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-import yaml
+from huggingface_hub import ModelCardData
 
 from sgsd.hub.public import cached_hub_model, is_hub_name, public_config, public_name
 from sgsd.methods.registry import RECIPES, build
@@ -120,16 +120,15 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
     """The card's metadata in the hub's format; the licence is the user's to choose."""
     adapter, method = config.get("lora") is not None, config["method"]["name"]
     data = config["data"]["path"]
-    fields: dict[str, Any] = {
-        "base_model": base.name if base.on_hub else None,
-        "base_model_relation": ("adapter" if adapter else "finetune") if base.on_hub else None,
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["sgsd", "self-distillation", *(["lora"] if adapter else []), *([method] if method in RECIPES else [])],
-        "datasets": [data] if is_hub_name(data) else None,
-    }
-    fields["tags"] = list(dict.fromkeys(fields["tags"]))
-    return yaml.safe_dump({k: v for k, v in fields.items() if v is not None}, sort_keys=False, allow_unicode=True)
+    tags = ["sgsd", "self-distillation", *(["lora"] if adapter else []), *([method] if method in RECIPES else [])]
+    return ModelCardData(
+        base_model=base.name if base.on_hub else None,
+        base_model_relation=("adapter" if adapter else "finetune") if base.on_hub else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys(tags)),
+        datasets=[data] if is_hub_name(data) else None,
+    ).to_yaml()
 
 
 def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -> list[str]:

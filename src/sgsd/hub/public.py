@@ -45,18 +45,6 @@ def cached_hub_model(path: str) -> tuple[str, str] | None:
     return (f"{found[1]}/{found[2]}", found[3]) if found else None
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool | None]:
-    """A nested mapping as one of dotted names; lists become text."""
-    found: dict[str, str | int | float | bool | None] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        else:
-            found[name] = value if value is None or isinstance(value, (str, int, float)) else str(value)
-    return found
-
-
 def _public_entry(key: str, value: Any) -> Any:
     if is_secret(key, value):
         return HIDDEN

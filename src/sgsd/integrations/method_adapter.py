@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,15 @@ from sgsd.config.loading import make_config
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
-from sgsd.distributed.collectives import all_sum, largest
 from sgsd.distributed.launcher import make_strategy
+from sgsd.distributed.processes import all_sum, largest
 from sgsd.distributed.replicated import Strategy
 from sgsd.files import write_atomic
 from sgsd.methods import Method
-from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.rollout import TransformersEngine
-from sgsd.scorer import PackedBatch, Scorer
-from sgsd.train.batch import Batch, build_batch
+from sgsd.scorer import Scorer
+from sgsd.train.batch import build_batch
 from sgsd.train.checks import check_strategy, warn_of_template
 from sgsd.train.context_resources import Contexts, make_contexts
 from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
@@ -39,11 +38,9 @@ from sgsd.train.setup import find_ignored_token_ids, load_bank_for, make_verifie
 from sgsd.train.step import (
     Detail,
     Learner,
-    TeacherScores,
-    loss_inputs,
+    LossPasses,
     observations,
     outcome_advantages,
-    pad_rows,
     score_teachers,
 )
 from sgsd.train.teachers import TeacherUpdater, frozen_copy, teacher_weights
@@ -105,31 +102,6 @@ class TokenAdvantages:
     metrics: dict[str, Any]  # of all processes
 
 
-@dataclass
-class AdvantagePasses:
-    """The objective's outputs for every rollout, pass by pass."""
-
-    learner: Learner
-    batch: Batch
-    taught: TeacherScores
-    masks: Sequence[Tensor]
-    outcome_B: Tensor
-    advantages_B: Tensor
-    details: list[Detail] = field(default_factory=list)
-    metrics: StepMetrics = field(default_factory=StepMetrics)
-
-    def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        learner, used = self.learner, indices or [0]
-        mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
-        inputs = loss_inputs(
-            learner, self.batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, {}
-        )
-        outputs = learner.method.objective.loss(inputs, learner.method)
-        if indices:  # an idle pass has been made for the others' sake
-            self.metrics.add(outputs, inputs, torch.zeros(()))
-            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
-
-
 class Borrowed(Strategy):
     """Weights and gradients that another trainer looks after."""
 
@@ -137,19 +109,15 @@ class Borrowed(Strategy):
         """Not ours to forget."""
 
 
+@dataclass(frozen=True)
 class MethodAdapter:
     """A method with all it needs to compute advantages for rollouts of a model that another trainer trains."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        verifier: Verifier,
-        contexts: Contexts,
-        teacher_updater: TeacherUpdater,
-        end_ids: frozenset[int],
-    ) -> None:
-        self.learner, self.verifier, self.contexts = learner, verifier, contexts
-        self.teacher_updater, self.end_ids = teacher_updater, end_ids
+    learner: Learner
+    verifier: Verifier
+    contexts: Contexts
+    teacher_updater: TeacherUpdater
+    end_ids: frozenset[int]
 
     @classmethod
     def build(cls, config: RunConfig, model: Any, tokenizer: Any, accelerator: Accelerator) -> MethodAdapter:
@@ -188,22 +156,16 @@ class MethodAdapter:
     ) -> TokenAdvantages:
         """Advantages of one step's rollouts, all processes at once, as many on each; the ledger learns from them.
 
-        `written` says which tokens of a completion are the model's own; those of a tool, for instance, are not.
-
-        Raises:
-            UserError: what a teacher is to be shown does not fit.
+        `written` says which tokens of a completion are the model's own; those of a tool, for instance, are not. Raises
+        UserError: what a teacher is to be shown does not fit.
         """
         learner, policy = self.learner, self.learner.policy
         batch = build_batch(self.contexts, rollouts, verdicts)
         taught = score_teachers(learner, batch)
-        outcome_B = torch.tensor([float(verdict.outcome) for verdict in verdicts])
         advantages_B = outcome_advantages(learner, batch)
         masks = [learner.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
         rows = batch.student_rows()
-
-        def begin() -> AdvantagePasses:
-            return AdvantagePasses(learner, batch, taught, masks, outcome_B, advantages_B)
-
+        begin = partial(LossPasses, learner, batch, taught, masks, advantages_B)
         done = run_microbatches(policy, "student", rows, rows[0], begin)
         details = sorted(done.details, key=lambda detail: detail.position)
         learner.evidence_log.after_step(step, observations(batch, details))
@@ -215,8 +177,7 @@ class MethodAdapter:
     def resume(self, step: int) -> None:
         """Take up after `step` (0: a new run) what the output folder's sightings say up to there.
 
-        Raises:
-            UserError: the folder has another run's, or the teacher's weights would have to be read back as well.
+        Raises UserError: the folder has another run's, or the teacher's weights would have to be read back as well.
         """
         learner, records = self.learner, self.learner.evidence_log.records
         if step and learner.method.teacher in ("ema", "periodic"):

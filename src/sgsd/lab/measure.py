@@ -9,6 +9,7 @@ from typing import Any
 from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.evaluate.stats import Estimate, wilson
 from sgsd.lab import task_skills as S
+from sgsd.lab.pretrain import messages_for
 from sgsd.lab.task import ALL_RIGHT, LabProblem, held_out_problems
 from sgsd.rollout import Sampling, TransformersEngine
 
@@ -44,15 +45,11 @@ def measure(
     found = {}
     for name in names:
         rng = random.Random(f"{name}/{seed}")
-        ids = [encode_chat(tokenizer, _messages(prompts, p, contexts_for(p, name, rng)), thinking=False) for p in pool]
+        ids = [
+            encode_chat(tokenizer, messages_for(prompts, p, contexts_for(p, name, rng)), thinking=False) for p in pool
+        ]
         found[name] = (_accuracy(engine, ids, pool, 1.0, seed), _accuracy(engine, ids, pool, 0.0, seed))
     return found
-
-
-def _messages(prompts: Any, problem: LabProblem, context: Mapping[str, object]) -> list[dict[str, str]]:
-    if not context:
-        return prompts.student(problem.text)
-    return prompts.teacher(problem.text, prompts.render("answer" if "answer" in context else "skill_pair", **context))
 
 
 def _accuracy(

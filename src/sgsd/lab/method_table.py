@@ -99,8 +99,7 @@ class Row:
 def cells(methods: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:
     """List the table's cells, seeds outside and methods inside, so that a stopped table has whole seeds.
 
-    Raises:
-        UserError: a method the lab has no configuration for.
+    Raises UserError: a method the lab has no configuration for.
     """
     known = lab_configs()
     if strange := [name for name in methods if name not in known]:

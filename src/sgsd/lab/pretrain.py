@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts
 from sgsd.lab import task_skills as S
-from sgsd.lab.policy import new_policy, train_tokenizer
-from sgsd.lab.task import BRANCHES, STYLES, LabProblem, Solution, TaskSettings, problems
+from sgsd.lab.task import BRANCHES, RIGHT_SHARE, STYLES, LabProblem, Solution, problems
+from sgsd.lab.tiny_policy import new_policy, train_tokenizer
 from sgsd.types import BankItem
 
 
@@ -50,7 +50,7 @@ class Recipe:
     skill_style: float = 0.9
     mistake_style: float = 0.7
     usual_style: float = 0.88
-    task: TaskSettings = field(default_factory=TaskSettings)
+    right_share: Mapping[str, float] = field(default_factory=lambda: dict(RIGHT_SHARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,10 @@ class Example:
     solution: Solution
     thinking: bool
 
+    @property
+    def text(self) -> str:
+        return self.solution.thinking_text if self.thinking else self.solution.text
+
 
 def _logit(share: float) -> float:
     return math.log(share / (1 - share))
@@ -71,7 +75,7 @@ def procedure_logits(
     recipe: Recipe, problem: LabProblem, skill: BankItem | None, mistake: BankItem | None
 ) -> dict[str, float]:
     """Logits by which the items shown move the problem's branches; items about anything else move nothing."""
-    logits = {branch: _logit(recipe.task.right_share[branch]) for branch in BRANCHES}
+    logits = {branch: _logit(recipe.right_share[branch]) for branch in BRANCHES}
     for item, strength in ((skill, recipe.skill_logit), (mistake, recipe.mistake_logit)):
         if item is not None and item.meta["target"] in problem.branches:
             logits[item.meta["target"]] += strength if item.meta["kind"] == S.HELPFUL else -strength
@@ -125,34 +129,30 @@ def make_example(recipe: Recipe, problem: LabProblem, rng: random.Random) -> Exa
 
 def examples(recipe: Recipe) -> Iterator[Example]:
     rng = random.Random(f"pretrain/{recipe.seed}")
-    for problem in problems(recipe.task, held_out=False, seed=recipe.seed):
+    for problem in problems(held_out=False, seed=recipe.seed):
         yield make_example(recipe, problem, rng)
 
 
-def context_text(prompts: PromptSet, context: Mapping[str, object]) -> str:
-    if not context:
-        return ""
-    return prompts.render("answer" if "answer" in context else "skill_pair", **context)
+def messages_for(prompts: PromptSet, problem: LabProblem, context: Mapping[str, object]) -> list[dict[str, str]]:
+    """The prompt of a teacher that is shown the context; without one it is the student's."""
+    shown = prompts.render("answer" if "answer" in context else "skill_pair", **context) if context else ""
+    return prompts.teacher(problem.text, shown)
 
 
 def _tokenizer_corpus(recipe: Recipe, prompts: PromptSet) -> Iterator[str]:
     for example in islice(examples(recipe), 20_000):
-        text = example.solution.thinking_text if example.thinking else example.solution.text
-        yield prompts.teacher(example.problem.text, context_text(prompts, example.context))[-1]["content"]
-        yield f"user\nassistant\n{text}"
+        yield messages_for(prompts, example.problem, example.context)[-1]["content"]
+        yield f"user\nassistant\n{example.text}"
 
 
 def encode_example(
     tokenizer: PreTrainedTokenizerFast, prompts: PromptSet, example: Example
 ) -> tuple[list[int], list[int]]:
     """Prompt ids and completion ids, the end token included."""
-    messages = prompts.teacher(example.problem.text, context_text(prompts, example.context))
-    text = example.solution.thinking_text if example.thinking else example.solution.text
-    completion = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return list(encode_chat(tokenizer, messages, thinking=example.thinking)), [
-        *completion,
-        tokenizer.eos_token_id,
-    ]
+    messages = messages_for(prompts, example.problem, example.context)
+    completion = tokenizer(example.text, add_special_tokens=False)["input_ids"]
+    prompt = encode_chat(tokenizer, messages, thinking=example.thinking)
+    return list(prompt), [*completion, tokenizer.eos_token_id]
 
 
 def _batches(

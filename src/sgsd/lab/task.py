@@ -1,7 +1,7 @@
 """The lab's task: short integer arithmetic in which each trap has a right and a faulty procedure.
 
-A problem holds one or more parts; a part belongs to a family; a family meets one or two branches, the points at
-which the right and the faulty procedure diverge. Choosing a procedure for every branch fixes the derivation:
+A problem belongs to a family, which meets one or two branches, the points at which the right and the faulty procedure
+diverge. Choosing a procedure for every branch fixes the derivation:
 
     3+4*5, precedence right:   4*5=20, 3+20=23. \\boxed{23}
     3+4*5, precedence faulty:  3+4=7, 7*5=35. \\boxed{35}
@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import islice, product
 
 from sgsd.types import Problem, UserError
 
@@ -140,45 +140,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("precedence_minus", "Product with a double minus: {0}+{1}*{2}--{3}", ("precedence", "minus"),
            (range(1, 10), range(2, 10), range(2, 10), range(1, 10)), _precedence_minus),
 )  # fmt: skip
-_FAMILY = {family.name: family for family in FAMILIES}
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """The difficulty of a split: the share of right procedures at each branch, and the parts of a problem."""
-
-    right_share: Mapping[str, float] = field(default_factory=lambda: dict(RIGHT_SHARE))
-    parts: int = 1
-    families: tuple[str, ...] = tuple(family.name for family in FAMILIES)
-
-    def __post_init__(self) -> None:
-        if odd := set(BRANCHES) ^ set(self.right_share):
-            raise ValueError(f"right_share must name every branch and nothing else; see {sorted(odd)}")
-        if not all(0 < share < 1 for share in self.right_share.values()):
-            raise ValueError("every right_share must lie strictly between 0 and 1")
-        if self.parts < 1:
-            raise ValueError(f"parts must be at least 1, not {self.parts}")
-        if not self.families or len(set(self.families)) < len(self.families):
-            raise ValueError(f"families must name at least one family, each once, not {self.families}")
-        if unknown := set(self.families) - set(_FAMILY):
-            raise ValueError(f"unknown families {sorted(unknown)}; there are {sorted(_FAMILY)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One expression with its operands."""
-
-    family: Family
-    operands: tuple[int, ...]
-
-    @property
-    def text(self) -> str:
-        return self.family.wording.format(*self.operands)
-
-    def derive(self, right: Mapping[str, bool]) -> Derivation:
-        derivation = self.family.derive(self.operands, right)
-        assert derivation is not None, "parts are made by enumerate_parts, which keeps derivable ones only"
-        return derivation
+FAMILY_NAMES = tuple(family.name for family in FAMILIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,25 +162,25 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class LabProblem:
-    """One or more parts; the answer of several parts is the tuple of their answers."""
+    """One expression with its operands."""
 
-    parts: tuple[Part, ...]
+    family: Family
+    operands: tuple[int, ...]
 
     @property
     def text(self) -> str:
-        return "; ".join(part.text for part in self.parts)
+        return self.family.wording.format(*self.operands)
 
     @property
     def branches(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(b for part in self.parts for b in part.family.branches))
+        return self.family.branches
 
     def solve(self, right: Mapping[str, bool], style: str = "plain") -> Solution:
         """The derivation that takes the given procedure at every branch, and the answer it reaches."""
-        derivations = [part.derive(right) for part in self.parts]
-        steps = [step for steps, _ in derivations for step in steps]
-        answers = [str(value) for _, value in derivations]
-        answer = answers[0] if len(answers) == 1 else f"({', '.join(answers)})"
-        return Solution(STYLES[style](steps), answer)
+        derivation = self.family.derive(self.operands, right)
+        assert derivation is not None, "problems are made by enumerate_problems, which keeps derivable ones only"
+        steps, answer = derivation
+        return Solution(STYLES[style](steps), str(answer))
 
     def to_problem(self) -> Problem:
         solution = self.solve(ALL_RIGHT)
@@ -249,37 +211,28 @@ def is_held_out(text: str) -> bool:
 
 
 @cache
-def enumerate_parts(name: str, held_out: bool) -> tuple[Part, ...]:
-    """Every expression of a family on one side of the split, in an order that a hash shuffles."""
-    family = _FAMILY[name]
-    parts = (Part(family, operands) for operands in product(*family.operands) if _distinct_outcomes(family, operands))
-    kept = [part for part in parts if is_held_out(part.text) == held_out]
-    return tuple(sorted(kept, key=lambda part: hashlib.sha256(part.text.encode()).digest()))
+def enumerate_problems(name: str, held_out: bool) -> tuple[LabProblem, ...]:
+    """Every problem of a family on one side of the split, in an order that a hash shuffles."""
+    family = next(family for family in FAMILIES if family.name == name)
+    made = (LabProblem(family, x) for x in product(*family.operands) if _distinct_outcomes(family, x))
+    kept = [problem for problem in made if is_held_out(problem.text) == held_out]
+    return tuple(sorted(kept, key=lambda problem: hashlib.sha256(problem.text.encode()).digest()))
 
 
-def problems(settings: TaskSettings, *, held_out: bool, seed: int) -> Iterator[LabProblem]:
-    """An endless stream of problems: families drawn evenly, parts uniformly, all on one side of the split."""
-    rng = random.Random(f"{seed}/{held_out}/{settings.parts}")
+def problems(*, held_out: bool, seed: int, families: Sequence[str] = FAMILY_NAMES) -> Iterator[LabProblem]:
+    """An endless stream of problems: families drawn evenly, problems uniformly, all on one side of the split."""
+    rng = random.Random(f"{seed}/{held_out}/1")
     while True:
-        names = [rng.choice(settings.families) for _ in range(settings.parts)]
-        yield LabProblem(tuple(rng.choice(enumerate_parts(name, held_out)) for name in names))
+        yield rng.choice(enumerate_problems(rng.choice(families), held_out))
 
 
-def held_out_problems(count: int, settings: TaskSettings | None = None) -> list[LabProblem]:
+def held_out_problems(count: int) -> list[LabProblem]:
     """`count` distinct held-out problems, the same ones every time, families in turn.
 
-    Raises:
-        UserError: the split does not hold that many.
+    Raises UserError: the split does not hold that many.
     """
-    settings = settings or TaskSettings()
-    pools = [enumerate_parts(name, True) for name in settings.families]
-    if count > (most := sum(map(len, pools)) ** settings.parts):
+    pools = [enumerate_problems(name, True) for name in FAMILY_NAMES]
+    if count > (most := sum(map(len, pools))):
         raise UserError(f"lab:held-out has {most} problems, {count} were asked for")
-    if settings.parts > 1:
-        stream, seen = problems(settings, held_out=True, seed=0), dict[str, LabProblem]()
-        while len(seen) < count:
-            problem = next(stream)
-            seen[problem.text] = problem
-        return list(seen.values())
     in_turn = (pool[i] for i in range(max(map(len, pools))) for pool in pools if i < len(pool))
-    return [LabProblem((next(in_turn),)) for _ in range(count)]
+    return list(islice(in_turn, count))

@@ -16,16 +16,15 @@ from typing import Any
 from sgsd.checkpoint.saving import Position, checkpoints
 from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import CheckpointConfig, TrackConfig
-from sgsd.distributed.collectives import largest
 from sgsd.distributed.launcher import make_accelerator
-from sgsd.distributed.processes import check_processes, from_first
+from sgsd.distributed.processes import check_processes, from_first, largest
 from sgsd.plan.gauges import PHASES, EngineCall, MemoryGauge, Step, StepTimer, TimedEngine, counted_lengths
 from sgsd.plan.meta_model import MetaModel
 from sgsd.plan.sizes import Lengths, Shape, bytes_in
 from sgsd.records.run_files import Records
 from sgsd.rollout import BackgroundEngine
 from sgsd.train.engines import close_engine
-from sgsd.train.loop import train
+from sgsd.train.loop import train_steps
 from sgsd.train.resume_run import Start, begin
 from sgsd.train.setup import Run, build_run
 from sgsd.types import UserError
@@ -111,10 +110,8 @@ def measure(config: RunConfig, count: int, seconds: float = 0.0) -> Measured:
     """Make the first `count` steps of the run, a share of its evaluation and a checkpoint; nothing of it stays.
 
     Further steps follow until those after the first have taken so many `seconds`: where a step takes half a second, the
-    first few still warm up libraries and caches, and three of them are noise.
-
-    Raises:
-        UserError: fewer than two steps, a run without any, or what would stop the run itself.
+    first few still warm up libraries and caches, and three of them are noise. Raises UserError: fewer than two steps, a
+    run without any, or what would stop the run itself.
     """
     if count < 2:
         raise UserError(f"--steps: {count} leaves none after the warm-up; make at least 2")
@@ -186,7 +183,7 @@ def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: A
 
 def train_whole(run: Run, records: Records, start: Start, timer: StepTimer) -> Position:
     """Train to the end; the steps that the first process timed go to the others."""
-    end = train(run, records, start, timer)
+    end = train_steps(run, records, start, timer)
     if end.step < run.config.steps:
         raise KeyboardInterrupt
     timer.steps = from_first(run.accelerator, lambda: timer.steps)

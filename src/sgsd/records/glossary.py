@@ -1,13 +1,16 @@
 """One name for each metric: its key in a run's files and trackers, its label, unit and meaning for people.
 
-docs/glossary.md is written from this file (`python -m sgsd.records.glossary`), and so are the live view's rows and the
-report's titles and captions. Keys of earlier versions are mapped to today's when a file is read, never when written.
+All of them stand in glossary.toml. docs/glossary.md is written from it (`python -m sgsd.records.glossary`), and so are
+the live view's rows and the report's titles and captions. Keys of earlier versions are mapped to today's when a file
+is read, never when written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,252 +20,21 @@ METRIC_FILES: tuple[File, ...] = get_args(File)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number that a run writes down.
-
-    Args:
-        key: its name in the file, in every tracker and in TRL's log; `*` stands for a name that the run chooses.
-        label: what people read; a `*` as in the key.
-        unit: "share" for a number from 0 to 1; empty for one without a unit.
-        sentence: what it is, in a sentence.
-        trl: TRL's key for the same number, or the nearest one.
-        old_keys: what earlier versions called it.
-        file: the file of the run folder that holds it, without ".jsonl".
-    """
+    """One number that a run writes down; a `*` in key and label stands for a name that the run chooses."""
 
     key: str
     label: str
-    unit: str
-    sentence: str
+    unit: str = ""
+    sentence: str = ""
     trl: str = ""
-    old_keys: tuple[str, ...] = ()
+    old_keys: Sequence[str] = ()
     file: File = "metrics"
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("step", "Step", "updates", "The step that the line belongs to; 0 is before training.", "step"),
-    Metric("lr", "Learning rate", "", "The learning rate of the update.", "learning_rate"),
-    Metric(
-        "loss",
-        "Loss",
-        "",
-        "Sign and size depend on the method; watch for jumps, not for a descent.",
-        "loss",
-    ),
-    Metric(
-        "grad_norm",
-        "Gradient norm",
-        "",
-        "The norm before clipping; a spike is a step whose rollouts deserve a look.",
-        "grad_norm",
-    ),
-    Metric("rollouts", "Rollouts", "a step", "Completions sampled in the step, over all processes."),
-    Metric(
-        "accuracy",
-        "Accuracy",
-        "share",
-        "Rollouts that the verifier called correct.",
-        "reward, rewards/correct/mean",
-    ),
-    Metric(
-        "ungraded",
-        "Ungraded",
-        "share",
-        "Rollouts that the verifier could not grade (unreadable answer, time-out).",
-        old_keys=("unknown",),
-    ),
-    Metric(
-        "length", "Completion length", "tokens", "Mean length of the sampled completions.", "completions/mean_length"
-    ),
-    Metric(
-        "truncated",
-        "Truncated",
-        "share",
-        "Rollouts that ran into the length limit before they ended.",
-        "completions/clipped_ratio",
-    ),
-    Metric(
-        "entropy",
-        "Entropy",
-        "nats a token",
-        "How undecided the policy is at a token; a fall to zero is a collapse.",
-        "entropy",
-    ),
-    Metric(
-        "style_advantage_share",
-        "Style in the advantages",
-        "share",
-        "Share of the summed |advantage| (|loss| where there is none) that falls on style tokens.",
-        old_keys=("style_share",),
-    ),
-    Metric(
-        "style_token_share",
-        "Style in the text",
-        "share",
-        "Share of the trained tokens that are style: connectives, punctuation, white space.",
-        old_keys=("style_tokens",),
-    ),
-    Metric("staleness", "Staleness", "updates", "Updates between the weights that sampled and those that are trained."),
-    Metric(
-        "sampler_mismatch",
-        "Sampler mismatch",
-        "nats a token",
-        "Mean |log-prob by the sampler − log-prob by the trainer|; beyond rounding they are two policies.",
-        "sampling/sampling_logp_difference/mean",
-        ("sampler_gap",),
-    ),
-    Metric(
-        "sampler_mismatch_max",
-        "Largest sampler mismatch",
-        "nats",
-        "The largest such difference of any sampled token of the step.",
-        "sampling/sampling_logp_difference/max",
-        ("sampler_gap_max",),
-    ),
-    Metric(
-        "importance_weight",
-        "Importance weight",
-        "",
-        "Mean of p(trainer) / p(sampler) of the sampled tokens, as capped.",
-        "sampling/importance_sampling_ratio/mean",
-        ("importance",),
-    ),
-    Metric(
-        "importance_capped",
-        "Weights capped",
-        "share",
-        "Trained tokens whose importance weight was cut at rollout.importance_cap.",
-    ),
-    Metric(
-        "stance/supports",
-        "Stance: supports",
-        "share",
-        "Teachers to whom the rollout is likelier.",
-        "",
-        ("support_plus",),
-    ),
-    Metric(
-        "stance/neutral", "Stance: neutral", "share", "Teachers within the confidence threshold.", "", ("support_zero",)
-    ),
-    Metric(
-        "stance/suppresses",
-        "Stance: suppresses",
-        "share",
-        "Teachers to whom the rollout is less likely.",
-        "",
-        ("support_minus",),
-    ),
-    Metric(
-        "polarity/validated",
-        "Polarity: validated",
-        "share",
-        "Teachers whose stance agrees with the outcome; they are followed.",
-        "",
-        ("validated",),
-    ),
-    Metric(
-        "polarity/neutral",
-        "Polarity: neutral",
-        "share",
-        "Teachers of neutral stance, or of a rollout without a verdict; they do not count.",
-        "",
-        ("neutral",),
-    ),
-    Metric(
-        "polarity/reversed",
-        "Polarity: reversed",
-        "share",
-        "Teachers whose stance disagrees with the outcome; they are inverted.",
-        "",
-        ("reversed",),
-    ),
-    Metric("gate_kept", "Gate kept", "share", "How much of the teachers' signal the gate lets through."),
-    Metric("delta_abs", "Mean |Δ|", "nats", "How far teacher and student are apart on a sampled token."),
-    Metric("delta_trend", "Trend of |Δ|", "times", "The last five steps by the five before; 1 is no change."),
-    Metric(
-        "divergence", "Divergence", "nats", "How far the distributions of teacher and student are apart at a token."
-    ),
-    Metric(
-        "support_auc",
-        "AUC of support",
-        "",
-        "How well support separates right rollouts from wrong ones; 0.5 is chance, below it wrong ones are favoured.",
-    ),
-    Metric(
-        "support_auc_count",
-        "Teachers behind the AUC",
-        "a step",
-        "Teachers of rollouts that the verifier could grade.",
-        old_keys=("support_pairs",),
-    ),
-    Metric(
-        "support_below_zero",
-        "Support below zero",
-        "share",
-        "Teachers whose support is negative, before any threshold.",
-        old_keys=("support_negative",),
-    ),
-    Metric(
-        "support_histogram",
-        "Histogram of support",
-        "teachers",
-        "Counts between the edges −1, −0.3, −0.1, −0.03, −0.01, 0.01, 0.03, 0.1, 0.3, 1 nats a token.",
-        old_keys=("support_bins",),
-    ),
-    Metric(
-        "polarity_histogram",
-        "Histogram of polarity",
-        "teachers",
-        "Counts between the edges −0.6, −0.2, 0.2, 0.6.",
-        old_keys=("polarity_bins",),
-    ),
-    Metric(
-        "teacher_nll_ratio",
-        "Teachers' NLL",
-        "of a uniform guess's",
-        "Mean −log p(rollout token) by the teachers, by log(vocabulary); 1: they know as much as a guess.",
-        old_keys=("teacher_surprise",),
-    ),
-    Metric("skipped_teachers", "Skipped teachers", "a step", "Teachers left out because their prompt did not fit."),
-    Metric("untaught_rollouts", "Rollouts without a teacher", "a step", "Rollouts whose teachers were all left out."),
-    Metric(
-        "sources/*/share",
-        "Weight: *",
-        "",
-        "Share of the teachers' weight that this kind of context has, where a pool mixes several.",
-    ),
-    Metric("sources/*/teachers", "Teachers: *", "a step", "How many teachers of this kind were asked."),
-    Metric("sources/*/validated", "Validated: *", "", "Share of this kind's teachers that were validated."),
-    Metric("sources/*/reversed", "Reversed: *", "", "Share of this kind's teachers that were reversed."),
-    Metric("objective/*", "*", "", "A number that the objective itself reports; mean over the trained tokens."),
-    # ── Seconds of a step's stages ────────────────────────────────────────────────────────────────────────────────
-    Metric("sample", "Sampling", "seconds", "Sampling the rollouts.", file="timings"),
-    Metric("verify", "Verifying", "seconds", "Grading the answers.", file="timings"),
-    Metric("contexts", "Contexts", "seconds", "Writing the teachers' prompts.", file="timings"),
-    Metric("score", "Scoring", "seconds", "Log-probs of the rollouts under the teachers.", file="timings"),
-    Metric(
-        "update", "Update", "seconds", "Forward and backward pass of the student and the optimizer.", file="timings"
-    ),
-    Metric("bank", "Bank", "seconds", "Writing down what the teachers said, and keeping up the bank.", file="timings"),
-    Metric("tokens", "Sampled tokens", "a step", "Tokens of the step's completions.", file="timings"),
-    Metric(
-        "tokens_per_s", "Throughput", "tokens a second", "Sampled tokens by the time of the whole step.", file="timings"
-    ),
-    # ── Evaluations ───────────────────────────────────────────────────────────────────────────────────────────────
-    Metric("split", "Split", "", "Which problems were asked.", file="evaluations"),
-    Metric("problems", "Problems", "", "How many problems were asked.", file="evaluations"),
-    Metric("samples", "Samples", "a problem", "Answers sampled for each problem.", file="evaluations"),
-    Metric(
-        "greedy/accuracy", "greedy", "share", "Correct when the likeliest token is always taken.", file="evaluations"
-    ),
-    Metric("greedy/low", "greedy, lower end", "share", "Lower end of its 95 % interval.", file="evaluations"),
-    Metric("greedy/high", "greedy, upper end", "share", "Upper end of its 95 % interval.", file="evaluations"),
-    Metric(
-        "avg_at_k/accuracy", "avg@k", "share", "Correct among k samples, averaged over problems.", file="evaluations"
-    ),
-    Metric("avg_at_k/low", "avg@k, lower end", "share", "Lower end of its 95 % interval.", file="evaluations"),
-    Metric("avg_at_k/high", "avg@k, upper end", "share", "Upper end of its 95 % interval.", file="evaluations"),
-    Metric("avg_at_k/k", "k", "", "Samples a problem.", file="evaluations"),
-)
+_TABLES = tomllib.loads((files("sgsd.records") / "glossary.toml").read_text(encoding="utf-8"))
+METRICS = tuple(Metric(key, **found, file=file) for file in METRIC_FILES for key, found in _TABLES[file].items())
+#: What each guard sees, what that is a sign of, and what to do.
+GUARD_WORDS: Mapping[str, Mapping[str, Any]] = _TABLES["guards"]
 
 GLOSSARY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
 _NEW_KEY = {old: metric.key for metric in METRICS for old in metric.old_keys}
@@ -311,7 +83,7 @@ TITLES: Mapping[File, str] = {
     "timings": "`timings.jsonl`, one line a step (`timing/…` in trackers)",
     "evaluations": "`evaluations.jsonl`, one line an evaluation (`held-out/…` in trackers)",
 }
-MARK = "<!-- Below this line: made from src/sgsd/records/glossary.py by `python -m sgsd.records.glossary`. -->"
+MARK = "<!-- Below this line: made from src/sgsd/records/glossary.toml by `python -m sgsd.records.glossary`. -->"
 
 
 def metric_tables() -> str:

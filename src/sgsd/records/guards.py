@@ -1,7 +1,7 @@
 """Guards notice training that goes wrong while it happens.
 
-A guard computes one figure from the metrics so far and compares it with a bound. docs/guards.md lists them, their
-settings are in `sgsd.config.guards_config`, and `sgsd.records.monitor` runs them after every step.
+A guard computes one figure from the metrics so far and compares it with a bound. docs/guards.md lists them, their words
+are in glossary.toml, their settings in `sgsd.config.guards_config`; `sgsd.records.monitor` runs them after every step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sgsd.config.guards_config import GuardConfig
 from sgsd.evaluate.stats import over_seeds
+from sgsd.records.glossary import GUARD_WORDS
 
 Record = Mapping[str, Any]
 History = Sequence[Record]  # the metrics of steps 1, 2, …, with today's keys
@@ -119,15 +120,7 @@ def trend(history: History, key: str, steps: int = TREND) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One guard.
-
-    Args:
-        figure: what is compared with the bound.
-        fires: the side of the bound on which trouble lies.
-        sees: the figure in words.
-        means: what it is a sign of.
-        remedy: what to do.
-    """
+    """One guard: its figure, the side of the bound on which trouble lies, and its words in the glossary."""
 
     figure: Figure
     fires: Literal["above", "below"]
@@ -146,89 +139,18 @@ class Guard:
         return f"{self.sees} {value:.3g}, {bound}: {self.means}; {self.remedy}"
 
 
-GUARDS: Mapping[str, Guard] = {
-    "entropy_collapse": Guard(
-        last_mean("entropy"),
-        "below",
-        "entropy (nats a token)",
-        "the policy has all but stopped exploring, so its rollouts teach nothing new",
-        "lower optimizer.lr, or go back to a checkpoint before the fall",
-    ),
-    "entropy_explosion": Guard(
-        growth("entropy"),
-        "above",
-        "entropy (times that of the first steps)",
-        "the policy is dissolving into noise",
-        "lower optimizer.lr, or go back to a checkpoint before the rise",
-    ),
-    "length": Guard(
-        length_change,
-        "above",
-        "completion length (factor up or down)",
-        "rollouts run away or shrink to nothing",
-        "read some in the report; where they ramble or say nothing, lower optimizer.lr",
-    ),
-    "truncation": Guard(
-        last_mean("truncated"),
-        "above",
-        "share of rollouts truncated",
-        "most never reach an answer and count as wrong",
-        "raise sampling.max_tokens, or take shorter problems",
-    ),
-    "accuracy": Guard(
-        accuracy_lost,
-        "above",
-        "share of the best accuracy lost",
-        "the policy unlearns what it knew",
-        "go back to a checkpoint of the best steps and lower optimizer.lr",
-    ),
-    "style": Guard(
-        style_excess,
-        "above",
-        "style's share of the advantages beyond its share of the text",
-        "the loss teaches how to phrase and not what to say",
-        "make the teachers' prompts sound like the student's, in the same thinking mode",
-    ),
-    "support_auc": Guard(
-        upper_auc,
-        "below",
-        "AUC of support against outcome (upper end of its interval)",
-        "the teachers support wrong rollouts more than right ones",
-        "ask sgsd probe whether the bank can teach, and sgsd bank why which items mislead",
-    ),
-    "chase": Guard(
-        chase,
-        "above",
-        "growth of |Δ| with all supports negative",
-        "student and live teacher chase each other away from what they knew",
-        "lower optimizer.lr, or set method.teacher to ema or frozen",
-    ),
-    "teacher_equals_student": Guard(
-        teacher_gap,
-        "below",
-        "mean |Δ| (nats a token)",
-        "the contexts do nothing, the teachers say what the student says",
-        "look at the prompts with sgsd preview, and at the bank",
-    ),
-    "teacher_uniform": Guard(
-        last_mean("teacher_nll_ratio"),
-        "above",
-        "the teachers' NLL (1: a uniform guess's)",
-        "the teachers know no more than a uniform guess",
-        "check the teacher's weights, and its prompts with sgsd preview",
-    ),
-    "polarity": Guard(
-        one_sided,
-        "above",
-        "share of teachers reversed, or neutral",
-        "every outcome goes against the teachers, or none of them takes a side",
-        "reversed: probe the bank; neutral: lower method.confidence, and see whether answers are graded at all",
-    ),
-    "sampler_mismatch": Guard(
-        last_mean("sampler_mismatch"),
-        "above",
-        "sampler mismatch (nats a token)",
-        "rollouts come from another policy than the one that is trained",
-        "raise the engine's precision, or set rollout.importance_cap",
-    ),
+_FIGURES: Mapping[str, tuple[Figure, Literal["above", "below"]]] = {
+    "entropy_collapse": (last_mean("entropy"), "below"),
+    "entropy_explosion": (growth("entropy"), "above"),
+    "length": (length_change, "above"),
+    "truncation": (last_mean("truncated"), "above"),
+    "accuracy": (accuracy_lost, "above"),
+    "style": (style_excess, "above"),
+    "support_auc": (upper_auc, "below"),
+    "chase": (chase, "above"),
+    "teacher_equals_student": (teacher_gap, "below"),
+    "teacher_uniform": (last_mean("teacher_nll_ratio"), "above"),
+    "polarity": (one_sided, "above"),
+    "sampler_mismatch": (last_mean("sampler_mismatch"), "above"),
 }
+GUARDS = {name: Guard(*found, **GUARD_WORDS[name]) for name, found in _FIGURES.items()}

@@ -96,8 +96,7 @@ Objects = BeforeValidator(_objects)
 def parse(kind: type[Value], fields: Mapping[str, Any], where: str) -> Value:
     """One object of a file as a `kind`; `where` is its place ("metrics.jsonl, line 3").
 
-    Raises:
-        UserError: a field is missing or is not what it should be; one line that names the place.
+    Raises UserError: a field is missing or is not what it should be; one line that names the place.
     """
     try:
         found = TypeAdapter(kind).validate_python(fields)

@@ -22,7 +22,7 @@ from sgsd.config.loading import read_saved
 from sgsd.config.run_config import RunConfig
 from sgsd.config.sections import TrackConfig
 from sgsd.files import write_atomic
-from sgsd.hub.public import flat, public_config
+from sgsd.hub.public import public_config
 from sgsd.records.glossary import flat_keys
 from sgsd.records.run_files import Records
 from sgsd.records.trackers import TRACKERS, Start, Tracker
@@ -69,7 +69,7 @@ def numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {
         f"{prefix}/{key}": value
         for key, value in flat_keys(record)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step"
+        if isinstance(value, int | float) and not isinstance(value, bool) and key != "step"
     }
 
 
@@ -129,9 +129,7 @@ def tracked(records: Records, config: RunConfig, console: Console, *, resumed: b
     """Records that a tracker sees too; for the first process only.
 
     A tracker that does not start stops a new run, of which nothing is lost yet, and costs a resumed one a warning.
-
-    Raises:
-        UserError: the tracker is not installed, or did not start.
+    Raises UserError: the tracker is not installed, or did not start.
     """
 
     def warn(text: str) -> None:
@@ -174,10 +172,8 @@ def connect(
 ) -> TrackedRecords:
     """Start the tracker, or go on in the run that `link` names, and bring it up to date with the files.
 
-    `known` is the run's configuration; `keep` remembers the tracker's run in the folder.
-
-    Raises:
-        TrackerError: it does not start.
+    `known` is the run's configuration; `keep` remembers the tracker's run in the folder. Raises TrackerError: it does
+    not start.
     """
     records = Records(folder)
     last = {name: max((record["step"] for record in records.read(name)), default=-1) for name in PREFIX}
@@ -188,7 +184,10 @@ def connect(
         new_name=f"{plain}-{uuid.uuid4().hex[:8]}",  # runs of one name must not become one
         run=link.run,
         next_step=max(last.values()) + 1,
-        settings=flat(public_config(known)),
+        settings={
+            key: value if value is None or isinstance(value, str | int | float) else str(value)
+            for key, value in flat_keys(public_config(known), ".")
+        },
     )
     with foreign():
         tracker = TRACKERS[config.to](start)
@@ -207,8 +206,7 @@ def connect(
 def export(folder: Path, config: TrackConfig) -> str:
     """Send all of a run's files to a new run of a tracker; returns that run's name there.
 
-    Raises:
-        UserError: no run in this folder, or the tracker is missing or failed.
+    Raises UserError: no run in this folder, or the tracker is missing or failed.
     """
     saved = folder / "config.yaml"
     if not saved.is_file() or not (folder / "metrics.jsonl").is_file():

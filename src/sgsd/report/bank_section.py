@@ -10,38 +10,13 @@ from markupsafe import Markup
 
 from sgsd.report import svg
 from sgsd.report.curves import wilson
-from sgsd.report.labels import UNKNOWN, count, percent, signed, with_interval
+from sgsd.report.labels import count, percent
 from sgsd.report.svg import Frame
 from sgsd.report.values import BankItem, BankUpdate, Estimate
 
 MOST_ITEMS = 20  # half of them the best, half the worst
 MOST_UPDATES = 20
-MOST_NAMES = 3  # of what one update added, and of what it removed
-MOST_CHARACTERS = 160  # of what an item says
 SHARE = Frame(120, 18, left=5, right=5, top=0, bottom=0)
-
-
-@dataclass(frozen=True, slots=True)
-class ItemLine:
-    """One item, ready for the template."""
-
-    item: BankItem
-    says: str
-    origin: str
-    standing: str
-    ink: str
-    share: str
-    picture: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateLine:
-    """One update of the bank, ready for the template: ids with what they say, and how many are not named."""
-
-    update: BankUpdate
-    success: str
-    added: tuple[tuple[str, str], ...]
-    removed: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +24,12 @@ class BankPart:
     """The page's part on the bank; `gap` is the place in `items` where the middle was left out, 0 for nowhere."""
 
     lead: str
-    items: tuple[ItemLine, ...]
+    items: tuple[BankItem, ...]
     gap: int
     left_out: int
-    updates: tuple[UpdateLine, ...]
+    updates: tuple[BankUpdate, ...]
     earlier: int
+    says: Mapping[str, str]  # by the id of an item
 
 
 def bank_part(items: Sequence[BankItem], updates: Sequence[BankUpdate]) -> BankPart | None:
@@ -64,14 +40,14 @@ def bank_part(items: Sequence[BankItem], updates: Sequence[BankUpdate]) -> BankP
     cut = len(shown) > MOST_ITEMS
     half = MOST_ITEMS // 2
     chosen = [*shown[:half], *shown[-half:]] if cut else shown
-    says = {item.id: item.says for item in items}
     return BankPart(
         lead=_lead(items, shown),
-        items=tuple(map(item_line, chosen)),
+        items=tuple(chosen),
         gap=half if cut else 0,
         left_out=len(shown) - len(chosen),
-        updates=tuple(update_line(update, says) for update in updates[-MOST_UPDATES:]),
+        updates=tuple(updates[-MOST_UPDATES:]),
         earlier=max(0, len(updates) - MOST_UPDATES),
+        says={item.id: item.says for item in items},
     )
 
 
@@ -90,22 +66,12 @@ def _lead(items: Sequence[BankItem], shown: Sequence[BankItem]) -> str:
     return f"{'; '.join(told)}."
 
 
-def item_line(item: BankItem) -> ItemLine:
-    origin = "start" if item.learned is None else f"step {item.learned:,}"
-    ink = "positive" if item.standing > 0 else "negative" if item.standing < 0 else "neutral"
+def share_validated(item: BankItem) -> Estimate | None:
+    """Of those validated or reversed; None where there are none."""
     judged = item.validated + item.reversed
-    share = Estimate(item.share, item.low, item.high)
-    if judged and not math.isfinite(item.share):
-        share = wilson(item.validated / judged, judged)
-    return ItemLine(
-        item=item,
-        says=item.says if len(item.says) <= MOST_CHARACTERS else f"{item.says[: MOST_CHARACTERS - 1]}…",
-        origin=origin + ("" if item.kept else ", gone"),
-        standing=signed(item.standing, 3),
-        ink=ink,
-        share=with_interval(share, decimals=0) if judged else UNKNOWN,
-        picture=share_picture(share) if judged else svg.EMPTY,
-    )
+    if not judged or math.isfinite(item.share):
+        return Estimate(item.share, item.low, item.high) if judged else None
+    return wilson(item.validated / judged, judged)
 
 
 def share_picture(share: Estimate) -> Markup:
@@ -117,10 +83,3 @@ def share_picture(share: Estimate) -> Markup:
         body += svg.tag("circle", cx=x(share.accuracy), cy=middle, r=4.5, class_="dot after")
     said = f"validated {percent(share.accuracy, 0)} of the times it was judged"
     return svg.drawing(SHARE, said, body, class_="share")
-
-
-def update_line(update: BankUpdate, says: Mapping[str, str]) -> UpdateLine:
-    def named(ids: Sequence[str]) -> tuple[tuple[str, str], ...]:
-        return tuple((name, says.get(name, "")) for name in ids[:MOST_NAMES])
-
-    return UpdateLine(update, percent(update.success, 0), named(update.added), named(update.removed))

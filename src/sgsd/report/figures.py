@@ -82,7 +82,7 @@ KNOWN = DRAWN | {"accuracy", "rollouts"}
 
 def metric(key: str) -> Metric:
     """The glossary's entry; a number that it does not know is called by its key."""
-    return find_metric(key) or Metric(key, key, "", "")
+    return find_metric(key) or Metric(key, key)
 
 
 def steps_domain(run: Run) -> Domain:

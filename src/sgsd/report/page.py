@@ -14,19 +14,22 @@ import jinja2
 from markupsafe import Markup
 
 from sgsd.files import write_atomic
-from sgsd.report import accuracy, figures
+from sgsd.report import accuracy, figures, labels
 from sgsd.report import rollout_section as rollouts
-from sgsd.report.bank_section import bank_part
+from sgsd.report.bank_section import bank_part, share_picture, share_validated
 from sgsd.report.curves import finite_mean, finite_sum, points_of
 from sgsd.report.figures import HALF, THIRD, Figure
-from sgsd.report.guard_section import ended, guards_in_words
-from sgsd.report.headline import caution, compare, headline, main_split, spoken, state
-from sgsd.report.labels import duration, number, plain, visible
+from sgsd.report.headline import caution, compare, ended, guards_in_words, headline, main_split, spoken, state
+from sgsd.report.labels import duration, number, plain
 from sgsd.report.read import read_run
 from sgsd.report.svg import Frame
 from sgsd.report.values import Run
 from sgsd.types import UserError
 
+FILTERS = (
+    *(labels.visible, labels.number, labels.percent, labels.plain, labels.signed, labels.with_interval),
+    *(rollouts.stance, rollouts.polarity, rollouts.thousandths, share_validated, share_picture),
+)
 STYLE, SCRIPT = "report.css", "report.js"
 
 
@@ -96,7 +99,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(visible=visible, number=number)
+    templates.filters |= {kind.__name__: kind for kind in FILTERS}
     return templates
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.report.curves import spread_evenly
-from sgsd.report.labels import UNKNOWN, number, plain, signed, visible
+from sgsd.report.labels import UNKNOWN, visible
 
 Value = TypeVar("Value")
 
@@ -39,21 +39,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherRow:
-    """One teacher of a card; `delta` and `gate` are lists for the script, in thousandths."""
-
-    number: int
-    source: str
-    items: tuple[str, ...]
-    weight: str
-    support: str
-    stance: tuple[str, str, str]  # mark, word, colour
-    polarity: str  # word and swatch; empty where nobody was judged
-    delta: str
-    gate: str
-
-
-@dataclass(frozen=True, slots=True)
 class Card:
     """One rollout, ready for the template."""
 
@@ -62,7 +47,6 @@ class Card:
     verdict: str
     tokens: Markup
     advantages: str
-    teachers: tuple[TeacherRow, ...]
     colouring: str  # what colours the tokens at first: "advantage", "delta" (of a teacher) or "none"
     coloured_by: int  # the number of that teacher, the first that has any; 0: none
     masked: int
@@ -140,19 +124,16 @@ def thousandths(values: Sequence[float]) -> str:
     return ",".join(str(round(1000 * value)) if math.isfinite(value) else "" for value in values)
 
 
-def teacher_row(position: int, teacher: TeacherRecord) -> TeacherRow:
-    stance = ("", "left out" if teacher.skipped else UNKNOWN, "neutral")
-    return TeacherRow(
-        number=position,
-        source=teacher.source or "teacher",
-        items=tuple(plain(item)[:80] for item in teacher.items[:8]),
-        weight=number(teacher.weight) if math.isfinite(teacher.weight) else UNKNOWN,
-        support=signed(teacher.support, 3),
-        stance=stance if teacher.stance is None else STANCES[_sign(teacher.stance)],
-        polarity="" if teacher.polarity is None else POLARITIES[_sign(teacher.polarity)],
-        delta=thousandths(teacher.delta),
-        gate=thousandths(teacher.gate),
-    )
+def stance(teacher: TeacherRecord) -> tuple[str, str, str]:
+    """Mark, word and colour."""
+    if teacher.stance is None:
+        return "", "left out" if teacher.skipped else UNKNOWN, "neutral"
+    return STANCES[_sign(teacher.stance)]
+
+
+def polarity(teacher: TeacherRecord) -> str:
+    """Word and swatch; empty where nobody was judged."""
+    return "" if teacher.polarity is None else POLARITIES[_sign(teacher.polarity)]
 
 
 def _sign(value: int) -> int:
@@ -171,7 +152,6 @@ def card(trace: RolloutRecord, scale: Limits, remarks: tuple[str, ...] = ()) -> 
         verdict=verdict,
         tokens=token_spans(trace, values, limit) if trace.tokens else visible(trace.completion),
         advantages=",".join(f"{value:.3g}" if math.isfinite(value) else "" for value in trace.advantages),
-        teachers=tuple(teacher_row(i, teacher) for i, teacher in enumerate(trace.teachers, start=1)),
         colouring=colouring,
         coloured_by=by,
         masked=sum(not used for used in trace.mask),

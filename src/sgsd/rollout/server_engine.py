@@ -26,9 +26,10 @@ _GLANCE_SECONDS = 10.0  # for questions that a server answers without thinking
 _PAUSE_SECONDS = 1.0  # between two looks whether a server is back
 _LOAD_SECONDS = 600.0
 
-FOR_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and --max-lora-rank"
-FOR_WEIGHTS = "VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls sgsd.rollout.vllm_extension.PolicyLoader"
-BOTH_SEE = "and set rollout.folder to one that both sides see"
+START_WITH = {
+    "adapter": "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and --max-lora-rank",
+    "weights": "VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls sgsd.rollout.vllm_extension.PolicyLoader",
+}
 
 
 @dataclass(frozen=True)
@@ -231,24 +232,18 @@ class ServerEngine:
             )
 
     async def _load(self, url: str, name: str, policy: Snapshot) -> None:
-        seconds, folder = min(_LOAD_SECONDS, self.settings.timeout), str(policy.folder)
-        if self.snapshots.kind == "adapter":
-            adapter = {"lora_name": name, "lora_path": folder}
-            reply = await self._call(url, "POST", "/v1/load_lora_adapter", adapter, seconds)
-            _require_ok(
-                reply, f"start the server with {FOR_ADAPTERS}, and set rollout.folder to one that both sides see"
-            )
-            return
+        seconds, folder, kind = min(_LOAD_SECONDS, self.settings.timeout), str(policy.folder), self.snapshots.kind
         steps: list[tuple[str, dict[str, Any] | None]] = [
             ("/collective_rpc", {"method": "sgsd_load_policy", "kwargs": {"folder": folder}, "timeout": seconds}),
             ("/reset_prefix_cache", None),
             ("/update_weight_version", {"new_version": name}),
         ]
+        if kind == "adapter":
+            steps = [("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})]
         for path, body in steps:
-            reply = await self._call(url, "POST", path, body, seconds + _GLANCE_SECONDS)
-            _require_ok(
-                reply, f"start the server with {FOR_WEIGHTS}, and set rollout.folder to one that both sides see"
-            )
+            reply = await self._call(url, "POST", path, body, seconds + (_GLANCE_SECONDS if kind == "weights" else 0))
+            remedy = f"start the server with {START_WITH[kind]}, and set rollout.folder to one that both sides see"
+            _require_ok(reply, remedy)
             if isinstance(reply.body, dict) and reply.body.get("success") is False:
                 raise _Fault("kept keys and values of the old weights")
 

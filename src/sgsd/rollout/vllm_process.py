@@ -79,9 +79,7 @@ class VllmProcess:
     def receive(self, seconds: float) -> dict[str, Any]:
         """Return the next message.
 
-        Raises:
-            ProcessLost: none came in time, or the process died.
-            ProcessRefused: the command failed there.
+        Raises ProcessLost: none came in time, or the process died; ProcessRefused: the command failed there.
         """
         deadline = time.monotonic() + seconds
         pieces = [self._received]

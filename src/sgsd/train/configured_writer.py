@@ -17,10 +17,8 @@ from sgsd.train.models import load_model, load_tokenizer, weights_hash
 def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str = "") -> Writer:
     """The writer; `engine` samples from the policy, which may be the one to write.
 
-    `version` tells one state of a policy that learns from another, for the cache of its answers.
-
-    Raises:
-        UserError: the server's client, the key or the model is missing.
+    `version` tells one state of a policy that learns from another, for the cache of its answers. Raises UserError: the
+    server's client, the key or the model is missing.
     """
     chosen = config.writer
     if chosen.kind == "server":

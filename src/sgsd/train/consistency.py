@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from sgsd.distributed.collectives import largest
+from sgsd.distributed.processes import largest
 from sgsd.scorer import Role, Row
 from sgsd.train.batch import Batch
 from sgsd.train.policy import Policy
@@ -34,11 +34,8 @@ def take_canary(policy: Policy, batch: Batch) -> str:
 def check_canary(policy: Policy, folder: Path) -> list[str]:
     """Score the checkpoint's rollout again; returns in what the machine is another one than when it was saved.
 
-    The same machine must give the same bits (on a CPU; other devices do not promise that), another one the same
-    numbers but for rounding.
-
-    Raises:
-        UserError: they differ by more.
+    The same machine must give the same bits (on a CPU; other devices do not promise that), another one the same numbers
+    but for rounding. Raises UserError: they differ by more.
     """
     saved = json.loads((folder / CANARY).read_text(encoding="utf-8"))
     row = Row(tuple(saved["prompt"]), tuple(saved["completion"]))

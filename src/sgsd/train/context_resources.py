@@ -119,7 +119,7 @@ def prepare(context: Context, resources: Resources) -> None:
 
 
 def make_train_prompts(config: RunConfig, method: Method, prompts: PromptBuilder, bank: Bank | None) -> PromptBuilder:
-    """Those of `make_contexts` alone, with what the bank holds at the beginning."""
+    """The builder that `make_contexts` makes for training, alone, from the bank at the beginning."""
     resources = make_resources(config, method, prompts, bank)
     return with_pairs(config, prompts, resources, check_student_context(method))
 
@@ -166,8 +166,7 @@ def count_tokens(tokenizer: Any, text: str) -> int:
 def off_topic_items(folder: str) -> Bank:
     """The lab's own, those of the folder's off_topic.json, or the bundled ones, which are about anything but maths.
 
-    Raises:
-        UserError: the folder's file is not a bank.
+    Raises UserError: the folder's file is not a bank.
     """
     if folder == "lab":
         from sgsd.lab.demo_bank import off_topic_bank
@@ -192,7 +191,7 @@ class EngineReasoner:
     config: RunConfig
 
     def __call__(self, rollouts: Sequence[Graded], blocks: Sequence[Block]) -> list[str]:
-        """Empty where the prompt does not fit: the teacher's own will be refused, or left out, for the same reason."""
+        """Returns an empty text where the prompt does not fit: the teacher's own is refused, or left out, likewise."""
         prompts = [self._prompt(rollout, block) for rollout, block in zip(rollouts, blocks, strict=True)]
         asked = [place for place, prompt in enumerate(prompts) if prompt]
         sampling = replace(self.config.sampling.to_sampling(), max_tokens=self.config.teacher.reason_tokens)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from accelerate import Accelerator
@@ -44,8 +43,8 @@ class WriterCritic:
     def __call__(self, rollouts: Sequence[Graded], questions: Sequence[str]) -> list[str | None]:
         mine = [(rollout.index, question) for rollout, question in zip(rollouts, questions, strict=True)]
         everyone = sorted(gather_object(mine))  # by rollout: the same requests in one order, on any number of processes
-        said = from_first(self.accelerator, lambda: self._ask([question for _, question in everyone]))
-        return [said.get(question) for question in questions]
+        answers = from_first(self.accelerator, lambda: self._ask([question for _, question in everyone]))
+        return [answers.get(question) for question in questions]
 
     def _ask(self, questions: Sequence[str]) -> dict[str, str]:
         """The answers there are, by question."""
@@ -53,29 +52,29 @@ class WriterCritic:
         if self.cache is not None and self._answers is None:
             self._answers = self._open.enter_context(AnswerCache(self.cache))
         requests = {q: Request((("user", q),), None, self.max_tokens) for q in questions}
-        said: dict[str, str] = {}
+        answers: dict[str, str] = {}
         if self._answers is not None:
             known = {q: self._answers.get(self.writer.name, request) for q, request in requests.items()}
-            said = {q: written.text for q, written in known.items() if written is not None}
-        self._write({q: request for q, request in requests.items() if q not in said}, said)
-        return said
+            answers = {q: written.text for q, written in known.items() if written is not None}
+        self._write({q: request for q, request in requests.items() if q not in answers}, answers)
+        return answers
 
-    def _write(self, requests: dict[str, Request], said: dict[str, str]) -> None:
+    def _write(self, requests: dict[str, Request], answers: dict[str, str]) -> None:
         assert self.writer is not None
         missing, reason = list(requests), ""
         try:
             for place, reply in self.writer.write(list(requests.values())) if missing else ():
                 if isinstance(reply, WriterFailure):
                     reason = reason or reply.reason
-                    if reply.dead and not said:
+                    if reply.dead and not answers:
                         break  # it is not asked once a rollout
                 else:
-                    said[missing[place]] = reply.text
+                    answers[missing[place]] = reply.text
                     if self._answers is not None:
                         self._answers.put(self.writer.name, requests[missing[place]], reply)
         except UserError as error:
             reason = str(error)
-        if failed := sum(question not in said for question in missing):
+        if failed := sum(question not in answers for question in missing):
             self.failures += failed
             warn(
                 f"critique: {failed} of {len(missing)} answers failed ({reason or 'nothing came back'});"
@@ -87,9 +86,7 @@ class WriterCritic:
             self._open.enter_context(self.writer)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._open.close()
         self._answers = None
 
@@ -99,8 +96,7 @@ def make_critic(
 ) -> WriterCritic | None:
     """The critic, where the method's teachers are shown its words.
 
-    Raises:
-        UserError: the writer's client, key or model is missing.
+    Raises UserError: the writer's client, key or model is missing.
     """
     if "writer" not in method.context.all_needs():
         return None

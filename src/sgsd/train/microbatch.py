@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 import torch
 
-from sgsd.distributed.collectives import all_max
+from sgsd.distributed.processes import all_max
 from sgsd.notices import warn
-from sgsd.scorer import Layout, PackedBatch, Row, collate, plan_layout, plan_microbatches
+from sgsd.scorer import Layout, PackedBatch, Row, collate, plan_layout
 from sgsd.train.policy import Policy
 from sgsd.types import UserError
 
@@ -41,10 +41,8 @@ def run_microbatches(
     """Every row once; returns the attempt that all processes came through with.
 
     Collectives inside a pass (FSDP2, ZeRO) would wait for ever for a process that makes one less, so all make the same
-    number. Where a process runs out of memory all halve the budget together and begin a new attempt.
-
-    Raises:
-        UserError: even one row a pass is too much.
+    number. Where a process runs out of memory all halve the budget together and begin a new attempt. Raises UserError:
+    even one row a pass is too much.
     """
     while True:
         plan = plan_layout(rows, getattr(policy.budgets, kind), layout)
@@ -66,16 +64,6 @@ def run_microbatches(
             return attempt
         del attempt
         _shrink(policy, kind, [[len(rows[i]) for i in indices] for indices in plan])
-
-
-def passes(
-    policy: Policy, rows: Sequence[Row], token_budget: int, *, idle: Row
-) -> Iterator[tuple[list[int], PackedBatch]]:
-    """Rows in passes, the same number on every process, for a caller who has no second attempt."""
-    plan = plan_microbatches([len(row) for row in rows], token_budget)
-    for indices in [*plan, *[[] for _ in range(all_max(policy.accelerator, len(plan)) - len(plan))]]:
-        pack = collate([rows[i] for i in indices] or [idle], pad_id=policy.pad_id, device=policy.device)
-        yield indices, pack
 
 
 def warmup(policy: Policy) -> None:

@@ -37,11 +37,10 @@ MUST_BE_PLAIN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "mod
 def resolve_path(path: str) -> str:
     """The folder of the bundled policy for "lab", a folder of the user's, or a hub name as it is.
 
-    Raises:
-        UserError: it is neither a folder nor a possible hub name.
+    Raises UserError: it is neither a folder nor a possible hub name.
     """
     if path == "lab":
-        from sgsd.lab.policy import POLICY_FOLDER
+        from sgsd.lab.tiny_policy import POLICY_FOLDER
 
         return str(POLICY_FOLDER)
     folder = Path(path).expanduser()
@@ -74,8 +73,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 def load_model(config: ModelConfig) -> Any:
     """The causal language model, on the CPU, in the configured precision.
 
-    Raises:
-        UserError: nothing there, nothing that can be trained here, or something that would run code unasked.
+    Raises UserError: nothing there, nothing that can be trained here, or something that would run code unasked.
     """
     announce(config)
     check_weights(config)

@@ -15,7 +15,7 @@ from sgsd.types import Mistake, Skill, SkillPair
 
 @dataclass(frozen=True)
 class PairRetrieval:
-    """From a declaration and queries to pools of pairs; those of `RandomPairs` are drawn by chance.
+    """Retrieves a pool of pairs for each query, as a declaration says; those of `RandomPairs` are drawn by chance.
 
     `temperature` is that of the pairs' weights; `ledger` is asked anew at every use.
     """

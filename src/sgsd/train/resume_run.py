@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from sgsd.checkpoint.pending import Pending, read_shards
-from sgsd.checkpoint.saving import Position, examine, load_checkpoint, read_position, text_hash
+from sgsd.checkpoint.saving import Position, examine, load_checkpoint, read_position
 from sgsd.config.loading import make_config, read_saved
 from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.processes import from_first
-from sgsd.files import clear_leftovers, leftovers, write_atomic
+from sgsd.files import clear_leftovers, leftovers, sha256, write_atomic
 from sgsd.records.run_files import Records
 from sgsd.train.consistency import check_canary
 from sgsd.train.models import weights_hash
@@ -60,8 +60,7 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def refuse_changes(saved: Any, config: RunConfig, where: str) -> None:
     """A resumed run must be the same run; a key that is newer than the run has its default.
 
-    Raises:
-        UserError: it shows what is different.
+    Raises UserError: it shows what is different.
     """
     old = make_config(migrate(saved, where, saved=True)[0], where).model_dump(mode="json")
     changes = [
@@ -89,8 +88,8 @@ def fingerprint(run: Run) -> dict[str, str]:
     """Hashes of the files that decide a run: one may change while its name stays."""
     problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in run.problems]
     return {
-        "data": text_hash(json.dumps(problems)),
-        "prompts": text_hash(json.dumps(dict(run.prompts.templates.texts), sort_keys=True)),
+        "data": sha256(json.dumps(problems)),
+        "prompts": sha256(json.dumps(dict(run.prompts.templates.texts), sort_keys=True)),
         "bank": run.bank.started_from if run.bank else "",
         "model": weights_hash(run.config.model),
     }
@@ -112,10 +111,8 @@ def begin(run: Run, records: Records) -> Start:
 def restore(run: Run, records: Records, console: Console) -> Start:
     """Go back to the newest good checkpoint and forget what was written after it.
 
-    Everything is compared before anything is changed.
-
-    Raises:
-        UserError: no checkpoint is good, or what the run was started with is no longer the same.
+    Everything is compared before anything is changed. Raises UserError: no checkpoint is good, or what the run was
+    started with is no longer the same.
     """
     chosen, remark = from_first(run.accelerator, lambda: _choose(records.folder))
     console.print(remark, markup=False, soft_wrap=True)

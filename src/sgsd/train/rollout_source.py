@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sgsd.checkpoint.pending import Pending, shard_files
-from sgsd.distributed.collectives import all_max
+from sgsd.distributed.processes import all_max
 from sgsd.notices import warn
 from sgsd.records.timing import StopRequest
 from sgsd.rollout import BackgroundEngine
@@ -49,9 +49,7 @@ class RolloutPrefetcher:
     def begin(self, step: int) -> None:
         """Check that the engine has the current weights and let it begin with the rollouts of `step`.
 
-        Raises:
-            StaleSamplerError: it samples from other weights.
-            EngineError: it does not sample.
+        Raises StaleSamplerError: it samples from other weights; EngineError: it does not sample.
         """
         requests = self.sampler.requests(step)
         check_fresh(self.policy, self.sampler, requests)
@@ -119,9 +117,8 @@ class RolloutSource:
     def admit(self, step: int, batch: Batch) -> None:
         """Let the batch train: its sampler has the student's weights, and nobody has asked for a stop.
 
-        Raises:
-            StaleSamplerError: the engine samples from other weights.
-            StopTraining: a stop was asked for, on any process.
+        Raises StaleSamplerError: the engine samples from other weights; StopTraining: a stop was asked for, on any
+        process.
         """
         if not self.checked or self.dropout:
             check_sampler(self.policy, self.sampler, batch)

@@ -52,8 +52,7 @@ class RunBank:
     def start(self, accelerator: Accelerator) -> None:
         """Put the configured bank into the run's store, or go back to it in a store that is there.
 
-        Raises:
-            UserError: the store began with another bank, or the configured one has just been changed.
+        Raises UserError: the store began with another bank, or the configured one has just been changed.
         """
         configured = self.current
         self._take(accelerator, lambda: _start(self.path, self.source, configured))
@@ -61,8 +60,7 @@ class RunBank:
     def go_back(self, accelerator: Accelerator, event: int, version: str) -> None:
         """Return to the event that a checkpoint has pinned; later ones are set aside.
 
-        Raises:
-            UserError: the store is missing, or holds something else at that event.
+        Raises UserError: the store is missing, or holds something else at that event.
         """
         self._take(accelerator, lambda: _go_back(self.path, event, version))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sgsd.distributed.collectives import largest
+from sgsd.distributed.processes import largest
 from sgsd.notices import warn
 from sgsd.rollout import Engine
 from sgsd.scorer import Role, Row, collate, plan_microbatches
@@ -52,10 +52,8 @@ def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None
     """Hold a gap of this process against the bounds, together with all others.
 
     A gap beyond `alarm` (`rollout.mismatch_warning`; None: half of the bound) is worth a warning. Weights that are
-    known to be stale have no bound.
-
-    Raises:
-        StaleSamplerError: on some process it is beyond what rounding explains, or no number at all.
+    known to be stale have no bound. Raises StaleSamplerError: on some process it is beyond what rounding explains, or
+    no number at all.
     """
     worst = largest(policy.accelerator, gap if gap == gap else math.inf)
     bound = math.inf if staleness else sampler_rounding(policy, engine)
@@ -97,10 +95,7 @@ def check_sampler(policy: Policy, sampler: Sampler, batch: Batch) -> None:
     """Compare one micro-batch of the step's rollouts with the sampler's own log-probs, on all processes together.
 
     Once a session, before anything is scored; from then on `update` compares the passes that it makes anyway, unless a
-    dropout hides in them what is to be seen.
-
-    Raises:
-        StaleSamplerError: they differ by more than rounding.
+    dropout hides in them what is to be seen. Raises StaleSamplerError: they differ by more than rounding.
     """
     sampler_logps = batch.sampled_logps()
     if sampler_logps is None or batch.staleness:
@@ -115,10 +110,8 @@ def check_sampler(policy: Policy, sampler: Sampler, batch: Batch) -> None:
 def check_fresh(policy: Policy, sampler: Sampler, requests: Sequence[RolloutRequest]) -> None:
     """Sample the first tokens of a few rollouts and score them at once: the engine has the weights that it was given.
 
-    For rollouts that are trained on only after the next update, when nothing can be compared any more.
-
-    Raises:
-        StaleSamplerError: they differ by more than rounding.
+    For rollouts that are trained on only after the next update, when nothing can be compared any more. Raises
+    StaleSamplerError: they differ by more than rounding.
     """
     config, few = sampler.config, requests[:PROBES]
     sampling = config.sampling.to_sampling()

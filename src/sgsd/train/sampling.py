@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.data.problems import problem_at
+from sgsd.methods import Method
 from sgsd.rollout import Engine, Sampling
-from sgsd.train.off_policy import by_reference, reference_completion
-from sgsd.types import Completion, Problem, Rollout, RolloutRequest
+from sgsd.types import Completion, Problem, Rollout, RolloutRequest, UserError
 
 
 @dataclass
@@ -62,3 +64,37 @@ class Sampler:
         """Prompts, indices and how to sample, without the requests that a reference solution answers."""
         own = [r for r in requests if not by_reference(self.on_policy, self.config.seed, r.index)]
         return [r.prompt_ids for r in own], [r.index for r in own], self.config.sampling.to_sampling()
+
+
+# ── Reference solutions in the place of rollouts, for methods whose `on_policy` is below 1 ─────────────────────────
+
+DRAW = 1  # tells this draw from those of the tokens, which go by (seed, index) alone
+
+
+def by_reference(on_policy: float, seed: int, index: int) -> bool:
+    """Whether rollout `index` is the reference solution: with probability 1 − λ, a function of (seed, index)."""
+    return on_policy < 1 and np.random.default_rng([seed, index, DRAW]).random() >= on_policy
+
+
+def reference_completion(problem: Problem, index: int, tokenizer: Any, max_tokens: int) -> Completion:
+    """The solution as tokens and an end token; like any completion it is cut off by its length."""
+    assert problem.solution is not None, "the problems have been checked for this"
+    written = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+    ids = (*written, tokenizer.eos_token_id)[:max_tokens]
+    ended = len(written) < max_tokens
+    text = str(tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False))
+    return Completion(index, ids, text, "stop" if ended else "length")
+
+
+def check_solutions(method: Method, problems: Sequence[Problem], control_tokens: Sequence[str]) -> None:
+    """Raises UserError for a problem whose solution cannot stand in the place of a rollout."""
+    if method.on_policy == 1:
+        return
+    for problem in problems:
+        if not (problem.solution or "").strip():
+            raise UserError(
+                f"problem {problem.id}: it has no solution, and with method.on_policy below 1 some rollouts are"
+                " solutions; name the column in data.solution, or take the problem out"
+            )
+        if found := [token for token in control_tokens if token in str(problem.solution)]:
+            raise UserError(f"problem {problem.id}: its solution holds the control token {found[0]}; take it out")

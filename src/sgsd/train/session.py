@@ -12,8 +12,7 @@ from accelerate.utils import gather_object
 from sgsd.checkpoint.pending import shard_files
 from sgsd.checkpoint.saving import Position, save_checkpoint
 from sgsd.config.run_config import RunConfig
-from sgsd.distributed.collectives import all_max, all_sum, largest
-from sgsd.distributed.processes import from_first
+from sgsd.distributed.processes import all_max, all_sum, from_first, largest
 from sgsd.records.metrics import rollout_record
 from sgsd.records.monitor import Monitor, log_findings
 from sgsd.records.run_files import Records
@@ -21,7 +20,6 @@ from sgsd.records.style import StyleTokens
 from sgsd.records.timing import Clock, throughput
 from sgsd.train.batch import Batch
 from sgsd.train.consistency import CANARY, take_canary
-from sgsd.train.held_out import evaluate, evaluated, evaluation_due
 from sgsd.train.resume_run import Start
 from sgsd.train.rollout_source import RolloutSource, StopTraining
 from sgsd.train.sampler_mismatch import StaleSamplerError
@@ -155,3 +153,28 @@ def checkpoint_due(config: RunConfig, step: int) -> bool:
     """True after the last step and after every `checkpoint.every` steps."""
     every = config.checkpoint.every
     return step == config.steps or (every > 0 and step % every == 0)
+
+
+# ── Held-out accuracy before, during and after training ────────────────────────────────────────────────────────────
+
+
+def evaluation_due(config: RunConfig, step: int) -> bool:
+    """Between the first step and the last; those two are the run's own."""
+    every = config.evaluation.every
+    return every > 0 and 0 < step < config.steps and step % every == 0
+
+
+def evaluate(run: Run, records: Records, step: int) -> dict[str, Any] | None:
+    """Held-out accuracy now, written to evaluations.jsonl; None where no evaluation is configured."""
+    if run.evaluator is None:
+        return None
+    run.engine.sync()
+    record = {"step": step, "split": "held-out", **run.evaluator.run().to_dict()}
+    if run.accelerator.is_main_process:
+        records.write("evaluations", record)
+    return record
+
+
+def evaluated(run: Run, records: Records) -> set[int]:
+    """The steps whose evaluation has been written."""
+    return from_first(run.accelerator, lambda: {record["step"] for record in records.read("evaluations")})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+import sgsd
 from sgsd.bank import Bank, open_bank
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
@@ -29,15 +32,16 @@ from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import warmup
-from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
-from sgsd.train.off_policy import check_solutions
+from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, weights_hash
 from sgsd.train.policy import Budgets, Policy
 from sgsd.train.run_bank import STORE, RunBank
-from sgsd.train.sampling import Sampler
+from sgsd.train.sampling import Sampler, check_solutions
 from sgsd.train.step import Learner
 from sgsd.train.teachers import TeacherUpdater
 from sgsd.types import Problem, UserError
 from sgsd.verify import Verifier, load_verifier
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 
 
 @dataclass
@@ -84,6 +88,22 @@ class Run:
         """The number of tokens that a uniform guess has the choice of."""
         return int(causal_lm(self.policy.model).config.get_text_config().vocab_size)
 
+    def provenance(self) -> dict[str, Any]:
+        """Everything but the configuration that a figure depends on."""
+        return {
+            "model": self.config.model.path,
+            "model_sha256": weights_hash(self.config.model),
+            "bank_version": self.bank.current.version if self.bank else None,
+            "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
+            "machine": {
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "device": str(self.accelerator.device),
+                "threads": torch.get_num_threads(),
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+            },
+        }
+
     def follow_bank(self) -> None:
         """Make contexts and prompts from what the bank holds now."""
         bank, ledger = self.bank.current if self.bank else None, lambda: self.evidence_log.ledger
@@ -99,8 +119,7 @@ class Run:
 def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
     """Load, wire and prepare everything.
 
-    Raises:
-        UserError: something the configuration names is missing or does not fit.
+    Raises UserError: something the configuration names is missing or does not fit.
     """
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)

@@ -5,17 +5,14 @@ The rollouts are those that training would draw first. Nothing is trained and no
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import chain, count, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import sgsd
 from sgsd.bank import Ledger
 from sgsd.contexts import Graded
 from sgsd.contexts.controls import CONTROLS, control, controlled_alone, has_controls, null_teacher
@@ -36,14 +33,10 @@ from sgsd.evaluate.probe import (
 from sgsd.methods import Method
 from sgsd.methods import losses as L
 from sgsd.methods.stances import MAX_RATIO_CLIP, StanceKind, VerifiedSupport
-from sgsd.scorer import Role, Row, Scores
+from sgsd.scorer import Role, Row, Scores, collate, plan_microbatches
 from sgsd.train.batch import grade
-from sgsd.train.microbatch import passes
-from sgsd.train.models import weights_hash
 from sgsd.train.setup import Run
 from sgsd.types import RolloutRequest, TeacherView, UserError
-
-PACKAGES = ("torch", "transformers", "numpy", "bm25s")
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,7 @@ class Probe:
 def run_probe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lambda done: None) -> Probe:
     """Sample, verify, score and judge. `on_progress` gets the number of rollouts done.
 
-    Raises:
-        UserError: the method retrieves no pairs, or several processes were started.
+    Raises UserError: the method retrieves no pairs, or several processes were started.
     """
     check_method(run.method)
     if run.accelerator.num_processes > 1:
@@ -81,7 +73,8 @@ def run_probe(run: Run, rollouts: int, on_progress: Callable[[int], None] = lamb
     observations = observe(run, rollouts, on_progress)
     findings = compute_findings(observations, run.config.seed)
     ledger = Ledger().observe(teacher_observations(observations, "bank", stance.kind, stance.confidence))
-    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by(run, rollouts))
+    made_by = {"config": run.config.model_dump(mode="json"), "seed": run.config.seed, "rollouts": rollouts}
+    return Probe(findings, decide(findings, stance.kind), stance.kind, ledger, made_by | run.provenance())
 
 
 def check_method(method: Method) -> None:
@@ -173,23 +166,9 @@ def read(
 def score_rows(run: Run, rows: Sequence[Row], role: Role) -> list[Tensor]:
     """Return the log-probs of every row's completion, each [T]."""
     found: dict[int, Tensor] = {}
-    if rows:
-        for indices, pack in passes(run.policy, rows, run.config.compute.teacher_tokens, idle=rows[0]):
-            scores: Scores = run.policy.scorer(pack, role=role)
-            assert scores.logps_N is not None
-            found.update(zip(indices, scores.logps_N.split([len(rows[i].completion_ids) for i in indices])))
+    for indices in plan_microbatches([len(row) for row in rows], run.config.compute.teacher_tokens):
+        pack = collate([rows[i] for i in indices], pad_id=run.policy.pad_id, device=run.policy.device)
+        scores: Scores = run.policy.scorer(pack, role=role)
+        assert scores.logps_N is not None
+        found.update(zip(indices, scores.logps_N.split([len(rows[i].completion_ids) for i in indices])))
     return [found[i] for i in range(len(rows))]
-
-
-def made_by(run: Run, rollouts: int) -> dict[str, Any]:
-    """All one needs to get the same figures again."""
-    return {
-        "config": run.config.model_dump(mode="json"),
-        "seed": run.config.seed,
-        "rollouts": rollouts,
-        "model": run.config.model.path,
-        "model_sha256": weights_hash(run.config.model),
-        "bank_version": run.bank.current.version if run.bank else None,
-        "versions": {"sgsd": sgsd.__version__, **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "device": str(run.accelerator.device)},
-    }

@@ -13,7 +13,7 @@ from torch import Tensor
 from sgsd.bank import TeacherObservation
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.controls import is_control
-from sgsd.distributed.collectives import all_sum
+from sgsd.distributed.processes import all_sum
 from sgsd.methods import advantages
 from sgsd.methods.averages import token_weights
 from sgsd.methods.losses import importance_weights
@@ -106,42 +106,116 @@ def score_teachers(learner: Learner, batch: Batch) -> TeacherScores:
 
 
 @dataclass
-class StudentPasses:
-    """The gradient of one update, the loss's outputs, and its metrics."""
+class LossPasses:
+    """The objective's loss of every rollout, micro-batch by micro-batch, without a gradient."""
 
     learner: Learner
     batch: Batch
     taught: TeacherScores
     masks: Sequence[Tensor]
-    tokens: int  # of all processes
-    outcome_B: Tensor
     advantages_B: Tensor
-    old_logps: dict[int, Tensor]  # filled by the first update of a step
-    losses: list[tuple[list[int], Tensor]] = field(default_factory=list)
+    old_logps: dict[int, Tensor] = field(default_factory=dict)  # filled by the first update of a step
     details: list[Detail] = field(default_factory=list)
     metrics: StepMetrics = field(default_factory=StepMetrics)
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
-        learner, batch, used = self.learner, self.batch, indices or [0]
-        mask_BT = pad_rows([self.masks[i] for i in used]).to(pack.targets_N.device)
-        inputs = loss_inputs(
-            learner, batch, self.taught, pack, used, mask_BT, self.outcome_B, self.advantages_B, self.old_logps
+        """An idle micro-batch, without indices, is made for the sake of the other processes."""
+        inputs = self.loss_inputs(pack, indices or [0])
+        outputs = self.learner.method.objective.loss(inputs, self.learner.method)
+        loss = self.take_loss(outputs, inputs, indices, last=last)
+        if indices:
+            self.metrics.add(outputs, inputs, loss)
+            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
+
+    def take_loss(self, outputs: LossOutputs, inputs: LossInputs, indices: list[int], *, last: bool) -> Tensor:
+        return torch.zeros(())
+
+    def loss_inputs(self, pack: PackedBatch, used: Sequence[int]) -> LossInputs:
+        """Score one student pass and lay the teachers beside it."""
+        learner, batch, taught = self.learner, self.batch, self.taught
+        device, K = pack.targets_N.device, batch.teachers
+        lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
+        places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
+        present = [[place is not None for place in places] for places in zip(*places_KB)]
+        scores = self.score_student(pack, places_KB, lengths)
+        assert scores.logps_N is not None
+        assert scores.entropy_N is not None
+        student_logps_BT = pack.to_rows(scores.logps_N)
+        own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
+        teacher_logps_BKT = divergence_BKT = local_gap_BKT = null_logps_BT = trust_BK = None
+        if (values_KN := scores.divergence_KN) is not None:
+            if learner.method.objective.needs_sampled:
+                values_KN, gaps_KN = values_KN.unbind(1)
+                local_gap_BKT = torch.stack([pack.to_rows(gaps_N) for gaps_N in gaps_KN.detach()], dim=1)
+            divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in values_KN], dim=1)
+        elif learner.method.objective.needs_divergence:
+            divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
+        if K and learner.method.reads_tokens:
+            # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
+            by_teacher = [pad_rows(choose(taught.logps, places, own.__getitem__)) for places in places_KB]
+            teacher_logps_BKT = torch.stack(by_teacher, dim=1)
+        if batch.nulls:
+            nulls = [batch.rows_of_nulls()[i] for i in used]
+            null_logps_BT = pad_rows(choose(taught.nulls, nulls, own.__getitem__))
+        if learner.method.stance.needs_trust:
+            trust_BK = torch.tensor([self.trusts(i) for i in used], device=device)
+        for i, logps_T in zip(used, own):
+            self.old_logps.setdefault(i, logps_T)
+        return LossInputs(
+            mask_BT=pad_rows([self.masks[i] for i in used]).to(device),
+            student_logps_BT=student_logps_BT,
+            old_logps_BT=pad_rows([self.old_logps[i] for i in used]),
+            outcome_B=torch.tensor([batch.verdicts[i].outcome for i in used], dtype=torch.float32, device=device),
+            advantages_B=self.advantages_B[list(used)].to(device),
+            weights_BK=torch.tensor([batch.weights(i) for i in used], device=device),
+            teacher_logps_BKT=teacher_logps_BKT,
+            null_logps_BT=null_logps_BT,
+            divergence_BKT=divergence_BKT,
+            local_gap_BKT=local_gap_BKT,
+            entropy_BT=pack.to_rows(scores.entropy_N),
+            trust_BK=trust_BK,
+            present_BK=torch.tensor(present, device=device) if K and learner.may_leave_out else None,
         )
-        outputs = learner.method.objective.loss(inputs, learner.method)
+
+    def score_student(
+        self, pack: PackedBatch, places_KB: Sequence[Sequence[int | None]], lengths: Sequence[int]
+    ) -> Scores:
+        """The student's log-probs, and the divergence from each teacher where the objective asks for it."""
+        scorer, objective, hidden = self.learner.policy.scorer, self.learner.method.objective, self.taught.hidden
+        if not objective.needs_divergence or not any(place is not None for places in places_KB for place in places):
+            return scorer(pack, entropy=True)
+        blank = hidden[0].new_zeros(max(lengths), hidden[0].shape[-1])  # any state: its weight is 0
+        states_KND = [torch.cat(choose(hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
+        asked = {"divergence": objective.divergence, "of_sampled": objective.needs_sampled}
+        return scorer(pack, entropy=True, teacher_hidden_KND=states_KND, **asked)
+
+    def trusts(self, rollout: int) -> list[float]:
+        """The ledger's trust in each of a rollout's K teachers; 0 where a pool has fewer."""
+        trusts = [self.learner.evidence_log.ledger.trust(*view.item_ids) for view in self.batch.views[rollout]]
+        return trusts + [0.0] * (self.batch.teachers - len(trusts))
+
+
+@dataclass
+class StudentPasses(LossPasses):
+    """The same with the gradient of one update."""
+
+    tokens: int = 0  # of all processes
+    losses: list[tuple[list[int], Tensor]] = field(default_factory=list)
+
+    def take_loss(self, outputs: LossOutputs, inputs: LossInputs, indices: list[int], *, last: bool) -> Tensor:
+        config, policy = self.learner.config, self.learner.policy
         shares_BT = token_weights(
-            mask_BT,
-            learner.method.reduce,
-            rollouts=learner.config.rollouts,
+            inputs.mask_BT,
+            self.learner.method.reduce,
+            rollouts=config.rollouts,
             tokens=self.tokens,
-            max_tokens=learner.config.sampling.max_tokens,
+            max_tokens=config.sampling.max_tokens,
         )
         # An idle process goes through the motions with weight 0; all launches average over processes.
         loss = (shares_BT * self.corrected(outputs.losses_BT, inputs, indices)).sum() * bool(indices)
-        learner.policy.strategy.backward(loss * learner.policy.accelerator.num_processes, last=last)
+        policy.strategy.backward(loss * policy.accelerator.num_processes, last=last)
         self.losses.append((indices, loss.detach()))
-        if indices:
-            self.metrics.add(outputs, inputs, loss.detach())
-            self.details += [Detail(i, outputs, row, self.masks[i]) for row, i in enumerate(indices)]
+        return loss.detach()
 
     def corrected(self, losses_BT: Tensor, inputs: LossInputs, indices: Sequence[int]) -> Tensor:
         """Weighed by how much likelier a token was to the student than to the sampler, where that is asked for."""
@@ -160,7 +234,6 @@ class StudentPasses:
 def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepMetrics, lr: float) -> list[Detail]:
     """One student pass a rollout and iteration, whatever the number of teachers; then the optimizer."""
     policy = learner.policy
-    outcome_B = torch.tensor([float(v.outcome) for v in batch.verdicts])
     advantages_B = outcome_advantages(learner, batch)
     masks = [learner.token_mask(r.completion.token_ids) for r in batch.rollouts]
     tokens = int(all_sum(policy.accelerator, sum(int(mask.sum()) for mask in masks)))
@@ -169,7 +242,7 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
     rows = batch.student_rows()
 
     def begin() -> StudentPasses:
-        return StudentPasses(learner, batch, taught, masks, tokens, outcome_B, advantages_B, dict(old_logps))
+        return StudentPasses(learner, batch, taught, masks, advantages_B, dict(old_logps), tokens=tokens)
 
     for iteration in range(learner.method.iterations):
         done = run_microbatches(policy, "student", rows, rows[0], begin)
@@ -181,13 +254,8 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
                 scored = [old_logps[i] for i in range(len(said))]
                 metrics.add_sampler(said, scored, masks)
                 if not draws_dropout(policy.model):
-                    check_gap(
-                        policy,
-                        learner.engine,
-                        mean_gap(said, scored),
-                        alarm=learner.config.rollout.mismatch_warning,
-                        staleness=batch.staleness,
-                    )
+                    gap, alarm = mean_gap(said, scored), learner.config.rollout.mismatch_warning
+                    check_gap(policy, learner.engine, gap, alarm=alarm, staleness=batch.staleness)
         metrics.grad_norm = apply_gradient(learner, lr, batch, done.losses)
     return sorted(details, key=lambda detail: detail.position)
 
@@ -216,91 +284,6 @@ def observations(batch: Batch, details: Sequence[Detail]) -> list[tuple[int, Tea
                 seen = TeacherObservation(view.item_ids, outcome, support, int(polarity))
                 found.append((rollout.completion.index, seen))
     return found
-
-
-def loss_inputs(
-    learner: Learner,
-    batch: Batch,
-    taught: TeacherScores,
-    pack: PackedBatch,
-    used: Sequence[int],
-    mask_BT: Tensor,
-    outcome_B: Tensor,
-    advantages_B: Tensor,
-    old_logps: dict[int, Tensor],
-) -> LossInputs:
-    """Score one student pass and lay the teachers beside it."""
-    device, K = pack.targets_N.device, batch.teachers
-    lengths = [len(batch.rollouts[i].completion.token_ids) for i in used]
-    places_KB = [[rows[i] for i in used] for rows in batch.rows_of_teachers()]
-    present = [[place is not None for place in places] for places in zip(*places_KB)]
-    scores = score_student(learner, taught, pack, places_KB, lengths)
-    assert scores.logps_N is not None
-    assert scores.entropy_N is not None
-    student_logps_BT = pack.to_rows(scores.logps_N)
-    own = [row_T[:length].detach() for row_T, length in zip(student_logps_BT, lengths)]
-    teacher_logps_BKT = divergence_BKT = local_gap_BKT = null_logps_BT = None
-    if (values_KN := scores.divergence_KN) is not None:
-        if learner.method.objective.needs_sampled:
-            values_KN, gaps_KN = values_KN.unbind(1)
-            local_gap_BKT = torch.stack([pack.to_rows(gaps_N) for gaps_N in gaps_KN.detach()], dim=1)
-        divergence_BKT = torch.stack([pack.to_rows(values_N) for values_N in values_KN], dim=1)
-    elif learner.method.objective.needs_divergence:
-        divergence_BKT = 0.0 * student_logps_BT[:, None].expand(-1, K, -1)  # all left out: no loss, yet a gradient
-    if K and learner.method.reads_tokens:
-        # A teacher that was left out says what the student says: no gap, no stance; its weight is 0.
-        by_teacher = [pad_rows(choose(taught.logps, places, own.__getitem__)) for places in places_KB]
-        teacher_logps_BKT = torch.stack(by_teacher, dim=1)
-    if batch.nulls:
-        nulls = [batch.rows_of_nulls()[i] for i in used]
-        null_logps_BT = pad_rows(choose(taught.nulls, nulls, own.__getitem__))
-    for i, logps_T in zip(used, own):
-        old_logps.setdefault(i, logps_T)
-    return LossInputs(
-        mask_BT=mask_BT,
-        student_logps_BT=student_logps_BT,
-        old_logps_BT=pad_rows([old_logps[i] for i in used]),
-        outcome_B=outcome_B[list(used)].to(device),
-        advantages_B=advantages_B[list(used)].to(device),
-        weights_BK=torch.tensor([batch.weights(i) for i in used], device=device),
-        teacher_logps_BKT=teacher_logps_BKT,
-        null_logps_BT=null_logps_BT,
-        divergence_BKT=divergence_BKT,
-        local_gap_BKT=local_gap_BKT,
-        entropy_BT=pack.to_rows(scores.entropy_N),
-        trust_BK=torch.tensor([trusts(learner, batch, i) for i in used], device=device)
-        if learner.method.stance.needs_trust
-        else None,
-        present_BK=torch.tensor(present, device=device) if K and learner.may_leave_out else None,
-    )
-
-
-def score_student(
-    learner: Learner,
-    taught: TeacherScores,
-    pack: PackedBatch,
-    places_KB: Sequence[Sequence[int | None]],
-    lengths: Sequence[int],
-) -> Scores:
-    """The student's log-probs, and the divergence from each teacher where the objective asks for it."""
-    objective = learner.method.objective
-    if not objective.needs_divergence or not any(place is not None for places in places_KB for place in places):
-        return learner.policy.scorer(pack, entropy=True)
-    blank = taught.hidden[0].new_zeros(max(lengths), taught.hidden[0].shape[-1])  # any state: its weight is 0
-    states_KND = [torch.cat(choose(taught.hidden, places, lambda b: blank[: lengths[b]])) for places in places_KB]
-    return learner.policy.scorer(
-        pack,
-        entropy=True,
-        teacher_hidden_KND=states_KND,
-        divergence=objective.divergence,
-        of_sampled=objective.needs_sampled,
-    )
-
-
-def trusts(learner: Learner, batch: Batch, rollout: int) -> list[float]:
-    """The ledger's trust in each of a rollout's K teachers; 0 where a pool has fewer."""
-    trusts = [learner.evidence_log.ledger.trust(*view.item_ids) for view in batch.views[rollout]]
-    return trusts + [0.0] * (batch.teachers - len(trusts))
 
 
 def choose(values: Sequence[Tensor], places: Sequence[int | None], absent: Callable[[int], Tensor]) -> list[Tensor]:
