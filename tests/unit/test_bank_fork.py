@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, fork_store, item_history
+from sgsd.bank import Bank, BankStore, Event, Kind, Origin, branch_store, item_history, rewind_store
 from sgsd.types import Mistake, Skill, UserError
 
 ONE = Bank((Skill("a", "t", "p", "w"), Skill("b", "t", "p", "w")), (Mistake("m", "d", "w", "h"),), {"source": "one"})
@@ -35,14 +35,14 @@ def test_back_to_an_event_with_the_rest_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "bank.sqlite"
     ends = make(path, ONE, TWO, THREE)
     whole = history(path)
-    assert fork_store(path, path, ends[1]) == TWO
+    assert rewind_store(path, ends[1]) == TWO
     assert names(tmp_path) == ["bank.abandoned-1.sqlite", "bank.sqlite"]
     assert history(path) == whole[: ends[1]]
     assert history(tmp_path / "bank.abandoned-1.sqlite") == whole
     with BankStore(path) as store:  # it goes on from there as if nothing had come after
         assert store.import_bank(THREE, "number 2") == whole[ends[1] :]
     assert history(path) == whole
-    assert fork_store(path, path, ends[0]) == ONE
+    assert rewind_store(path, ends[0]) == ONE
     assert names(tmp_path) == ["bank.abandoned-1.sqlite", "bank.abandoned-2.sqlite", "bank.sqlite"]
 
 
@@ -50,30 +50,24 @@ def test_nothing_to_forget_is_nothing_to_write(tmp_path: Path) -> None:
     path = tmp_path / "bank.sqlite"
     (end,) = make(path, ONE)
     before = path.stat()
-    assert fork_store(path, path, end) == ONE
+    assert rewind_store(path, end) == ONE
     assert names(tmp_path) == ["bank.sqlite"]
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_branch_in_another_file(tmp_path: Path) -> None:
-    path, branch = tmp_path / "bank.sqlite", tmp_path / "branch.sqlite"
+def test_contents_of_later_events_go_and_events_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bank.sqlite"
     ends = make(path, ONE, TWO)
-    whole = history(path)
-    assert fork_store(path, branch, ends[0]) == ONE
-    assert history(branch) == whole[: ends[0]]
-    assert history(path) == whole
-    with sqlite3.connect(branch) as connection:  # contents of later events stay behind
+    with pytest.raises(UserError, match="has no event 99"):
+        rewind_store(path, 99)
+    with pytest.raises(UserError, match="there is no such store"):
+        rewind_store(tmp_path / "nowhere.sqlite", 0)
+    assert rewind_store(path, ends[0]) == ONE
+    with sqlite3.connect(path) as connection:
         (contents,) = connection.execute("SELECT count(*) FROM contents").fetchone()
     connection.close()
     assert contents == len(ONE) + 1
-    with pytest.raises(UserError, match="there is a file already"):
-        fork_store(path, branch, ends[1])
-    with pytest.raises(UserError, match="has no event 99"):
-        fork_store(path, tmp_path / "never.sqlite", 99)
-    with pytest.raises(UserError, match="there is no such store"):
-        fork_store(tmp_path / "nowhere.sqlite", tmp_path / "never.sqlite", 0)
-    assert names(tmp_path) == ["bank.sqlite", "branch.sqlite"]
-    assert fork_store(path, tmp_path / "empty.sqlite", 0) == Bank()
+    assert rewind_store(path, 0) == Bank()
 
 
 @pytest.mark.parametrize("fatal", [1, 2], ids=["setting aside", "going back"])
@@ -92,11 +86,11 @@ def test_a_fork_that_fails_leaves_the_bank_and_no_obstacle(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
-        fork_store(path, path, ends[0])
+        rewind_store(path, ends[0])
     assert history(path) == whole
     monkeypatch.undo()
     (tmp_path / ".bank.sqlite.tmp-journal").write_bytes(b"half a transaction")  # as kill -9 would leave it
-    assert fork_store(path, path, ends[0]) == ONE
+    assert rewind_store(path, ends[0]) == ONE
     assert history(path) == whole[: ends[0]]
     assert not [name for name in names(tmp_path) if name.startswith(".") and name != ".bank.abandoned-1.sqlite.tmp"]
 
@@ -108,7 +102,7 @@ def test_origins_go_along_and_memories_stay(tmp_path: Path) -> None:
         end = store.import_bank(ONE, origins={"a": Origin(("r1",))})[-1].seq
         store.import_bank(TWO, origins={"c": Origin(("r2",), ("b",))})
         origins = store.origins()
-    fork_store(path, path, end)
+    rewind_store(path, end)
     with BankStore(path, read_only=True) as store:
         assert store.origins() == {seq: origin for seq, origin in origins.items() if seq <= end} != origins
         assert store.memory("r1") == {"text": "one"}

@@ -4,7 +4,7 @@
 """
 
 from sgsd.bank.bank_files import dump_bank, load_bank, parse_bank, save_bank
-from sgsd.bank.branch import branch_store, fork_store
+from sgsd.bank.branch import branch_store, rewind_store
 from sgsd.bank.history import Change, Content, Event, Kind, Origin
 from sgsd.bank.item_lineage import BankDiff, ItemHistory, diff_banks, item_history, parse_bank_reference, roll_back
 from sgsd.bank.item_stats import ItemStats, OutcomeStats, TeacherObservation
@@ -81,7 +81,6 @@ __all__ = [
     "content_id",
     "diff_banks",
     "dump_bank",
-    "fork_store",
     "is_dynamic",
     "is_store",
     "item_history",
@@ -104,6 +103,7 @@ __all__ = [
     "rerank",
     "retrieve_pairs",
     "reweigh",
+    "rewind_store",
     "roll_back",
     "save_bank",
     "terminal_safe",

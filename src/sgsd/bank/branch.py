@@ -15,7 +15,7 @@ from sgsd.bank.text import check_line
 from sgsd.files import replacing
 from sgsd.types import UserError
 
-# Table → the rows that a fork takes along, in the order in which rows refer to each other. Memories are not numbered
+# Table → the rows that a copy takes along, in the order in which rows refer to each other. Memories are not numbered
 # by events, and one too many does no harm.
 _KEPT = {
     "contents": "hash IN (SELECT content_hash FROM past.events WHERE seq <= :event)",
@@ -28,26 +28,23 @@ _MARK = """INSERT INTO main.events (seq, batch, kind, item_id, content_hash, not
            SELECT coalesce(max(seq), 0) + 1, coalesce(max(batch), 0) + 1, ?, '', ?, ? FROM main.events"""
 
 
-def fork_store(source: Path | str, target: Path | str, event: int) -> Bank:
-    """Make `target` a store whose history is `source`'s up to and with `event`; returns the bank at that event.
+def rewind_store(path: Path | str, event: int) -> Bank:
+    """Make the store's history end with an event; returns the bank there.
 
-    With target = source the store goes back to the event: a copy of it as it was is first put beside it, as
-    NAME.abandoned-1.sqlite, -2, … Nothing is written where there is nothing to forget. Each file appears whole or
-    not at all, also after kill -9. Event numbers, batches and notes stay what they were.
+    A copy of the store as it was is first put beside it, as NAME.abandoned-1.sqlite, -2, … Nothing is written where
+    nothing comes after the event. Each file appears whole or not at all, also after kill -9. Event numbers, batches and
+    notes stay what they were.
 
-    Raises `UserError` where `source` is no store or has no such event, and where `target` is another file.
+    Raises:
+        UserError: the file is no store or has no such event.
     """
-    source, target = Path(source), Path(target)
-    with BankStore(source, read_only=True) as store:
+    path = Path(path)
+    with BankStore(path, read_only=True) as store:
         latest, bank = store.event, store.snapshot(event)
-    if target.exists():
-        if not target.samefile(source):
-            raise UserError(f"{target}: there is a file already; a bank is forked into a new one, or back into itself")
-        if event == latest:
-            return bank
-        names = (target.with_name(f"{target.stem}.abandoned-{n}{target.suffix}") for n in count(1))
-        _copy(source, next(name for name in names if not name.exists()), latest)
-    _copy(source, target, event)
+    if event < latest:
+        names = (path.with_name(f"{path.stem}.abandoned-{n}{path.suffix}") for n in count(1))
+        _copy(path, next(name for name in names if not name.exists()), latest)
+        _copy(path, path, event)
     return bank
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from sgsd.bank.text import NotJson, check_id, check_meta, check_metadata, check_prose, json_type, quoted
-from sgsd.types import BankItem, Skill, UserError
+from sgsd.types import BankItem, Mistake, Skill, UserError
 
 MAX_ITEMS = 100_000
 MAX_HEADLINE_CHARS = 500
@@ -64,9 +64,12 @@ class BankRecord(_Record):
     metadata: Annotated[dict[str, Any], PlainValidator(check_metadata)] = Field(default_factory=dict)
 
 
+_FIELDS = {kind: tuple(f.name for f in fields(kind) if f.name not in ("id", "meta")) for kind in (Skill, Mistake)}
+
+
 def item_fields(item: BankItem) -> dict[str, str]:
     """Return all that an item says, by field, in the order of the published layout."""
-    return {f.name: getattr(item, f.name) for f in fields(item) if f.name not in ("id", "meta")}
+    return {name: getattr(item, name) for name in _FIELDS[type(item)]}
 
 
 def item_texts(item: BankItem) -> tuple[str, ...]:

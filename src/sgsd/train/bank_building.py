@@ -62,7 +62,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
     settings = BuildSettings.from_config(config.skills)
     if dry_run:
-        _tell_forecast(config, settings, prompts, problems, tokenizer, console)
+        _print_forecast(config, settings, prompts, problems, tokenizer, console)
         return None
     engine = _engine(config, tokenizer, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
         )
     write_atomic(folder / "build.json", json.dumps(built.to_dict(), indent=1))
     _deliver(folder / "bank.sqlite", target)
-    _tell_result(built.to_dict(), target, console)
+    _print_result(built.to_dict(), target, console)
     return target
 
 
@@ -174,14 +174,14 @@ class _Stages:
 
 
 def _layer_line(console: Console) -> Any:
-    def tell(kind: str, layer: Layer) -> None:
+    def show(kind: str, layer: Layer) -> None:
         groups = "one group" if layer.groups == 1 else f"{layer.groups} groups"
         console.print(f"merged {kind}: {layer.before} → {layer.after} in {groups}", highlight=False)
 
-    return tell
+    return show
 
 
-def _tell_forecast(
+def _print_forecast(
     config: RunConfig,
     settings: BuildSettings,
     prompts: PromptSet,
@@ -204,7 +204,7 @@ def _tell_forecast(
     )
 
 
-def _tell_result(built: dict[str, Any], target: Path, console: Console) -> None:
+def _print_result(built: dict[str, Any], target: Path, console: Console) -> None:
     usage = built["writer"]
     lost = sum(usage["failures"].values())
     console.print(

@@ -19,10 +19,10 @@ from sgsd.bank import (
     Ledger,
     Version,
     branch_store,
-    fork_store,
     is_dynamic,
     is_store,
     item_texts,
+    rewind_store,
 )
 from sgsd.distributed.processes import from_first
 from sgsd.types import BankItem, Skill, UserError
@@ -77,7 +77,7 @@ def _start(path: Path, source: Path | None, configured: Bank) -> tuple[Bank, int
         first = run_start(store)
     if first is None or first.version != configured.version:
         raise UserError(f"{path}: the run was started with another bank than the one configured now; put that one back")
-    return fork_store(path, path, first.event), first.event
+    return rewind_store(path, first.event), first.event
 
 
 def _fill(path: Path, source: Path | None, configured: Bank) -> None:
@@ -99,7 +99,7 @@ def _go_back(path: Path, event: int, version: str) -> tuple[Bank, int]:
         found = store.snapshot(event).version
     if found != version:
         raise UserError(f"{path}: its event {event} is not the bank of the checkpoint; restore the file from a copy")
-    return fork_store(path, path, event), event
+    return rewind_store(path, event), event
 
 
 def run_start(store: BankStore) -> Version | None:
