@@ -16,6 +16,7 @@ import numpy as np
 
 from sgsd.config.sections import DataConfig
 from sgsd.data.row_layouts import READERS, MissingColumn, UnusableRow, fitting_layouts
+from sgsd.notices import note
 from sgsd.types import Problem, UserError
 
 LAB_TRAINING_PROBLEMS = 4096
