@@ -66,7 +66,7 @@ def run(seed: int, prune: str, folder: Path) -> dict[str, Any]:
         "skills": {**growth, "prune": prune},
         "compute": {"threads": 1},
     }
-    run_folder = run_training(make_config({**demo, **changes}), Console(quiet=True))
+    run_folder = run_training(make_config({**demo, **changes}), Console(quiet=True)).folder
     accuracy = json.loads((run_folder / "summary.json").read_text())["after"]["avg_at_4"]
     found = {"seed": seed, "prune": prune, "avg_at_4": accuracy}
     return {**found, **told(run_folder)}

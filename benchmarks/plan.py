@@ -162,7 +162,7 @@ def allocated_alone(config: RunConfig) -> dict[str, Any]:
         nonlocal most, weights
         weights = sum(p.numel() * p.element_size() for p in parts.policy.bare_scorer.parameters())
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            end = loop.train(parts, *others)
+            end = loop.train_steps(parts, *others)
         events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
         now = 0
         for event in sorted(events, key=lambda event: event.start_ns()):
@@ -170,7 +170,7 @@ def allocated_alone(config: RunConfig) -> dict[str, Any]:
             most = max(most, now)
         return end
 
-    plan.train = listened  # type: ignore[assignment]
+    plan.train_steps = listened  # type: ignore[assignment]
     found = measure(config.model_copy(update={"evaluation": EvaluationConfig()}), 2)
     whole, alone = (traced_peak(one, found.lengths) for one in (config, found.config))
     return {"peak": most + weights, "traced": alone, "with_evaluation": whole}
@@ -190,7 +190,7 @@ def run_alone(config: RunConfig) -> dict[str, Any]:
 
     run.LiveView = View  # type: ignore[misc]
     gauge, start = MemoryGauge(torch.device("cpu")), time.perf_counter()
-    folder = run_training(config, Console(file=io.StringIO()))
+    folder = run_training(config, Console(file=io.StringIO())).folder
     wall = time.perf_counter() - start
     steps = watch.steps[1:]
     return {

@@ -50,4 +50,4 @@ def quiet() -> Console:
 
 
 def run_small(folder: Path, *, resume: bool = False, **changes: Any) -> Path:
-    return run_training(small_config(folder, **changes), quiet(), resume=resume)
+    return run_training(small_config(folder, **changes), quiet(), resume=resume).folder

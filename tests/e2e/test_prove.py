@@ -42,8 +42,8 @@ def test_the_recipe_makes_the_shipped_policy(tmp_path: Path) -> None:
     """To the last bit where processor and torch are those it was made with; elsewhere it need only run."""
     import torch
 
-    from sgsd.lab.policy import POLICY_FOLDER
     from sgsd.lab.pretrain import Recipe, pretrain, save_policy
+    from sgsd.lab.tiny_policy import POLICY_FOLDER
 
     shipped = json.loads((POLICY_FOLDER / "recipe.json").read_text())
     digest = save_policy(*pretrain(Recipe()), Recipe(), tmp_path / "policy")

@@ -92,7 +92,7 @@ def test_the_saved_adapter_loads_with_peft(tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
-    from sgsd.lab.policy import POLICY_FOLDER
+    from sgsd.lab.tiny_policy import POLICY_FOLDER
 
     folder = run_small(tmp_path / "run", lora=LORA, steps=2, optimizer={"lr": 1e-2})
     base = AutoModelForCausalLM.from_pretrained(POLICY_FOLDER, dtype=torch.float32)
@@ -129,7 +129,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     many = run_training(
         small_config(tmp_path / "many", steps=1, compute={"student_tokens": 1, "teacher_tokens": 64}), quiet()
     )
-    a, b = lines(one, "metrics")[0], lines(many, "metrics")[0]
+    a, b = one.metrics[0], many.metrics[0]
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 

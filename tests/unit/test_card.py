@@ -23,7 +23,7 @@ from sgsd.config.sections import ModelConfig
 from sgsd.hub.export import save_model, tell_vllm_remarks
 from sgsd.hub.model_card import Base, base_model, code_span, render_card, vllm_rank, vllm_remarks
 from sgsd.hub.public import public_config, public_name
-from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.scorer import TEACHER_ADAPTER
 from sgsd.train.models import load_model, make_scorer
 

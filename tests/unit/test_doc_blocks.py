@@ -35,7 +35,7 @@ from sgsd.cli.plan_command import ASSUMED
 from sgsd.config.loading import load_config
 from sgsd.config.schema import keys, parts
 from sgsd.lab.demo_bank import demo_bank
-from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.records.run_files import Records
 from sgsd.types import UserError
 

@@ -20,7 +20,6 @@ from sgsd.bank import Bm25Retriever, dump_bank, parse_bank, retrieve_pairs
 from sgsd.contexts.prompts import encode_chat, load_prompts
 from sgsd.lab import task_skills as S
 from sgsd.lab.demo_bank import DEMO_MIX, demo_bank
-from sgsd.lab.policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY
 from sgsd.lab.pretrain import Recipe, completion_loss, encode_example, examples, procedure_logits, rate, style_for
 from sgsd.lab.task import (
     ALL_RIGHT,
@@ -35,6 +34,7 @@ from sgsd.lab.task import (
     is_held_out,
     problems,
 )
+from sgsd.lab.tiny_policy import CHAT_TEMPLATE, POLICY_FOLDER, VOCABULARY
 from sgsd.rollout import Sampling, TransformersEngine
 from sgsd.types import BankItem, UserError
 

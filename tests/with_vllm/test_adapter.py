@@ -13,8 +13,8 @@ from runs import run_small
 from sgsd.config.sections import LoraConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
-from sgsd.lab.policy import POLICY_FOLDER
 from sgsd.lab.task import problems
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.methods import RECIPES
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train.models import make_scorer

@@ -14,7 +14,7 @@ from on_cpu import PolicyServer
 from resumable import lines, steps_done
 from runs import run_small
 from sgsd.checkpoint.saving import checkpoints
-from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.rollout import EngineError, ServerEngine
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from on_cpu import CONTEXT, ENGINE, in_this_process
 
-from sgsd.lab.policy import POLICY_FOLDER
+from sgsd.lab.tiny_policy import POLICY_FOLDER
 from sgsd.skills.drafts import ExtractedMistakes, ExtractedSkills
 from sgsd.skills.writers.answers import parse_answer
 from sgsd.skills.writers.base import Request, WriterFailure, WriterReply

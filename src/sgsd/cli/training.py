@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import shutil
@@ -23,8 +22,10 @@ from sgsd.cli.overrides import read_config
 from sgsd.config.loading import make_config, parse_config, read_saved
 from sgsd.config.run_config import RunConfig
 from sgsd.config.yaml_text import parse_yaml
+from sgsd.evaluate.stats import Estimate
 from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
+from sgsd.train.result import TrainResult
 from sgsd.train.run import run_training
 from sgsd.types import UserError
 
@@ -55,11 +56,11 @@ def train(args: list[str], console: Console) -> None:
             dry_run(config, console, resume=resume)
             return
         try:
-            folder = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+            run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
         except GuardStopError:
             finish(config.folder, console)  # the report shows what the guard saw
             raise
-    finish(folder, console)
+    finish(config.folder, console)
 
 
 @contextmanager
@@ -152,10 +153,10 @@ def demo(args: list[str], console: Console) -> None:
     config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
     _clear_old_demo(output, config)
     console.print(WHAT_HAPPENS, soft_wrap=True)
-    folder = run_training(config, console, command=f"sgsd demo --seed {seed}")
-    if (folder / "summary.json").exists():  # it is not when the run was stopped on request
-        _tell_result(folder, console)
-    finish(folder, console)
+    result = run_training(config, console, command=f"sgsd demo --seed {seed}")
+    if not result.stopped:
+        _show_result(result, console)
+    finish(result.folder, console)
 
 
 def _clear_old_demo(output: Path, config: RunConfig) -> None:
@@ -177,16 +178,15 @@ def _is_demo(saved: Path, config: RunConfig) -> bool:
     return found.model_copy(update={"seed": config.seed}) == config
 
 
-def _tell_result(folder: Path, console: Console) -> None:
-    summary = json.loads((folder / "summary.json").read_text())
+def _show_result(result: TrainResult, console: Console) -> None:
+    summary, before, after = result.summary, result.before or {}, result.after or {}
 
-    def words(found: dict[str, float]) -> str:
-        return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+    def words(found: Estimate) -> str:
+        return f"{found.accuracy:.1%} ({found.low:.1%} to {found.high:.1%})"
 
     console.print(f"\nOn {summary['problems']} held-out problems, plain prompts, 95 % intervals:")
     for name, key in (("one sample (mean of 4)", "avg_at_4"), ("greedy", "greedy")):
-        before, after = words(summary["before"][key]), words(summary["after"][key])
-        console.print(f"  {name:<24}{before}  →  {after}")
+        console.print(f"  {name:<24}{words(before[key])}  →  {words(after[key])}")
     console.print(
         f"  trained for {summary['train_seconds']:.0f} s, {summary['steps']} steps × {summary['rollouts']} rollouts\n"
     )

@@ -156,7 +156,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, thinki
         UserError: the template refuses these messages, as some refuse a system message.
     """
     if tokenizer.chat_template is None:
-        return _encode_plain(tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n")
+        return encode_plain(tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n")
     try:
         text = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=thinking
@@ -168,7 +168,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, thinki
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
     """With the start token, if the tokenizer writes one, and without its end token: the answer has yet to come."""
     ids = list(tokenizer(text)["input_ids"])
     while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):

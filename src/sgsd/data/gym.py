@@ -14,7 +14,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, Self
 
-import sgsd
 from sgsd.config.sections import DataConfig
 from sgsd.data.gym_tasks import ALLOWED, REFUSED
 from sgsd.methods.registry import nearest
@@ -30,7 +29,7 @@ HELD_OUT_SHARE = 64  # of 256
 INSTALL = "reasoning-gym is not installed: pip install 'sgsd[tasks]'"
 
 _START_SECONDS = 120.0  # importing takes 2 s, but a loaded machine or a cold network disk takes its time
-_PACKAGE_ROOT = str(Path(sgsd.__file__).resolve().parents[1])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class GymAnswer(str):

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sgsd.contexts.prompts import PromptSet, encode_chat, load_prompts
 from sgsd.lab import task_skills as S
-from sgsd.lab.policy import new_policy, train_tokenizer
 from sgsd.lab.task import BRANCHES, RIGHT_SHARE, STYLES, LabProblem, Solution, problems
+from sgsd.lab.tiny_policy import new_policy, train_tokenizer
 from sgsd.types import BankItem
 
 

@@ -143,8 +143,8 @@ def sgsd_loss(
     Source: arXiv 2605.28791.
     """
     B, T = check_shape("student_logps_BT", student_logps_BT, (None, None))
-    K = check_shape("weights_BK", weights_BK, (B, None))[1]
-    check_shape("teacher_logps_BKT", teacher_logps_BKT, (B, K, T))
+    K = check_shape("teacher_logps_BKT", teacher_logps_BKT, (B, None, T))[1]
+    check_shape("weights_BK", weights_BK, (B, K))
     check_shape("mask_BT", mask_BT, (B, T))
     check_shape("outcome_B", outcome_B, (B,))
     inputs = LossInputs(

@@ -24,7 +24,7 @@ from sgsd.plan.sizes import Lengths, Shape, bytes_in
 from sgsd.records.run_files import Records
 from sgsd.rollout import BackgroundEngine
 from sgsd.train.engines import close_engine
-from sgsd.train.loop import train
+from sgsd.train.loop import train_steps
 from sgsd.train.resume_run import Start, begin
 from sgsd.train.setup import Run, build_run
 from sgsd.types import UserError
@@ -183,7 +183,7 @@ def _measure(config: RunConfig, trial: RunConfig, seconds: float, accelerator: A
 
 def train_whole(run: Run, records: Records, start: Start, timer: StepTimer) -> Position:
     """Train to the end; the steps that the first process timed go to the others."""
-    end = train(run, records, start, timer)
+    end = train_steps(run, records, start, timer)
     if end.step < run.config.steps:
         raise KeyboardInterrupt
     timer.steps = from_first(run.accelerator, lambda: timer.steps)

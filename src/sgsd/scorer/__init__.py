@@ -2,6 +2,7 @@
 
 from sgsd.scorer.layouts import Layout, PackedBatch, Row, collate, plan_layout, plan_microbatches, teacher_layout
 from sgsd.scorer.module import TEACHER_ADAPTER, Role, Scorer, Scores, TeacherWeights
+from sgsd.scorer.texts import score
 
 __all__ = [
     "TEACHER_ADAPTER",
@@ -15,5 +16,6 @@ __all__ = [
     "collate",
     "plan_layout",
     "plan_microbatches",
+    "score",
     "teacher_layout",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import sgsd
 from sgsd.bank import BankStore, save_bank
 from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
@@ -139,7 +139,7 @@ def _engine(config: RunConfig, tokenizer: Any, folder: Path) -> Engine:
 
 
 def _metadata(config: RunConfig) -> dict[str, Any]:
-    source = f"sgsd {sgsd.__version__}, cold start"
+    source = f"sgsd {version('sgsd')}, cold start"
     return {"source": source, "model": config.model.path, "skills": config.skills.model_dump(mode="json")}
 
 

@@ -18,7 +18,7 @@ from sgsd.train.setup import Run
 from sgsd.train.step import NonFiniteError, StepResult, observations, score_teachers, update
 
 
-def train(run: Run, records: Records, start: Start, on_step: OnStep) -> Position:
+def train_steps(run: Run, records: Records, start: Start, on_step: OnStep) -> Position:
     """Train to the last step, or to where a person or a guard asks for a stop; returns the position that is saved.
 
     Args:

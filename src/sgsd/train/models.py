@@ -40,7 +40,7 @@ def resolve_path(path: str) -> str:
     Raises UserError: it is neither a folder nor a possible hub name.
     """
     if path == "lab":
-        from sgsd.lab.policy import POLICY_FOLDER
+        from sgsd.lab.tiny_policy import POLICY_FOLDER
 
         return str(POLICY_FOLDER)
     folder = Path(path).expanduser()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from sgsd.config.loading import load_config, make_config
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.launcher import make_accelerator
 from sgsd.distributed.processes import check_processes
@@ -20,14 +22,57 @@ from sgsd.records.monitor import fired
 from sgsd.records.run_files import Records
 from sgsd.records.tracking import check_tracker, tracked
 from sgsd.train.engines import close_engine
-from sgsd.train.loop import train
+from sgsd.train.loop import train_steps
+from sgsd.train.result import TrainResult, accuracies
 from sgsd.train.resume_run import begin, check_folder, restore
-from sgsd.train.session import evaluate, evaluated
+from sgsd.train.session import OnStep, evaluate, evaluated
 from sgsd.train.setup import Run, build_run
 
 
-def run_training(config: RunConfig, console: Console, *, resume: bool = False, command: str = "") -> Path:
-    """Train as configured; returns the run folder, complete or stopped on request with a checkpoint.
+def train(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train as configured, evaluate before and after, and leave a run folder. Quiet unless given a console.
+
+    Args:
+        config: a configuration, a mapping of its keys, or the path of a YAML file; docs/configuration.md has the keys.
+        resume: go on from the newest checkpoint in the run folder, to the last bit as if nothing had happened.
+        on_step: called after every step, on the first process, with its metrics (docs/glossary.md) and its timings
+            (seconds by phase, tokens a second); an exception that it raises ends the run.
+        console: shows the progress, for instance `rich.console.Console()`.
+
+    Returns:
+        The folder, the accuracies before and after, and the metrics of every step.
+
+    Raises:
+        UserError: the configuration is wrong, the folder holds another run, or there is nothing to resume.
+        NonFiniteError: a loss or a gradient stopped being a number.
+        GuardStopError: a guard ended the run, as its configuration asks.
+
+    Example:
+        >>> import tempfile
+        >>> config = {"model": {"path": "lab"}, "bank": {"path": "lab"}, "data": {"path": "lab:train", "limit": 64}}
+        >>> config |= {"prompts": {"folder": "lab"}, "sampling": {"max_tokens": 16}, "steps": 1, "rollouts": 2}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train({**config, "output": f"{folder}/run"}, on_step=lambda metrics, timings: None)
+        ...     result.steps, [record["rollouts"] for record in result.metrics], result.model_folder.name
+        (1, [2], 'adapter')
+    """
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    elif not isinstance(config, RunConfig):
+        config = make_config(config)
+    return run_training(config, console or Console(quiet=True), resume=resume, on_step=on_step)
+
+
+def run_training(
+    config: RunConfig, console: Console, *, resume: bool = False, on_step: OnStep | None = None, command: str = ""
+) -> TrainResult:
+    """`train` for the command line, whose words go into the summary.
 
     Raises:
         UserError: the folder holds another run, there is nothing to resume, or the configuration has changed.
@@ -56,13 +101,13 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             evaluate(run, records, 0)
         started, before = time.perf_counter(), train_seconds(records)
         with LiveView(console, title(run), config.steps, first) as view:
-            end = train(run, records, start, view)
+            end = train_steps(run, records, start, view if on_step is None else in_turn(view, on_step))
         seconds = before + time.perf_counter() - started
         if end.step < config.steps:
             go_on = f"sgsd train {folder / 'config.yaml'} --resume"
             saved = f"saved with the rollouts of step {end.step + 1}" if end.pending else "saved"
             console.print(f"Stopped after step {end.step}, {saved}. Go on with: {go_on}", markup=False, soft_wrap=True)
-            return folder
+            return TrainResult(folder, end.step, stopped=True)
         if run.evaluator is not None and config.steps > 0:
             console.print("Measuring the trained model on the same problems …")
             evaluate(run, records, config.steps)
@@ -75,7 +120,17 @@ def run_training(config: RunConfig, console: Console, *, resume: bool = False, c
             save_model(run.policy.model, run.tokenizer, folder, shown, result, weights)
             write_atomic(folder / "summary.json", json.dumps(result, indent=1))
         accelerator.wait_for_everyone()  # who fails on the way out would end those that still write
-    return folder
+    return TrainResult(folder, end.step)
+
+
+def in_turn(*listeners: OnStep) -> OnStep:
+    """One listener that calls several."""
+
+    def on_step(metrics: dict[str, Any], timings: dict[str, Any]) -> None:
+        for listener in listeners:
+            listener(metrics, timings)
+
+    return on_step
 
 
 def train_seconds(records: Records) -> float:
@@ -90,22 +145,18 @@ def title(run: Run) -> str:
 
 def summary(run: Run, records: Records, seconds: float, command: str) -> dict[str, Any]:
     """What came out, and all one needs to get it again."""
-    evaluations = {record["step"]: record for record in records.read("evaluations")}
     config = run.config
 
-    def accuracies(step: int) -> dict[str, Any] | None:
-        if step not in evaluations:
-            return None
-        found = evaluations[step]
-        average = {key: found["avg_at_k"][key] for key in ("accuracy", "low", "high")}
-        return {"greedy": found["greedy"], f"avg_at_{found['samples']}": average}
+    def measured(step: int) -> dict[str, Any] | None:
+        found = accuracies(records, step)
+        return None if found is None else {name: estimate.to_dict() for name, estimate in found.items()}
 
     return {
         "name": config.name,
         "method": run.method.name,
         "seed": config.seed,
-        "before": accuracies(0),
-        "after": accuracies(config.steps),
+        "before": measured(0),
+        "after": measured(config.steps),
         "problems": config.evaluation.problems if run.evaluator else 0,
         "guards": fired(records),
         "steps": config.steps,
