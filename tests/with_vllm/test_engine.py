@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from runs import small_config
 from sgsd.rollout import Sampling, VllmEngine
+from sgsd.rollout.vllm_process import VllmProcess
 from sgsd.scorer import Row
 from sgsd.train.bank_building import _engine
 from sgsd.train.batch import Batch, build_batch, grade
@@ -111,18 +112,25 @@ def test_a_rollout_depends_on_its_seed_and_index_alone(parts: Run) -> None:
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.prove)])
-def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(parts: Run, blow: int) -> None:
-    engine = engine_of(parts)
+def test_an_engine_that_dies_or_hangs_on_the_way_is_replaced(
+    parts: Run, blow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plain, blows = engine_of(parts), VllmProcess.send, [blow]
     train(parts, 7)
     engine.sync()
     whole, before, pid = sample(parts), engine.restarts, engine.pid
     assert pid is not None
-    thread = threading.Thread(target=lambda: (time.sleep(0.05), os.kill(pid, blow)))
+
+    def send(process: VllmProcess, command: Any, seconds: float) -> None:
+        """Hand over the request, and strike while the engine is at it."""
+        plain(process, command, seconds)
+        if command["do"] == "sample" and blows:
+            os.kill(process.pid, blows.pop())
+
+    monkeypatch.setattr(VllmProcess, "send", send)
     object.__setattr__(engine.settings, "silence", 5.0 if blow == signal.SIGSTOP else 60.0)
-    thread.start()
     begun = time.monotonic()
     done = sample(parts)
-    thread.join()
     object.__setattr__(engine.settings, "silence", 60.0)
     assert engine.restarts == before + 1
     assert engine.pid != pid
