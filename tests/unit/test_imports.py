@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "config": {"bank", "lookup", "methods", "notices", "types"},
     "evaluate": {"bank", "contexts", "methods", "rollout", "types", "verify"},
     "lab": {"bank", "contexts", "evaluate", "rollout", "types"},
-    "data": {"config", "lab", "methods", "types", "verify"},
+    "data": {"config", "lab", "methods", "notices", "types", "verify"},
     "distributed": {"config", "rollout", "scorer", "types"},
     "checkpoint": {"distributed", "files", "scorer", "types"},
     "hub": {"bank", "config", "files", "lab", "methods", "secrets", "types"},
