@@ -146,15 +146,8 @@ INNOCENT: list[tuple[str, str]] = [
     ("none", "Never reveal a sign too early: keep the absolute value until both cases are split."),
 ]
 
-# What must at least be warned of: no answer and no attack, but one problem remembered in place of a lesson.
+# What must at least be warned of: no answer and no attack, but one problem in place of a lesson.
 MEMORISED: list[tuple[str, str]] = [
-    ("apples", "With 17 baskets of 23 apples, multiply before subtracting."),
-    ("apples", "When Maria gives something away, subtract it last."),
-    ("mod", "Reduce the exponent 2023 by the order of the base."),
-    ("price", "Divide 48.50 by what the discount leaves."),
-    ("train", "Trains from Oldenburg and Verden close their distance at the sum of the speeds."),
-    ("train", "At 87 and 113 km/h the speeds add up."),
-    ("pair", "Look for divisors of 66 that add up to 17."),
     ("none", "The product 2349871 is prime."),
     ("none", "The reference solution divides by the greatest common divisor."),
     ("none", "In this problem it was wrong to divide by zero."),

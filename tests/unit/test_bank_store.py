@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from test_bank_schema import BANKS, NAMES
 
 from sgsd.bank import Bank, BankStore, Kind, dump_bank, load_bank, open_bank
-from sgsd.bank.history import changes_between, fold, state_of
+from sgsd.bank.history import Change, State, changes_between, state_of
 from sgsd.types import Mistake, Skill, UserError
+
+
+def fold(changes: list[Change]) -> State:
+    state = State()
+    for change in changes:
+        state.apply(change)
+    return state
 
 
 def skill(name: str, title: str = "t") -> Skill:
@@ -138,7 +145,7 @@ def banks(draw: st.DrawFn) -> Bank:
 @given(before=banks(), after=banks())
 def test_changes_lead_from_any_bank_to_any_other(before: Bank, after: Bank) -> None:
     first, second = state_of(before), state_of(after)
-    opening = changes_between(fold([]), first)
+    opening = changes_between(State(), first)
     state = fold([*opening, *changes_between(fold(opening), second)])
     assert list(state.skills.items()) == list(second.skills.items())
     assert list(state.mistakes.items()) == list(second.mistakes.items())

@@ -34,7 +34,7 @@ class KillAt:
 
     def __init__(self, server: PolicyServer, request: int, back: bool) -> None:
         self.server, self.left, self.back = server, request, back
-        self.plain = ServerEngine._ask
+        self.plain = ServerEngine._complete
 
     async def __call__(
         self, engine: ServerEngine, url: str, prompt: Any, sampling: Any, seed: int, seconds: float
@@ -59,7 +59,7 @@ def test_a_killed_server(server: PolicyServer, tmp_path: Path, monkeypatch: pyte
 
     def kill_at(request: int, *, back: bool) -> None:
         killer = KillAt(server, request, back)
-        monkeypatch.setattr(ServerEngine, "_ask", lambda *arguments: killer(*arguments))
+        monkeypatch.setattr(ServerEngine, "_complete", lambda *arguments: killer(*arguments))
 
     threading.Thread(target=server.start).start()  # the run waits for it
     kill_at(8 + 4, back=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -101,14 +101,6 @@ class State:
         else:
             section[item_id] = change.content_hash
             self.retired.discard(item_id)
-
-
-def fold(changes: Iterable[Change]) -> State:
-    """The state after all of `changes`, from an empty bank."""
-    state = State()
-    for change in changes:
-        state.apply(change)
-    return state
 
 
 def state_of(bank: Bank) -> State:

@@ -1,4 +1,4 @@
-"""Finds a problem's answer, or its numbers, in a text: numbers by value, expressions by tokens.
+"""Finds a problem's answer in a text: numbers by value, expressions by tokens.
 
 An answer counts where it stands as a whole: 24 is not in 124, 24.5, 24x, x^24 or 24/7, nor in "divide by 24". How
 much more is asked depends on how common it is. An uncommon one (372, -17, 5/2, a long expression) counts wherever it
@@ -107,26 +107,11 @@ def leak(text: str, gold: str) -> str | None:
     return None
 
 
-def remembered_numbers(text: str, problem: str) -> list[str]:
-    """Return the problem's own numbers in `text`, where they identify it; common numbers do not.
-
-    Either one of three digits or more or with decimals, or two different ones of two digits.
-    """
-    own = {Fraction(number) for number in _numbers(problem) if len(number) > 1} - _COMMON
-    found = {Fraction(number): number for number in _numbers(text) if Fraction(number) in own}
-    telling = len(found) > 1 or any(len(number) > 2 for number in found.values())
-    return list(found.values()) if telling else []
-
-
 @dataclass(frozen=True, slots=True)
 class _Span:
     start: int
     end: int
     readings: tuple[Fraction, ...] = ()
-
-
-def _numbers(text: str) -> list[str]:
-    return [number for number in re.findall(r"\d+(?:\.\d+)?", plain(text)) if len(number) <= MAX_DIGITS]
 
 
 def _value_of(answer: str) -> Fraction | None:

@@ -1,4 +1,4 @@
-"""Hygiene of a bank: items that give an answer away, speak to the model, remember one problem, or repeat each other.
+"""Hygiene of a bank: items that give an answer away, speak to the model, point to one problem, or repeat each other.
 
 The checks are rules over words and numbers, not a judge. They find what is written plainly and in English; a leak in a
 paraphrase, an attack in another language or spelt with gaps goes through. Only what an item says is read, not its
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sgsd.bank.dedup import near_duplicates
-from sgsd.bank.leaks import leak, remembered_numbers
+from sgsd.bank.leaks import leak
 from sgsd.bank.retrieval.base import item_text
 from sgsd.bank.schema import item_fields
 from sgsd.bank.skill_bank import Bank
 from sgsd.bank.text import check_prose, quoted
-from sgsd.types import BankItem, Problem
+from sgsd.types import BankItem
 
 
 class Severity(StrEnum):
@@ -36,8 +36,6 @@ class Flaw(StrEnum):
     STATED = "states an answer"
     INJECTION = "speaks to the model"
     CONTROL = "holds characters that are no prose"
-    NUMBERS = "remembers the numbers of its problem"
-    NAME = "remembers a name of its problem"
     LONG_NUMBER = "holds a long number"
     POINTING = "points to one problem or its reference"
     REPETITION = "repeats another item"
@@ -97,51 +95,32 @@ _POINTING = re.compile(
 )
 _LONG_NUMBER = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,])|\d{5,}")
 _POWER_OF_TEN = re.compile(r"10*")
-_CAPITALISED = re.compile(r"(?<![\w\\])[A-Z][a-z]{2,}(?![\w\\])")
-_NAMED_AFTER = re.compile(
-    r"(?:'s|’s|s'|-[A-Z][a-z]+)?(?: [\w-]+)? (?:theorem|lemma|formulas?|inequalit|law|identit|criteri|sequence|numbers?"
-    r"|triangle|method|rule|principle|circle|line|algorithm|function|equation|polynomial|series|sum|product|point)",
-    re.IGNORECASE,
-)
 
 
-def lint_item(item: BankItem, *, problem: str | None = None, gold: str | None = None) -> list[Finding]:
-    """List one item's flaws, the gravest first.
-
-    Without `problem` and `gold`, those it was learned from, leaks of the answer and memories of the problem cannot be
-    seen; the other checks are made.
-    """
-    found: list[Finding] = []
-    for number, (field, text) in enumerate(item_fields(item).items()):
-        found += [Finding(item.id, field, kind, _cut(excerpt)) for kind, excerpt in _flaws(text, gold)]
-        if problem:
-            if numbers := remembered_numbers(text, problem):
-                found.append(Finding(item.id, field, Flaw.NUMBERS, ", ".join(numbers)))
-            names = _names(problem, text, titled=number == 0)
-            found += [Finding(item.id, field, Flaw.NAME, name) for name in names]
+def lint_item(item: BankItem, *, gold: str | None = None) -> list[Finding]:
+    """List one item's flaws, the gravest first; leaks of the answer `gold` are seen where it is known."""
+    found = [
+        Finding(item.id, field, kind, quoted(" ".join(excerpt.split())))
+        for field, text in item_fields(item).items()
+        for kind, excerpt in _flaws(text, gold)
+    ]
     return sorted(found, key=lambda finding: finding.severity is Severity.WARN)
 
 
-def lint_bank(bank: Bank, problems: Mapping[str, Sequence[Problem]] | None = None) -> list[Finding]:
-    """List the flaws of a bank's items in their order, and which of them repeat an earlier one.
-
-    Args:
-        problems: item id → the problems it was learned from, as far as they are known.
-    """
+def lint_bank(bank: Bank) -> list[Finding]:
+    """List the flaws of a bank's items in their order, and which of them repeat an earlier one."""
     repeats = dict(near_duplicates([item_text(item) for item in bank.items]))
     found: list[Finding] = []
     for position, item in enumerate(bank.items):
-        known = (problems or {}).get(item.id, ())
-        each = [f for p in known for f in lint_item(item, problem=p.text, gold=p.gold)] or lint_item(item)
-        found += dict.fromkeys(each)
+        found += dict.fromkeys(lint_item(item))
         if position in repeats:
             found.append(Finding(item.id, "item", Flaw.REPETITION, bank.items[repeats[position]].id))
     return found
 
 
-def refusal_reason(item: BankItem, problem: str | None = None, gold: str | None = None) -> str | None:
+def refusal_reason(item: BankItem, gold: str | None = None) -> str | None:
     """Return the first reason to refuse an item, as a line that can be counted; None where there is none."""
-    first = next((f for f in lint_item(item, problem=problem, gold=gold) if f.severity is Severity.REFUSE), None)
+    first = next((f for f in lint_item(item, gold=gold) if f.severity is Severity.REFUSE), None)
     return f"{first.kind}, in its {first.field}" if first else None
 
 
@@ -165,27 +144,3 @@ def _flaws(text: str, gold: str | None) -> Iterator[tuple[Flaw, str]]:
         digits = match[0].replace(",", "")
         if len(digits) > 4 and not _POWER_OF_TEN.fullmatch(digits):
             yield Flaw.LONG_NUMBER, match[0]
-
-
-def _names(problem: str, text: str, *, titled: bool) -> list[str]:
-    """Proper names of the problem in a field: capitalised wherever they stand, in one of the two within a sentence.
-
-    Words of a title are all capitalised, so there the problem alone must show that it is a name. Names that name a
-    theorem, a line, a sequence are knowledge and no memory.
-    """
-    inner, outer = _within_sentences(problem), set(_CAPITALISED.findall(problem))
-    here = {match[0]: text[match.end() :] for match in _CAPITALISED.finditer(text)}
-    lower = set(re.findall(r"\b[a-z]+\b", f"{problem} {text}"))
-    proper = inner if titled else inner | (outer & _within_sentences(text))
-    kept = [name for name in here if name in proper and name in outer and name.lower() not in lower]
-    return [name for name in kept if not _NAMED_AFTER.match(here[name])]
-
-
-def _within_sentences(text: str) -> set[str]:
-    """Capitalised words that do not begin a sentence: a word, a comma, a bracket or a formula stands before them."""
-    before = ((match[0], text[: match.start()].rstrip()[-1:]) for match in _CAPITALISED.finditer(text))
-    return {word for word, last in before if last.isalnum() or last in {",", ")", "$", "_"}}
-
-
-def _cut(excerpt: str) -> str:
-    return quoted(" ".join(excerpt.split()))

@@ -36,7 +36,7 @@ class LeakFilter:
         self.golds = {problem.id: problem.gold for problem in problems}
 
     def __call__(self, item: BankItem, memory: Memory) -> str | None:
-        return refusal_reason(item, problem=memory.problem, gold=self.golds.get(memory.problem_id))
+        return refusal_reason(item, gold=self.golds.get(memory.problem_id))
 
 
 @dataclass

@@ -96,9 +96,6 @@ class VllmWriter(Writer):
             temperature=self.temperature, max_tokens=request.max_tokens, seed=seed, structured_outputs=form
         )
 
-    def count_tokens(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def close(self) -> None:
         """Ends vLLM's processes, with all the memory they hold; the writer is of no use any more."""
         self._llm.llm_engine.engine_core.shutdown()
