@@ -11,8 +11,8 @@ A file counts as entered when one of its functions is called in this thread (`sy
 is imported, its own functions included, does not count, nor does code that is made at run time, such as the `__init__`
 of a dataclass. Four marks part the road. They lean on names that outlive a change of the package:
 
-    begin       the first call of a function `train` in a file `loop.py` of the package (--begin FILE:FUNCTION for
-                another one): a run has been built, and its first step follows
+    begin       the first call of a function `train_steps` in a file `loop.py` of the package (--begin FILE:FUNCTION for
+                another one, `loop.py:train` before December 2026): a run has been built, its first step follows
     batch       the first return, after that, of a method `sample` of a class of the package whose name has "Engine"
                 in it: the rollouts are there
     gradient    the last return of `torch.autograd.backward` before the end
@@ -70,7 +70,7 @@ TOY: dict[str, Any] = {"rollouts": 2, "method": {"name": "sgsd", "k": 2, "confid
 class Road:
     """The files entered, each with the function that entered it first; filled by being the profile function."""
 
-    begin: str = "loop.py:train"
+    begin: str = "loop.py:train_steps"
     before: dict[str, str] = field(default_factory=dict)  # from the command line to the beginning
     step: dict[str, str] = field(default_factory=dict)
     from_batch: dict[str, str] = field(default_factory=dict)

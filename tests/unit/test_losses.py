@@ -173,7 +173,7 @@ def test_the_gate_is_bounded_and_keeps_uncertain_and_extreme_gaps_out() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights_BK": torch.ones(4, 2)}, r"teacher_logps_BKT has shape \[4, 3, 9\]; .* \[B, K, T\] = \[4, 2, 9\]"),
+        ({"weights_BK": torch.ones(4, 2)}, r"weights_BK has shape \[4, 2\]; it has to be \[B, K\] = \[4, 3\]"),
         ({"mask_BT": torch.ones(4, 8)}, r"mask_BT has shape \[4, 8\]; it has to be \[B, T\] = \[4, 9\]"),
         ({"outcome_B": torch.ones(3)}, r"outcome_B has shape \[3\]; it has to be \[B\] = \[4\]"),
     ],

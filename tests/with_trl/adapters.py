@@ -99,7 +99,7 @@ def trl_gradient(trainer: Any) -> tuple[Gradients, list[Rollout], list[Verdict]]
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
             gradients.update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
 
-    trainer.adapter.advantages = listening
+    object.__setattr__(trainer.adapter, "advantages", listening)
     trainer.add_callback(Taking())
     trainer.train()
     ((rollouts, verdicts),) = seen
