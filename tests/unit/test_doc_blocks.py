@@ -8,7 +8,6 @@ file of that name, which later blocks of its page may import. In YAML every key 
 from __future__ import annotations
 
 import io
-import os
 import re
 import runpy
 import shlex
@@ -230,8 +229,8 @@ def helped(command: str) -> str:
     from sgsd.cli import main
 
     shown = io.StringIO()
-    os.environ["COLUMNS"] = "200"
     with redirect_stdout(shown), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
         patch.setattr(main, "Console", lambda **_: Console(file=shown, width=200))
         try:
             code = main.run([*command.split(), "--help"])
