@@ -124,12 +124,12 @@ def test_a_solution_that_is_to_be_shown_needs_its_column() -> None:
 
 
 def test_a_method_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "flat_method.py").write_text(
         "from dataclasses import replace\nfrom sgsd.methods import build\nfrom sgsd.methods.method import Uniform\n"
         "def flat(k: int = 2):\n    return replace(build('sgsd', k=k), name='flat', weights=Uniform())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert build("mine:flat", k=3).context == C.SkillPairs(3)
+    assert build("flat_method:flat", k=3).context == C.SkillPairs(3)
 
 
 @pytest.mark.parametrize("name", ["losses", "advantages", "averages"])
