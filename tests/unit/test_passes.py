@@ -68,7 +68,7 @@ def test_a_prompt_goes_through_once_however_many_completions_follow() -> None:
 
 
 def test_prompts_are_held_once_and_not_once_a_row() -> None:
-    from sgsd.scorer.prefix import prefix_cache
+    from sgsd.scorer.module import prefix_cache
 
     model, texts = tiny(), families(groups=1, group=5)
     pack = collate([text for text in texts if len(text.prompt_ids) > 1], layout="shared")
@@ -224,8 +224,7 @@ def test_rows_keep_their_gradient() -> None:
 HOT = {
     "train/step.py": {"__call__", "take_loss", "loss_inputs", "score_student", "choose", "pad_rows"},
     "records/metrics.py": {"add", "_add"},
-    "scorer/module.py": {"forward", "_hidden", "_score", "_layout_of"},
-    "scorer/prefix.py": {"update", "prefix_cache"},
+    "scorer/module.py": {"forward", "_hidden", "_score", "_layout_of", "update", "prefix_cache"},
 }
 WAITING = {"item", "cpu", "tolist", "numpy", "nonzero", "masked_select", "synchronize"}
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from graded import Made, teachers_of
 from runs import LORA, merged, run_small, small_config
-from sgsd.contexts import Block, Context, Joined, SkillPairs
+from sgsd.contexts import Block, Context, Joined, SkillPairs, prompt_builders
 from sgsd.contexts.prompt_builders import PromptBuilder, UnfitPrompt, fitting
 from sgsd.contexts.prompts import load_prompts
 from sgsd.methods import Method
@@ -241,3 +241,59 @@ def test_a_run_leaves_out_counts_and_says_so_once(tmp_path: Path, caplog: pytest
     assert len(parts.problems) == 256 - parts.skipped_problems
     (said,) = [r for r in caplog.records if r.name == "sgsd"]
     assert f"{parts.skipped_problems} of 256 problems are left out; the first: problem lab-" in said.getMessage()
+
+
+# ── Before anything is sampled ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def longest_teacher(run: Run, problems: list[Problem]) -> tuple[int, str]:
+    """Tokens of the longest teacher's prompt, and of which problem, by making each of them anew."""
+    anew = replace(run.contexts.teachers, prepared={})
+    lengths = {p.id: max(len(view.prompt_ids) for view in anew.views([p])[0]) for p in problems}
+    worst = max(lengths, key=lambda problem: lengths[problem])
+    return lengths[worst], worst
+
+
+@pytest.mark.parametrize("steps", [2, 40])
+def test_a_teacher_that_will_not_fit_in_a_later_step_is_refused_before_a_run_begins(steps: int, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"steps": steps, "rollouts": 2, "data": {"limit": 64}}
+    run = build_run(small_config(tmp_path / "wide", **changes), Accelerator())
+    ahead = list(run.sampler.problems_ahead())
+    assert [p.id for p in ahead] == list(dict.fromkeys(p.id for p in ahead)), "each once"
+    sampled = [request.problem.id for step in range(1, steps + 1) for request in run.sampler.requests(step)]
+    assert {p.id for p in ahead} == set(sampled), "no problem but those that the run comes to"
+    length, worst = longest_teacher(run, ahead)
+    with pytest.raises(UnfitPrompt, match=rf"problem {worst}, teacher .* has {length} tokens"):
+        run_small(tmp_path / "tight", prompts={"max_tokens": length - 1}, **changes)
+    assert not (tmp_path / "tight").exists(), "a folder without a step is no run"
+    run_small(tmp_path / "tight", prompts={"max_tokens": length}, **{**changes, "steps": 1})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "sgsd_calibrated", "k": 3}]
+    + [{"name": "sgsd", "context": name} for name in ("other_problem", "random", "irrelevant", "wrong_answer")],
+    ids=str,
+)
+def test_prepared_prompts_are_those_of_their_step(method: dict[str, Any], tmp_path: Path) -> None:
+    run = build_run(small_config(tmp_path, method=method), Accelerator())
+    assert (run.contexts.null_teachers is not None) == (method["name"] == "sgsd_calibrated")
+    for teachers in filter(None, (run.contexts.teachers, run.contexts.null_teachers)):
+        problems = [request.problem for step in (1, 2, 3) for request in run.sampler.requests(step)]
+        assert {p.id for p in problems} <= set(teachers.prepared)
+        assert teachers.views(problems) == replace(teachers, prepared={}).views(problems)
+
+
+def test_what_evidence_or_rollouts_change_is_not_prepared(tmp_path: Path) -> None:
+    for changes in ({"bank": {"rerank": 0.5}}, {"bank": {"reweigh": 1.0}}, {"method": {"name": "sdpo"}}):
+        run = build_run(small_config(tmp_path, rollouts=8, group=4, **changes), Accelerator())
+        assert not run.contexts.teachers.prepared
+
+
+def test_no_more_is_kept_than_was_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(prompt_builders, "PREPARED_TOKENS", 500)
+    run = build_run(small_config(tmp_path, data={"limit": 16}), Accelerator())
+    teachers = run.contexts.teachers
+    assert 0 < len(teachers.prepared) < 16
+    assert sum(len(view.prompt_ids) for pool in teachers.prepared.values() for view in pool) <= 500
+    assert teachers.views(run.problems) == replace(teachers, prepared={}).views(run.problems)

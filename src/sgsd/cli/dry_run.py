@@ -24,7 +24,7 @@ from sgsd.train.setup import Run, build_run
 from sgsd.types import Status, UserError
 from sgsd.verify.grader import gold_text
 
-TEACHER_PROBLEMS = 64  # whose teachers' prompts are built; every problem's student prompt is
+TEACHER_PROBLEMS = 64  # whose teachers' prompts are built where those of the run's problems cannot be known yet
 
 
 def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> None:
@@ -66,14 +66,16 @@ def table_rows(run: Run) -> dict[str, str]:
         problems if run.sampler.prompts is run.prompts else problems[:TEACHER_PROBLEMS]
     )  # retrieving for all takes long
     students = [len(run.sampler.prompts.student(problem, thinking=thinking)) for problem in asked]
-    shown = run.contexts.before_rollouts().teachers.views(problems[:TEACHER_PROBLEMS])
+    taught = run.contexts.teachers
+    ahead = run.sampler.problems_ahead() if taught.prepared else problems[:TEACHER_PROBLEMS]
+    shown = (taught if taught.prepared else run.contexts.before_rollouts().teachers).views(ahead)
     views = [view for pool in shown for view in pool]
     teachers = [len(view.prompt_ids) for view in views if view.prompt_ids]
     check_positions(run, max([*students, *teachers]))
     rows["student's prompt"] = _lengths(students) + ("" if len(asked) == len(problems) else f" (first {len(asked)})")
     if views:
         left_out = f", {len(views) - len(teachers)} left out" if len(teachers) < len(views) else ""
-        rows["teachers' prompts"] = f"{_lengths(teachers)} (first {min(TEACHER_PROBLEMS, len(problems))}{left_out})"
+        rows["teachers' prompts"] = f"{_lengths(teachers)} ({len(ahead):,} problems{left_out})"
     if kinds := run.method.context.sampled_kinds():
         rows["made of rollouts"] = ", ".join(kinds)
     rows["reference answers"] = references(run)

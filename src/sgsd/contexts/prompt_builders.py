@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,8 @@ from sgsd.contexts.prompts import PromptSet, encode_chat
 from sgsd.types import Problem, SkillPair, TeacherView, UserError
 
 Unfit = Literal["error", "skip"]
+PREPARED_TOKENS = 4_000_000  # of teachers' prompts that are kept for their step: about 150 MB
+PREPARED_TOGETHER = 64  # problems whose queries are embedded at once
 
 
 class UnfitPrompt(UserError):
@@ -122,6 +124,20 @@ class TeacherPrompts:
     builder: PromptBuilder
     thinking: bool
     unfit: Unfit = "error"
+    prepared: dict[str, tuple[TeacherView, ...]] = field(default_factory=dict, compare=False)  # by the problem's id
+
+    def prepare(self, problems: Sequence[Problem]) -> None:
+        """Make the prompts of all of them now, for a context that is made from problems, and keep the first ones.
+
+        Raises UserError, naming problem and teacher, for what cannot be shown: here and not after an hour of sampling.
+        """
+        kept = 0
+        for start in range(0, len(problems), PREPARED_TOGETHER):
+            together = problems[start : start + PREPARED_TOGETHER]
+            for problem, pool in zip(together, self.views(together), strict=True):
+                kept += sum(len(view.prompt_ids) for view in pool)
+                if kept <= PREPARED_TOKENS:
+                    self.prepared[problem.id] = pool
 
     def views(self, batch: Batch) -> list[tuple[TeacherView, ...]]:
         """A pool for each member; the weights of a pool sum to 1.
@@ -130,12 +146,14 @@ class TeacherPrompts:
         UserError, naming problem and teacher, for what cannot be shown.
         """
         problems = [member.problem if isinstance(member, Graded) else member for member in batch]
+        if self.prepared and all(problem.id in self.prepared for problem in problems):
+            return [self.prepared[problem.id] for problem in problems]
         pools = make_pools(self.context, batch, self.resources)
         return [self._pool(problem, blocks) for problem, blocks in zip(problems, pools, strict=True)]
 
     def of(self, context: Context) -> TeacherPrompts:
         """The same for another context."""
-        return replace(self, context=context)
+        return replace(self, context=context, prepared={})
 
     def _pool(self, problem: Problem, blocks: Sequence[Block]) -> tuple[TeacherView, ...]:
         views = [self._view(problem, block) for block in blocks]

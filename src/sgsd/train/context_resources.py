@@ -47,6 +47,17 @@ class Contexts:
     teachers: TeacherPrompts
     null_teachers: TeacherPrompts | None  # one a rollout, where the stance is a contrast to it
 
+    def prepare(self, problems: Sequence[Problem]) -> None:
+        """Make now, and check, every teacher's prompt that neither rollouts nor the evidence on items can change.
+
+        Raises UserError: one cannot be shown.
+        """
+        for teachers in filter(None, (self.teachers, self.null_teachers)):
+            retrieve = teachers.resources.retrieve
+            moving = isinstance(retrieve, PairRetrieval) and retrieve.follows_evidence
+            if not teachers.context.sees_rollouts and not moving:
+                teachers.prepare(problems)
+
     def before_rollouts(self) -> Contexts:
         """The same, of the teachers that can be shown before there are rollouts."""
         nulls = None if self.null_teachers is None else _before_rollouts(self.null_teachers)
@@ -177,6 +188,11 @@ class PairRetrieval:
     ledger: CurrentLedger
     temperature: float
     _made: dict[bool, Retriever] = field(default_factory=dict)
+
+    @property
+    def follows_evidence(self) -> bool:
+        """True where what was seen of the items in a run moves what is retrieved for a problem, or its weights."""
+        return bool(self.config.bank.rerank or self.config.bank.reweigh)
 
     def __call__(self, pairs: SkillPairs, queries: Sequence[str]) -> list[tuple[SkillPair, ...]]:
         chosen = self.config.bank

@@ -43,6 +43,13 @@ class Sampler:
             made += [RolloutRequest(group * size + i, group, problem, prompt_ids) for i in range(size)]
         return made
 
+    def problems_ahead(self) -> Sequence[Problem]:
+        """Every problem that the run comes to, once."""
+        groups = self.config.steps * (self.config.rollouts // self.group)
+        if groups >= len(self.problems):
+            return self.problems
+        return [problem_at(self.problems, group, self.config.seed) for group in range(groups)]
+
     def sample(self, step: int) -> list[Rollout]:
         return self.answer(self.requests(step))
 

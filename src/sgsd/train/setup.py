@@ -165,6 +165,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
         skipped_problems=len(problems) - len(usable),
     )
     run.follow_bank()
+    run.contexts.prepare(run.sampler.problems_ahead())
     policy.strategy.start(lambda: warmup(policy))
     return run
 
