@@ -37,7 +37,7 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """A low-rank adapter; with `lora: null` all weights train."""
+    """A low-rank adapter, also where the section is left out; with `lora: null` all weights train."""
 
     rank: PositiveInt = 64
     """Rank of the update of each matrix."""
