@@ -214,7 +214,7 @@ def test_a_changed_config_is_refused_and_every_difference_shown(tmp_path: Path) 
         run_small(tmp_path / "run", steps=1, resume=True, optimizer={"lr": 1e-3}, seed=5)
     assert "\n" not in str(refusal.value)
     many = {"temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "presence_penalty": 1.0, "max_tokens": 9}
-    with pytest.raises(UserError, match=r"; and 2 more\)") as refusal:
+    with pytest.raises(UserError, match=r"; and 1 more\)") as refusal:
         run_small(tmp_path / "run", resume=True, sampling=many, seed=5, rollouts=4, name="other")
     assert str(refusal.value).count("→") == 8
     free = {"checkpoint": {"every": 1, "keep": 1}, "logged_rollouts": 3}

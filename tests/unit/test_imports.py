@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "lookup": {"types"},
     "contexts": {"lookup", "types"},
     "methods": {"contexts", "lookup", "types"},
-    "verify": {"lookup", "types"},
+    "verify": {"lookup", "notices", "types"},
     "rollout": {"files", "types"},
     "scorer": {"contexts", "types"},
     "bank": {"files", "notices", "types"},

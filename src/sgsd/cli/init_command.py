@@ -18,7 +18,7 @@ from sgsd.types import Problem, UserError
 
 #: What a config names for each kind of verifier, and the file of one's own that goes with it.
 VERIFIERS: Mapping[str, tuple[str, str | None]] = {
-    "function": ("verifier:right", "verifier.py"),
+    "function": ("verifier.py:right", "verifier.py"),
     "math": ("math", None),
 }
 FILES = ("config.yaml", "bank.json", "README.md", *(f"prompts/{n}.txt" for n in ("student", "teacher", "skill_pair")))
