@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from runs import run_small
+from runs import merged, run_small
 from sgsd.lab.task import enumerate_problems
 from sgsd.methods.advantages import group_advantages
 from sgsd.records.run_files import Records
@@ -68,14 +68,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(folder: Path, function: str, **changes: Any) -> Records:
-    verifier = {"name": f"mine.py:{function}", **changes.pop("verifier", {})}
-    base: dict[str, Any] = {
-        "steps": 3,
-        "rollouts": 8,
-        "data": {"path": "data.jsonl", "limit": None},
-        "verifier": verifier,
-    }
-    return Records(run_small(folder / function, logged_rollouts=8, **base, **changes))
+    verifier = {"name": f"mine.py:{function}"}
+    base: dict[str, Any] = {"rollouts": 8, "data": {"path": "data.jsonl", "limit": None}, "verifier": verifier}
+    output = folder / f"{function}-{len(list(folder.iterdir()))}"
+    return Records(run_small(output, **merged({"logged_rollouts": 16, **base}, changes)))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +93,7 @@ def test_a_column_reaches_it(folder: Path) -> None:
 
 def test_rewards_make_the_advantages_and_the_verdict_the_polarity(folder: Path) -> None:
     with pytest.raises(UserError, match=r"returned 0\.25 on problem data-\d+: .*verifier\.threshold"):
-        trained(folder, "partly", method={"name": "grpo", "group": 4}, output=str(folder / "without"))
+        trained(folder, "partly", method={"name": "grpo", "group": 4})
     records = trained(folder, "partly", verifier={"threshold": 0.5}, method={"name": "grpo", "group": 4})
     rows = records.read("rollouts")
     assert {row["reward"] for row in rows} == {0.25, 1.0}
@@ -116,8 +112,8 @@ def test_one_that_raises_on_a_third_of_the_rows(folder: Path, caplog: pytest.Log
     with pytest.raises(
         UserError, match=r"RuntimeError \(no unit test for \d+\) on problem data-\d+, .*mine\.py:\d+ in"
     ):
-        trained(folder, "raises_on_a_third", output=str(folder / "stopped"))
-    records = trained(folder, "raises_on_a_third", verifier={"on_error": "unknown"}, steps=3)
+        trained(folder, "raises_on_a_third")
+    records = trained(folder, "raises_on_a_third", verifier={"on_error": "unknown"})
     rows = records.read("rollouts")
     for row in rows:
         assert (row["status"] == "unknown") == (int(row["problem_id"].removeprefix("data-")) % 3 == 0)
@@ -126,7 +122,7 @@ def test_one_that_raises_on_a_third_of_the_rows(folder: Path, caplog: pytest.Log
 
 
 def test_one_that_hangs_on_one_row(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    records = trained(folder, "hangs_on_one", verifier={"timeout": 0.5}, steps=3, data={"limit": 12}, rollouts=12)
+    records = trained(folder, "hangs_on_one", verifier={"timeout": 0.5}, data={"limit": 12}, rollouts=12)
     rows = records.read("rollouts")
     assert {row["problem_id"] for row in rows if row["status"] == "timeout"} == {"data-0"}
     assert "took longer than verifier.timeout on problem data-0" in caplog.text
