@@ -16,7 +16,7 @@ from sgsd.distributed.processes import all_max, all_sum, from_first, largest
 from sgsd.notices import note
 from sgsd.records.metrics import rollout_record
 from sgsd.records.monitor import Monitor, log_findings
-from sgsd.records.outcomes import examples, first_look
+from sgsd.records.first_look import examples, first_look
 from sgsd.records.run_files import Records
 from sgsd.records.style import StyleTokens
 from sgsd.records.timing import Clock, throughput
