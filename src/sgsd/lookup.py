@@ -7,13 +7,29 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from sgsd.types import UserError
+
+
+@dataclass
+class Caught(AbstractContextManager["Caught"]):
+    """Keeps what a user's code raises, of whatever kind; Ctrl-C passes."""
+
+    error: BaseException | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.error = error
+        return not isinstance(error, KeyboardInterrupt)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -31,11 +47,19 @@ def load_attribute(path: str, key: str) -> Any:
     module_name, _, attribute = path.rpartition(":")
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)
-    try:
+    caught, found = Caught(), None
+    with caught:  # a module runs as it is imported: it may raise anything, and leave by sys.exit
         module = _of_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-        return attrgetter(attribute)(module)
-    except (ImportError, AttributeError, SyntaxError, ValueError, OSError) as error:
-        raise UserError(f"{key}: {path} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+        found = attrgetter(attribute)(module)
+    if caught.error is None:
+        return found
+    if isinstance(caught.error, ImportError | AttributeError | OSError):
+        raise UserError(
+            f"{key}: {path} cannot be imported ({caught.error}); is its folder on PYTHONPATH?"
+        ) from caught.error
+    raise UserError(
+        f"{key}: {path} cannot be imported, its code {did(caught.error)}; last lines: {last_lines(caught.error)}"
+    ) from caught.error
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -49,6 +73,29 @@ def _of_file(path: Path) -> ModuleType:
         if (folder := str(path.resolve().parent)) not in sys.path:
             sys.path.append(folder)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
+        sys.modules[name] = module  # before its code runs: dataclasses look up their own module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
     return sys.modules[name]
+
+
+def did(error: BaseException) -> str:
+    """What a user's code did, for messages."""
+    return "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__} ({worded(error)})"
+
+
+def last_lines(error: BaseException) -> str:
+    """Where a user's code raised it, innermost last, on one line."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    return " | ".join(f"{f.filename}:{f.lineno} in {f.name}: {(f.line or '').strip()}" for f in frames[-3:])
+
+
+def worded(value: object, words: Callable[[Any], str] = str, longest: int = 300) -> str:
+    """A text of a user's object on one line; its type where the object cannot say."""
+    caught, text = Caught(), f"<a {type(value).__name__} without words>"
+    with caught:
+        text = " ".join(words(value).split())
+    return text[:longest]

@@ -75,7 +75,8 @@ class Evaluator:
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
         prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
         done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
-        verdicts = grade_problems(self.verifier, [c.text for c in done], [self.problems[i] for i, _ in places])
+        asked = [self.problems[i] for i, _ in places]
+        verdicts = grade_problems(self.verifier, [c.text for c in done], asked, [c.token_ids for c in done])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]
         every = sorted(self.gather(found), key=lambda sample: sample[0])
         by_problem = [every[i : i + samples] for i in range(0, len(every), samples)]

@@ -58,7 +58,7 @@ class MemorySampler:
         chosen = [problem_at(self.problems, index, self.seed) for index in indices]
         prompts = [self.prompts.student(problem, thinking=self.thinking) for problem in chosen]
         done = self.engine.sample(prompts, indices, self.sampling, seed=self.seed)
-        verdicts = grade_problems(self.verifier, [c.text for c in done], chosen)
+        verdicts = grade_problems(self.verifier, [c.text for c in done], chosen, [c.token_ids for c in done])
         rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
         return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
 

@@ -68,7 +68,8 @@ class Batch:
 
 def grade(verifier: Verifier, rollouts: Sequence[Rollout]) -> list[Verdict]:
     """Ask the verifier about every rollout."""
-    return grade_problems(verifier, [r.completion.text for r in rollouts], [r.problem for r in rollouts])
+    done = [rollout.completion for rollout in rollouts]
+    return grade_problems(verifier, [c.text for c in done], [r.problem for r in rollouts], [c.token_ids for c in done])
 
 
 def build_batch(

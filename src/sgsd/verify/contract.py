@@ -2,7 +2,7 @@
 
     f(completion, answer, **columns) -> bool | float | str | Verdict | None       one completion a call
     f(completions, **columns)        -> a list of the same                        TRL's reward functions
-    grader.grade(completions, answers) -> a list of the same                      a class or an object
+    grader.grade(completions, answers, **columns) -> a list of the same           a class or an object
 
 Each may be `async`. `columns` are those of the problem's row: a function gets the ones it names, or all with `**`.
 """
@@ -13,16 +13,15 @@ import asyncio
 import inspect
 import math
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal
 
+from sgsd.lookup import Caught, did, last_lines, worded
 from sgsd.notices import warn
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.alarm import TimeUp, alarm
@@ -59,19 +58,7 @@ class Question:
     prompt: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
     row: str = ""  # how messages call it
-
-
-@dataclass
-class Caught(AbstractContextManager["Caught"]):
-    """Keeps what a user's code raises, of whatever kind; Ctrl-C passes."""
-
-    error: BaseException | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.error = error
-        return not isinstance(error, KeyboardInterrupt)
+    token_ids: Sequence[int] | None = None  # of the completion, where they are known
 
 
 class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
@@ -125,13 +112,19 @@ class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
         check_lengths(completions, golds)
         return self._ask([Question(c, gold, row=f"row {n}") for n, (c, gold) in enumerate(zip(completions, golds))])
 
-    def grade_problems(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """The same for problems, whose columns the function may ask for."""
+    def grade_problems(
+        self,
+        completions: Sequence[str],
+        problems: Sequence[Problem],
+        token_ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[Verdict]:
+        """The same for problems, whose columns the function may ask for, and for the completions' tokens."""
         check_lengths(completions, problems)
+        ids: Sequence[Sequence[int] | None] = token_ids or [None] * len(problems)
         return self._ask(
             [
-                Question(c, p.gold if p.answer is None else p.answer, p.text, p.columns, f"problem {p.id}")
-                for c, p in zip(completions, problems)
+                Question(c, p.gold if p.answer is None else p.answer, p.text, p.columns, f"problem {p.id}", tokens)
+                for c, p, tokens in zip(completions, problems, ids, strict=True)
             ]
         )
 
@@ -151,29 +144,47 @@ class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
         if isinstance(caught.error, UserError | SystemExit) or not isinstance(caught.error, Exception | TimeUp):
             self._stop(questions[0], caught.error)
         if len(questions) > 1:
-            return [verdict for question in questions for verdict in self._ask_together([question])]
+            return self._ask_one_by_one(questions, caught.error)
         if isinstance(caught.error, TimeUp):
-            self._count("took longer than verifier.timeout", questions[0], f"{self.contract.timeout:g} s")
+            self._count(
+                "took longer than verifier.timeout", questions[0], f"no verdict there ({self.contract.timeout:g} s)"
+            )
             return [Verdict(Status.TIMEOUT, seconds=self.contract.timeout)]
         if self.contract.on_error == "stop":
             self._stop(questions[0], caught.error)
-        self._count(f"raised {type(caught.error).__name__}", questions[0], _last_lines(caught.error))
+        self._count(
+            f"raised {type(caught.error).__name__}",
+            questions[0],
+            f"no verdict there ({_trace(caught.error)})",
+        )
         return [Verdict(Status.UNKNOWN)]
+
+    def _ask_one_by_one(self, questions: Sequence[Question], error: BaseException) -> list[Verdict]:
+        """After a call that failed; where none fails now, that is said all the same."""
+        failures = self.failures.total()
+        verdicts = [verdict for question in questions for verdict in self._ask_together([question])]
+        if self.failures.total() == failures:
+            first = replace(questions[0], row=f"{questions[0].row} and {len(questions) - 1} more")
+            late = f"took longer than verifier.timeout ({self.contract.timeout:g} s; raise it)"
+            what = late if isinstance(error, TimeUp) else f"raised {type(error).__name__}"
+            self._count(f"{what}, asked about several at once,", first, f"each alone has an answer ({_trace(error)})")
+        return verdicts
 
     def _answers(self, questions: Sequence[Question]) -> list[Any]:
         answers = self._call(questions)
         if inspect.isawaitable(answers):
             answers = _finished(_awaited(answers))
-        if isinstance(answers, str | bytes) or (not isinstance(answers, Sequence) and not hasattr(answers, "__iter__")):
+        unordered = isinstance(answers, str | bytes | Mapping | Set)
+        if unordered or (not isinstance(answers, Sequence) and not hasattr(answers, "__iter__")):
             raise UserError(f"it returned {_shown(answers)} for {len(questions)} completions; return a list, one each")
         answers = list(answers)
         if len(answers) != len(questions):
             raise UserError(f"it returned {len(answers)} answers for {len(questions)} completions; return one for each")
-        return answers
+        return _finished(_awaited(answers)) if any(map(inspect.isawaitable, answers)) else answers
 
     def _verdict(self, question: Question, answer: Any, seconds: float) -> Verdict:
         if isinstance(answer, Verdict):
-            return answer
+            return self._checked(question, answer)
         if answer is None:
             return Verdict(Status.UNKNOWN, seconds=seconds)
         if isinstance(answer, str) and answer in set(Status):
@@ -191,15 +202,25 @@ class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
         graded = None if threshold is None else reward
         return Verdict(Status.CORRECT if right else Status.INCORRECT, None, seconds, graded)
 
+    def _checked(self, question: Question, verdict: Verdict) -> Verdict:
+        """A verdict that the function made itself. Raises UserError for a status or a reward that there is not."""
+        reward = None if verdict.reward is None else _number(verdict.reward)
+        fits = verdict.reward is None or (reward is not None and 0 <= reward <= 1)
+        if verdict.status not in set(Status) or not fits:
+            raise UserError(
+                f"verifier {self.name!r}: it returned {_shown(verdict)} on {question.row}: a Verdict has one of"
+                f" {', '.join(Status)} and a reward from 0 to 1, or None"
+            )
+        return replace(verdict, status=Status(verdict.status), reward=reward)
+
     def _stop(self, question: Question, error: BaseException) -> None:
         """Raises UserError that names the function, the row and the cause."""
         if isinstance(error, UserError):
             raise UserError(f"verifier {self.name!r}: {error}") from error
-        said = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__} ({_line(error)})"
         way_out = "; or go on without a verdict there by verifier.on_error: unknown"
         raise UserError(
-            f"verifier {self.name!r}: it {said} on {question.row}, whose completion ends {_end(question.completion)}:"
-            f" mend the function{way_out if isinstance(error, Exception) else ''}; last lines: {_last_lines(error)}"
+            f"verifier {self.name!r}: it {did(error)} on {question.row}, whose completion ends"
+            f" {_end(question.completion)}: mend the function{way_out if isinstance(error, Exception) else ''}; last lines: {last_lines(error)}"
         ) from error
 
     def _count(self, what: str, question: Question, detail: str) -> None:
@@ -209,16 +230,21 @@ class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
         if count == 1:
             warn(
                 f"verifier {self.name!r}: it {what} on {question.row}, whose completion ends"
-                f" {_end(question.completion)}; no verdict there ({detail})"
+                f" {_end(question.completion)}; {detail}"
             )
         elif str(count).strip("0") == "1":
             warn(f"verifier {self.name!r}: it {what} on {count:,} completions so far; the last: {question.row}")
 
 
-def grade_problems(verifier: Any, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-    """Ask a verifier about completions of problems; one of a user's own may also ask for columns of their rows."""
+def grade_problems(
+    verifier: Any,
+    completions: Sequence[str],
+    problems: Sequence[Problem],
+    token_ids: Sequence[Sequence[int]] | None = None,
+) -> list[Verdict]:
+    """Ask a verifier about completions of problems; one of a user's own may also ask for columns and tokens."""
     if isinstance(verifier, FunctionVerifier):
-        return verifier.grade_problems(completions, problems)
+        return verifier.grade_problems(completions, problems, token_ids)
     verdicts: list[Verdict] = verifier.grade(completions, [problem.gold for problem in problems])
     return verdicts
 
@@ -227,32 +253,52 @@ def grade_problems(verifier: Any, completions: Sequence[str], problems: Sequence
 
 Call = Callable[[Sequence[Question]], Any]
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+SEVERAL = {"completions", "completion_ids"}  # a function that names one of these is asked about several at once
 
 
 def _form(function: Any, name: str, options: Mapping[str, Any], contract: Contract) -> tuple[Call, bool]:
     """How to ask it, and whether about several at once."""
-    if hasattr(function, "grade"):
-        return lambda qs: function.grade([q.completion for q in qs], [q.answer for q in qs]), True
+    grades = hasattr(function, "grade")
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function.grade if grades else function).parameters
     except ValueError:  # a builtin that does not say
         return lambda qs: [function(q.completion, q.answer) for q in qs], False
-    if "completions" in parameters:
+    if grades:
+        return partial(_of_object, function, parameters), True
+    if SEVERAL & parameters.keys():
         return partial(_of_several, function, parameters, options, contract), True
     one = partial(_of_one, function, parameters, options)
-    if inspect.iscoroutinefunction(function):
-        return lambda qs: _gathered([one(q) for q in qs]), True
-    return lambda qs: [one(q) for q in qs], False
+    waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    return lambda qs: [one(q) for q in qs], waits
 
 
 def _of_one(
     function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any], q: Question
 ) -> Any:
+    columns = {"answer": q.answer, **q.columns}
     by_place = [key for key, p in parameters.items() if p.kind in POSITIONAL and key not in options][:2]
-    named = _asked_for(parameters, {**q.columns, **options}, without=by_place, have=q.columns)
-    takes_all = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters.values())
-    given = (q.completion, q.answer)
-    return function(*(given if takes_all else given[: len(by_place)]), **named)
+    named = _asked_for(parameters, {**columns, "completion": q.completion, **options}, without=by_place, have=q.columns)
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters.values()):
+        return function(q.completion, q.answer, **named)
+    given = [q.completion, q.answer]
+    if by_place[1:] == ["completion"]:
+        given.reverse()
+    elif by_place[1:] and by_place[1] != "answer" and by_place[1] in columns:
+        given[1] = columns[by_place[1]]
+    return function(*given[: len(by_place)], **named)
+
+
+def _table(questions: Sequence[Question]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The values of each column, the reference as "answer" where there is none of that name, and the columns' names."""
+    names = dict.fromkeys(key for q in questions for key in q.columns)
+    return {"answer": [q.answer for q in questions]} | {k: [q.columns.get(k) for q in questions] for k in names}, names
+
+
+def _of_object(grader: Any, parameters: Mapping[str, inspect.Parameter], questions: Sequence[Question]) -> Any:
+    columns, names = _table(questions)
+    by_place = [key for key, p in parameters.items() if p.kind in POSITIONAL][:2]
+    more = _asked_for(parameters, columns, without=by_place, have=names)
+    return grader.grade([q.completion for q in questions], [q.answer for q in questions], **more)
 
 
 def _of_several(
@@ -267,10 +313,11 @@ def _of_several(
     def turn(role: str, text: Any) -> Any:
         return [{"role": role, "content": text}] if messages else text
 
-    names = dict.fromkeys(key for q in questions for key in q.columns)
-    columns: dict[str, Any] = {key: [q.columns.get(key) for q in questions] for key in names}
+    columns, names = _table(questions)
     columns |= {"prompts": [turn("user", q.prompt) for q in questions]}
     columns |= {"completions": [turn("assistant", q.completion) for q in questions]}
+    if all(q.token_ids is not None for q in questions):
+        columns |= {"completion_ids": [list(q.token_ids or ()) for q in questions]}
     return function(**_asked_for(parameters, {**columns, **options}, have=names))
 
 
@@ -296,12 +343,14 @@ def _asked_for(
     return found
 
 
-async def _gathered(calls: Sequence[Any]) -> list[Any]:
-    return list(await asyncio.gather(*calls))
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+async def _awaited(answers: Any) -> Any:
+    """The answers, those awaited that must be: all of them, or each."""
+    if inspect.isawaitable(answers):
+        return await answers
+    waiting = [place for place, answer in enumerate(answers) if inspect.isawaitable(answer)]
+    for place, answer in zip(waiting, await asyncio.gather(*(answers[place] for place in waiting))):
+        answers[place] = answer
+    return answers
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -323,19 +372,12 @@ def _number(answer: Any) -> float | None:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:EXCERPT]
+    return worded(value, repr, EXCERPT)
 
 
 def _end(completion: Any) -> str:
     return repr(str(completion)[-EXCERPT:])
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _last_lines(error: BaseException) -> str:
-    """Where it was raised, innermost last, and what, on one line."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    places = [f"{frame.filename}:{frame.lineno} in {frame.name}: {(frame.line or '').strip()}" for frame in frames]
-    return " | ".join([*places, f"{type(error).__name__}: {_line(error)}"])
+def _trace(error: BaseException) -> str:
+    return f"{last_lines(error)} {did(error)}"

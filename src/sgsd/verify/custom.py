@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sgsd.lookup import load_attribute
+from sgsd.lookup import Caught, did, last_lines, load_attribute
 from sgsd.types import UserError
 from sgsd.verify.contract import Contract, FunctionVerifier
 from sgsd.verify.grader import MathVerifier
@@ -38,7 +38,7 @@ def load_verifier(spec: str, *, contract: Contract | None = None, **options: Any
     if not all(spec.partition(":")):
         raise UserError(f'verifier {spec!r}: not a known name: write "math", "module:function" or "file.py:function"')
     found = load_attribute(spec, f"verifier {spec!r}")
-    if isinstance(found, type) and hasattr(found, "grade"):
+    if isinstance(found, type) and (hasattr(found, "grade") or any("__call__" in vars(base) for base in found.__mro__)):
         found, options = _constructed(found, spec, options), {}
     if isinstance(found, Verifier) and getattr(type(found), "__module__", "").startswith("sgsd."):
         return found
@@ -51,7 +51,16 @@ def load_verifier(spec: str, *, contract: Contract | None = None, **options: Any
 
 
 def _constructed(kind: Callable[..., Any], spec: str, options: dict[str, Any]) -> Any:
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise UserError(f"verifier {spec!r}: its options do not fit ({error}): mend the verifier's options") from error
+    caught, made = Caught(), None
+    with caught:
+        made = kind(**options)
+    if caught.error is None:
+        return made
+    if isinstance(caught.error, TypeError):
+        why = f"its options do not fit ({caught.error}): mend the verifier's options"
+        raise UserError(f"verifier {spec!r}: {why}") from caught.error
+    if isinstance(caught.error, UserError):
+        raise caught.error
+    raise UserError(
+        f"verifier {spec!r}: it {did(caught.error)} when made: {last_lines(caught.error)}"
+    ) from caught.error
