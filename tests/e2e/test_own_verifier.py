@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-from runs import merged, run_small
+from runs import merged, quiet, run_small, small_config
+from sgsd.cli.dry_run import dry_run
+from sgsd.cli.main import run as sgsd
 from sgsd.lab.task import enumerate_problems
 from sgsd.methods.advantages import group_advantages
 from sgsd.records.run_files import Records
 from sgsd.types import UserError
 
 SOURCE = '''
+from __future__ import annotations
+
+import asyncio
 import re
 import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
 
 
 def boxed(text):
@@ -36,6 +46,47 @@ def reward_messages(prompts, completions, answer, **kwargs):
 
 def reward_topic(completions, topic, **kwargs):
     return [1.0 if name == "carry" else 0.0 for name in topic]
+
+
+async def reward_slowly(completions, answer, **kwargs):
+    await asyncio.sleep(0.001)
+    return reward_exact(completions, answer)
+
+
+def reward_yields(completions, answer, **kwargs):
+    yield from reward_exact(completions, answer)
+
+
+def one(completion, answer):
+    return boxed(completion) == [answer]
+
+
+async def one_slowly(completion, answer):
+    await asyncio.sleep(0.001)
+    return one(completion, answer)
+
+
+@dataclass
+class Exact:
+    """A class is made with the options; `Exact` looks up its own module while it is made."""
+
+    inside: str = "boxed"
+
+    def __call__(self, completions, answer, **kwargs):
+        return [torch.tensor(float(right)) for right in reward_exact(completions, answer)]
+
+
+class Grader:
+    def grade(self, completions, answers):
+        return [np.bool_(right) for right in reward_exact(completions, answers)]
+
+
+def reward_brief(completion_ids, **kwargs):
+    return [len(ids) / 96 for ids in completion_ids]
+
+
+def leaves(completion, answer):
+    raise SystemExit(0)
 
 
 def partly(completions, answer, **kwargs):
@@ -75,11 +126,19 @@ def trained(folder: Path, function: str, **changes: Any) -> Records:
 
 
 @pytest.mark.parametrize(
-    ("function", "verifier"), [("reward_exact", {}), ("reward_messages", {"completions": "messages"})]
+    ("function", "verifier"),
+    [
+        ("reward_exact", {}),
+        ("reward_messages", {"completions": "messages"}),
+        ("reward_slowly", {}),
+        ("reward_yields", {}),
+        ("one", {}),
+        ("one_slowly", {}),
+        ("Exact", {"options": {"inside": "box"}}),
+        ("Grader", {}),
+    ],
 )
-def test_trls_reward_functions_train_as_the_bundled_grader_does(
-    function: str, verifier: dict[str, Any], folder: Path
-) -> None:
+def test_every_form_trains_as_the_bundled_grader_does(function: str, verifier: dict[str, Any], folder: Path) -> None:
     own = trained(folder, function, verifier=verifier).read("metrics")
     base: dict[str, Any] = {"steps": 3, "rollouts": 8, "data": {"path": "data.jsonl", "limit": None}}
     assert own == Records(run_small(folder / "bundled", **base)).read("metrics")
@@ -126,3 +185,40 @@ def test_one_that_hangs_on_one_row(folder: Path, caplog: pytest.LogCaptureFixtur
     rows = records.read("rollouts")
     assert {row["problem_id"] for row in rows if row["status"] == "timeout"} == {"data-0"}
     assert "took longer than verifier.timeout on problem data-0" in caplog.text
+
+
+def test_the_tokens_of_a_completion_reach_it(folder: Path) -> None:
+    rows = trained(folder, "reward_brief", verifier={"threshold": 0.5}).read("rollouts")
+    assert rows
+    for row in rows:
+        assert row["reward"] == pytest.approx(len(row["tokens"]) / 96, abs=1e-5)
+
+
+@pytest.mark.parametrize("on_error", ["stop", "unknown"])
+@pytest.mark.parametrize("name", ["mine.py:leaves", "gone.py:f", "gone:f"])
+def test_one_that_leaves_ends_the_command_with_one_line_and_2(
+    name: str, on_error: str, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "gone.py").write_text("import sys\nsys.exit(0)\n")
+    config = small_config(folder / "run", data={"path": "data.jsonl"}, verifier={"name": name, "on_error": on_error})
+    (folder / "c.yaml").write_text(config.to_yaml())
+    assert sgsd(["train", "c.yaml"]) == 2
+    (line,) = [line for line in (capsys.readouterr().err + caplog.text).splitlines() if "called sys.exit" in line]
+    assert f"verifier '{name}'" in line
+    assert ("on problem data-" in line) == (name == "mine.py:leaves")
+
+
+def test_the_dry_run_asks_it_nothing_but_what_a_run_would(folder: Path) -> None:
+    (folder / "asked.py").write_text(
+        "ASKED = []\ndef f(completion, answer, number):\n    ASKED.append((completion, answer, number))\n"
+        "    return True\n"
+    )
+    config = small_config(folder / "run", data={"path": "data.jsonl", "limit": None}, verifier={"name": "asked:f"})
+    dry_run(config, quiet())
+    asked = importlib.import_module("asked").ASKED
+    assert asked == []
+    dry_run(config, quiet(), sample=8)
+    shown, asked[:] = list(asked), []
+    run_small(folder / "run", steps=1, data={"path": "data.jsonl", "limit": None}, verifier={"name": "asked:f"})
+    assert len(shown) == 8
+    assert shown == asked

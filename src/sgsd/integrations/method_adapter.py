@@ -147,8 +147,10 @@ class MethodAdapter:
         updater = TeacherUpdater(method.teacher, config.teacher, model, scorer.teacher_copy)
         return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 
-    def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-        return grade_problems(self.verifier, list(texts), problems)
+    def verdicts(
+        self, problems: Sequence[Problem], texts: Sequence[str], token_ids: Sequence[Sequence[int]] | None = None
+    ) -> list[Verdict]:
+        return grade_problems(self.verifier, list(texts), problems, token_ids)
 
     @torch.no_grad()
     def advantages(

@@ -97,14 +97,14 @@ class SgsdGRPOTrainer(GRPOTrainer):
         self.add_callback(Following(self.adapter))
 
     def correct(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float | None]:
-        """TRL's reward function: 1 where the verifier says correct, 0 where incorrect, none where it cannot say."""
+        """TRL's reward function: the verifier's reward, or 1 for correct and 0 for incorrect; none where unknown."""
         problems = problems_of(columns, len(completion_ids), self.settings)
         before = self.state.global_step * self.accelerator.num_processes + self.accelerator.process_index
         first = before * len(problems)
         completions = [self._completion(first + i, ids) for i, ids in enumerate(completion_ids)]
-        verdicts = self.adapter.verdicts(problems, [completion.text for completion in completions])
+        verdicts = self.adapter.verdicts(problems, [c.text for c in completions], completion_ids)
         self.graded = Graded(problems, completions, verdicts)
-        return [None if verdict.outcome == 0 else float(verdict.outcome > 0) for verdict in verdicts]
+        return [None if verdict.outcome == 0 else (verdict.signed_reward + 1) / 2 for verdict in verdicts]
 
     def _completion(self, index: int, ids: Sequence[int]) -> Completion:
         ended = ids[-1] in self.adapter.end_ids
@@ -208,7 +208,10 @@ def problems_of(columns: Mapping[str, Sequence[Any]], count: int, config: RunCon
             )
     texts, golds, none = columns[data.problem], columns[data.answer], [None] * count
     solutions, ids = columns.get(data.solution or "solution", none), columns.get("id", none)
+    rows = [
+        {name: values[place] for name, values in columns.items() if isinstance(values, list)} for place in range(count)
+    ]
     return [
-        Problem(str(name or hashlib.sha256(text.encode()).hexdigest()[:12]), text, gold, solution)
-        for name, text, gold, solution in zip(ids, texts, golds, solutions, strict=True)
+        Problem(str(name or hashlib.sha256(text.encode()).hexdigest()[:12]), text, gold, solution, columns=row)
+        for name, text, gold, solution, row in zip(ids, texts, golds, solutions, rows, strict=True)
     ]

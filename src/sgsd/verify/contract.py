@@ -217,10 +217,11 @@ class FunctionVerifier(AbstractContextManager["FunctionVerifier"]):
         """Raises UserError that names the function, the row and the cause."""
         if isinstance(error, UserError):
             raise UserError(f"verifier {self.name!r}: {error}") from error
-        way_out = "; or go on without a verdict there by verifier.on_error: unknown"
+        way_out = "; or go on without a verdict there by verifier.on_error: unknown" * isinstance(error, Exception)
         raise UserError(
             f"verifier {self.name!r}: it {did(error)} on {question.row}, whose completion ends"
-            f" {_end(question.completion)}: mend the function{way_out if isinstance(error, Exception) else ''}; last lines: {last_lines(error)}"
+            f" {_end(question.completion)}: mend the function{way_out};"
+            f" last lines: {last_lines(error)}"
         ) from error
 
     def _count(self, what: str, question: Question, detail: str) -> None:
