@@ -157,3 +157,25 @@ def test_what_means_nothing_here_is_refused(
     given = {"args": arguments(tmp_path), "processing_class": lab_tokenizer, **changes}
     with pytest.raises(UserError, match=said):
         SgsdGRPOTrainer(lab_model, {**SETTINGS, "method": SGSD}, **given)
+
+
+def test_a_verifier_of_ones_own_is_handed_the_columns_and_the_tokens_and_its_reward_is_trls(
+    tmp_path: Path, lab_model: Any, lab_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "by_share.py").write_text(
+        "def f(completions, completion_ids, share, answer, **columns):\n"
+        "    assert all(len(ids) == 4 for ids in completion_ids) and len(answer) == len(share)\n"
+        "    return share\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{i}+1=", "problem": f"{i}+1", "answer": str(i + 1), "share": 0.75} for i in range(8)]
+    settings = {**SETTINGS, "method": SGSD, "verifier": {"name": "by_share.py:f", "threshold": 0.5}}
+    trainer = SgsdGRPOTrainer(
+        lab_model,
+        settings,
+        args=arguments(tmp_path, max_completion_length=4),
+        processing_class=lab_tokenizer,
+        train_dataset=datasets.Dataset.from_list(rows),
+    )
+    _, _, verdicts = trl_gradient(trainer)
+    assert {(verdict.outcome, verdict.reward) for verdict in verdicts} == {(1, 0.75)}
