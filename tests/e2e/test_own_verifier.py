@@ -222,3 +222,23 @@ def test_the_dry_run_asks_it_nothing_but_what_a_run_would(folder: Path) -> None:
     run_small(folder / "run", steps=1, data={"path": "data.jsonl", "limit": None}, verifier={"name": "asked:f"})
     assert len(shown) == 8
     assert shown == asked
+
+
+@pytest.mark.parametrize(
+    ("golds", "count"), [(['["7"]'] * 4, 4), (["7", "(a", "7", "7 8"], 2), (["7", "8", "9", "10"], 0)]
+)
+def test_held_out_problems_that_cannot_be_graded_are_counted_and_named(
+    golds: list[str], count: int, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"problem": f"Addition: {n}+4", "answer": gold} for n, gold in enumerate(golds)]
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = {"data": {"path": "held.jsonl"}, "problems": 4, "samples": 1}
+    run_small(folder / "run", steps=0, evaluation=evaluation)
+    first = next(
+        (f"problem held-{n}, reference {gold!r} (unparsed)" for n, gold in enumerate(golds) if len(gold) > 1), ""
+    )
+    said = [line for line in caplog.messages if "have no verdict and count as wrong" in line]
+    assert bool(said) == bool(count)
+    for line in said:
+        assert f"held-out: {count} of 4 problems" in line
+        assert first in line

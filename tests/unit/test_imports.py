@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "scorer": {"contexts", "types"},
     "bank": {"files", "notices", "types"},
     "config": {"bank", "lookup", "methods", "notices", "types"},
-    "evaluate": {"bank", "contexts", "methods", "rollout", "types", "verify"},
+    "evaluate": {"bank", "contexts", "methods", "notices", "rollout", "types", "verify"},
     "lab": {"bank", "contexts", "evaluate", "rollout", "types"},
     "data": {"config", "lab", "lookup", "notices", "types", "verify"},
     "distributed": {"config", "rollout", "scorer", "types"},

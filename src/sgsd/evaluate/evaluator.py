@@ -8,9 +8,12 @@ from typing import Any
 
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
+from sgsd.notices import warn
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Status
 from sgsd.verify import Verifier, grade_problems
+
+KNOWN = {Status.CORRECT, Status.INCORRECT}
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,26 @@ class Evaluator:
         greedy, _ = self._grade(1, replace(self.sampling, temperature=0.0))
         sampled, cut_off = self._grade(self.samples, self.sampling)
         statuses = [status for row in sampled for status in row]
+        self._warn_of_ungraded([(*one, *several) for one, several in zip(greedy, sampled, strict=True)])
         return Evaluation(
             problems=len(self.problems),
             samples=self.samples,
             greedy=wilson(sum(row[0] is Status.CORRECT for row in greedy), len(greedy)),
             avg_at_k=avg_at_k([[status is Status.CORRECT for status in row] for row in sampled], seed=self.seed),
             truncated=sum(map(sum, cut_off)) / len(statuses),
-            unknown=sum(s not in (Status.CORRECT, Status.INCORRECT) for s in statuses) / len(statuses),
+            unknown=sum(status not in KNOWN for status in statuses) / len(statuses),
         )
+
+    def _warn_of_ungraded(self, statuses: Sequence[Sequence[Status]]) -> None:
+        """Say which problems have no verdict on any sample: they count as wrong, whatever the model writes."""
+        ungraded = [(p, row[0]) for p, row in zip(self.problems, statuses) if not set(row) & KNOWN]
+        if ungraded:
+            problem, status = ungraded[0]
+            warn(
+                f"held-out: {len(ungraded):,} of {len(self.problems):,} problems have no verdict and count as wrong;"
+                f" the first is problem {problem.id}, reference {str(problem.gold)[:60]!r} ({status}): mend the reference"
+                " or the verifier"
+            )
 
     def _grade(self, samples: int, sampling: Sampling) -> tuple[list[list[Status]], list[list[bool]]]:
         """Return the status of each sample of every problem, and whether its length cut it off."""
