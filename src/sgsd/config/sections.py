@@ -95,6 +95,8 @@ class PromptConfig(Section):
     """Thinking mode of the chat template in the teachers' prompts."""
     evaluation_thinking: bool = True
     """Thinking mode of the chat template in the evaluation's prompts."""
+    template_kwargs: dict[str, Any] = Field(default={})
+    """Other switches of the chat template, for every prompt alike, for instance {reasoning_effort: low}."""
     max_tokens: PositiveInt = 4096
     """Longest prompt allowed, in tokens; nothing is ever cut."""
     unfit: Literal["error", "skip"] = "error"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import with_open_thoughts
 from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Status
@@ -74,7 +75,9 @@ class Evaluator:
         mine = range(first, len(self.problems), processes)
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
         prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
-        done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
+        asked = [prompts[i] for i, _ in places]
+        done = self.engine.sample(asked, [n for _, n in places], sampling, seed=self.seed)
+        done = with_open_thoughts(self.prompts.tokenizer, asked, done)
         verdicts = grade_problems(self.verifier, [c.text for c in done], [self.problems[i] for i, _ in places])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]
         every = sorted(self.gather(found), key=lambda sample: sample[0])

@@ -17,7 +17,6 @@ import sgsd
 from sgsd.bank import Bank, open_bank
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
-from sgsd.contexts.prompts import load_prompts
 from sgsd.data.problems import load_problems
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import from_first
@@ -35,7 +34,7 @@ from sgsd.train.checks import (
     warn_of_overlap,
     warn_of_template,
 )
-from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
+from sgsd.train.context_resources import Contexts, make_contexts, make_prompts, make_train_prompts
 from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
@@ -139,7 +138,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
     problems = load_problems(config.data)
     bank = from_first(accelerator, lambda: load_bank_for(config, method))
     tokenizer = load_tokenizer(config.model)
-    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = make_prompts(config, tokenizer)
     warn_of_template(config, method, tokenizer)
     usable = usable_problems(config, make_train_prompts(config, method, prompts, bank), problems)
     check_shown_solutions(method, usable)
