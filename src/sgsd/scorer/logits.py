@@ -1,0 +1,176 @@
+"""What a model does between its last hidden state and its logits, measured on the model itself.
+
+Between them stand a factor on the hidden state, the head, and a factor or a cap, or nothing, after it. Which it is, no
+name in a configuration says but a pass of a few tokens: once as it is, and once with numbers put in place of the head's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sgsd.scorer.tiles import UNCHANGED, LogitChange
+from sgsd.types import UserError
+
+TOKENS = 4
+
+#: How far two ways of computing may be apart, as a share of the largest number.
+ROUNDING = {torch.float32: 2e-5, torch.float64: 2e-5}
+HALF_ROUNDING = 2**-6
+
+
+class Operands(NamedTuple):
+    """Hidden states [N, D'] and a matrix [V, D'] whose product, with the bias [V], are the head's outputs."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+
+
+@dataclass(frozen=True)
+class Readout:
+    """From last hidden states to logits, as one model does it."""
+
+    before: float = 1.0  # factor on the hidden states
+    change: LogitChange = UNCHANGED
+
+    def operands(self, head: Any, hidden_ND: Tensor) -> Operands:
+        """The head's two factors; those of an adapter that is on stand beside its own, [h, s A h] and [W, B]."""
+        if self.before != 1:
+            hidden_ND = hidden_ND * self.before
+        if isinstance(head, nn.Linear):
+            return Operands(hidden_ND, head.weight, head.bias)
+        base = head.base_layer
+        states, weights = [hidden_ND], [base.weight]
+        for name in [] if head.disable_adapters else head.active_adapters:
+            low_Nr = F.linear(head.lora_dropout[name](hidden_ND).to(head.lora_A[name].weight), head.lora_A[name].weight)
+            states.append((low_Nr * head.scaling[name]).to(hidden_ND))
+            weights.append(head.lora_B[name].weight.to(base.weight))
+        return Operands(torch.cat(states, dim=1), torch.cat(weights, dim=1), base.bias)
+
+
+@torch.no_grad()
+def measure(lm: Any) -> Readout:
+    """Find out what the model does to its logits.
+
+    Raises UserError: something that the scorer cannot follow, a head of another kind, or weights that are no numbers.
+    """
+    head, kind = lm.get_output_embeddings(), f"model {lm.config.model_type} ({type(lm).__name__})"
+    if not isinstance(getattr(head, "base_layer", head), nn.Linear):
+        raise UserError(
+            f"{kind}: its head is a {type(head).__name__}, which the scorer cannot follow; only a linear layer"
+        )
+    if head.weight.is_meta:
+        return Readout()
+    rounding = ROUNDING.get(head.weight.dtype, HALF_ROUNDING)
+    ids = torch.arange(1, TOKENS + 1, device=head.weight.device)[None] % head.weight.shape[0]
+    with _evaluating(lm):
+        plain = _pass(lm, head, ids)
+        if not plain.out.isfinite().all():
+            raise UserError(f"{kind}: {not_finite(lm) or 'its logits overflow, though all its weights are numbers'}")
+        probe = torch.randn(plain.out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        probe = (probe * 10.0 ** torch.linspace(-3, 4, probe.shape[-1])).to(head.weight.device)
+        changed = _pass(lm, head, ids, lambda out: probe).logits
+        found = _fit(probe.flatten().double(), changed.flatten().double())
+        hidden, into = plain.hidden.flatten().double(), plain.into.flatten().double()
+        before = _factor(hidden, into, rounding)
+        off = math.inf
+        if found is not None and before is not None:
+            readout = Readout(before, found)
+            states, weight, bias = readout.operands(head, plain.hidden[0])
+            ours = found.apply_(F.linear(states, weight, bias).float())
+            theirs = plain.logits[0].float()
+            off = float((ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max() / theirs.abs().max().clamp(min=1))
+            if off <= rounding:
+                return readout
+    what = "after its head" if found is None else "before its head" if before is None else f"(off by {off:.1g})"
+    raise UserError(
+        f"{kind}: the scorer cannot follow what it does to its logits {what}; it can follow a factor on hidden states,"
+        " a factor on logits and a cap c·tanh(z/c)"
+    )
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """Which weights hold NaN or an infinity, in words; None: none does."""
+    broken = {name: bad for name, p in module.named_parameters() if (bad := int((~p.detach().isfinite()).sum()))}
+    if not broken:
+        return None
+    name = next(iter(broken))
+    more = f" and {len(broken) - 1} other weights" if len(broken) > 1 else ""
+    count = "a number" if broken[name] == 1 else f"{broken[name]} numbers"
+    return f"weight {name} holds {count} that is NaN or infinite{more}"
+
+
+class _Pass(NamedTuple):
+    hidden: Tensor  # [1, T, D] as the body gives it
+    into: Tensor  # as the head gets it
+    out: Tensor  # [1, T, V] as the head gives it
+    logits: Tensor  # as the model returns it
+
+
+def _pass(lm: Any, head: Any, ids: Tensor, replaced: Callable[[Tensor], Tensor] = lambda out: out) -> _Pass:
+    seen: dict[str, Tensor] = {}
+
+    def after_body(module: Any, args: Any, out: Any) -> None:
+        seen["hidden"] = out[0]
+
+    def after_head(module: Any, args: Any, out: Tensor) -> Tensor:
+        seen["into"], seen["out"] = args[0], replaced(out)
+        return seen["out"]
+
+    hooks = [lm.base_model.register_forward_hook(after_body), head.register_forward_hook(after_head)]
+    try:
+        logits = lm(input_ids=ids, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Pass(seen["hidden"], seen["into"], seen["out"], logits)
+
+
+@contextmanager
+def _evaluating(lm: Any) -> Iterator[None]:
+    training = lm.training
+    lm.eval()
+    try:
+        yield
+    finally:
+        lm.train(training)
+
+
+def _factor(x: Tensor, y: Tensor, rounding: float) -> float | None:
+    """a of y = a x; None where it is not that."""
+    if x.shape != y.shape:
+        return None
+    factor = float(x @ y / (x @ x))
+    if abs(factor - 1) <= rounding:
+        factor = 1.0
+    close = (y - factor * x).abs().max() <= rounding * y.abs().max()
+    return factor if close else None
+
+
+def _fit(u: Tensor, z: Tensor) -> LogitChange | None:
+    """The change that makes z of u, element by element; None where it is of another kind."""
+    if not z.isfinite().all():
+        return None
+    small = u.abs() < 1e-2  # where a cap does not show
+    factor = _round_off(float(u[small] @ z[small] / (u[small] @ u[small])))
+    if factor == 0:
+        return None
+    cap = _round_off(float(z.abs().max()))
+    for change in (LogitChange(factor), LogitChange(factor, cap)):
+        made = change.apply_(u.clone())
+        if bool(((made - z).abs() <= 1e-5 * made.abs() + 1e-9).all()):
+            return change
+    return None
+
+
+def _round_off(value: float) -> float:
+    """A number as it was probably written, where rounding alone is between the two."""
+    return float(f"{value:.5g}") if math.isclose(value, float(f"{value:.5g}"), rel_tol=1e-6) else value
