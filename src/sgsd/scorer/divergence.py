@@ -51,8 +51,9 @@ def tiled_divergence(
     """Values [N] of `divergence` between the student's and the teacher's logits, without [N, V] logits.
 
     Equation: value_n = divergence(h_n W_Sᵀ + b_S, h'_n W_Tᵀ + b_T), or of what `change` makes of both logits.
-    The divergence must treat rows independently: then the gradient is linear in the incoming g_n, and with a frozen head g_n ∂value_n/∂h_n is kept from forward as
-    one [N, D] tensor, so that backward is one multiply. When the head trains, backward computes each tile again.
+    The divergence must treat rows independently: then the gradient is linear in the incoming g_n, and with a frozen
+    head g_n ∂value_n/∂h_n is kept from forward as one [N, D] tensor, so that backward is one multiply. When the head
+    trains, backward computes each tile again.
     With `sampled_N` the divergence is also given the tile's sampled tokens, and the result is [2, N]: the values, and a
     figure of each token without a gradient.
     Shapes: hidden states [N, D] and [N, E], weights [V, D] and [V, E], biases [V]; the divergence gets float32

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sgsd.scorer.tiles import (
+    UNCHANGED,
     LogitChange,
     Precision,
     accumulate,

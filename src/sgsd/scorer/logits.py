@@ -1,7 +1,7 @@
 """What a model does between its last hidden state and its logits, measured on the model itself.
 
 Between them stand a factor on the hidden state, the head, and a factor or a cap, or nothing, after it. Which it is, no
-name in a configuration says but a pass of a few tokens: once as it is, and once with numbers put in place of the head's.
+name in a configuration says but a pass of a few tokens: once as it is, once with numbers put in place of the head's.
 """
 
 from __future__ import annotations
