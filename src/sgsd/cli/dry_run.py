@@ -158,7 +158,14 @@ def written(gold: Any, verifier: str) -> str:
 def trained_parameters(run: Run) -> str:
     parameters = list(run.policy.model.parameters())
     trained, total = (sum(p.numel() for p in ps) for ps in ([p for p in parameters if p.requires_grad], parameters))
-    return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if run.config.lora else 'all weights'})"
+    return f"{count_words(trained)} trained of {count_words(total)} ({what_trains(run)})"
+
+
+def what_trains(run: Run) -> str:
+    if run.config.lora is None:
+        return "all weights"
+    adapter = run.policy.model.peft_config["default"]
+    return f"LoRA on {', '.join(sorted([*adapter.target_modules, *(adapter.target_parameters or ())]))}"
 
 
 def budget(run: Run) -> str:

@@ -7,7 +7,7 @@ name in a configuration says but a pass of a few tokens: once as it is, once wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,7 +74,8 @@ def measure(lm: Any) -> Readout:
     with _evaluating(lm):
         plain = _pass(lm, head, ids)
         if not plain.out.isfinite().all():
-            raise UserError(f"{kind}: {not_finite(lm) or 'its logits overflow, though all its weights are numbers'}")
+            broken = not_finite(lm.named_parameters())
+            raise UserError(f"{kind}: {broken or 'its logits overflow, though all its weights are numbers'}")
         probe = torch.randn(plain.out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         probe = (probe * 10.0 ** torch.linspace(-3, 4, probe.shape[-1])).to(head.weight.device)
         changed = _pass(lm, head, ids, lambda out: probe).logits
@@ -97,9 +98,9 @@ def measure(lm: Any) -> Readout:
     )
 
 
-def not_finite(module: nn.Module) -> str | None:
+def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
     """Which weights hold NaN or an infinity, in words; None: none does."""
-    broken = {name: bad for name, p in module.named_parameters() if (bad := int((~p.detach().isfinite()).sum()))}
+    broken = {name: bad for name, tensor in weights if (bad := int((~tensor.detach().isfinite()).sum()))}
     if not broken:
         return None
     name = next(iter(broken))

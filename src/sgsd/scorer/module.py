@@ -6,6 +6,7 @@ FSDP, DDP and ZeRO always run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
@@ -183,7 +184,7 @@ def active_adapter(model: Any, name: str) -> Iterator[None]:
 
 def is_teacher_adapter(name: str) -> bool:
     """Whether a parameter of that name is the teacher's adapter's, whatever layer it sits on."""
-    return TEACHER_ADAPTER in name.split(".") and ".lora_" in name
+    return re.search(rf"(^|\.)lora_\w+\.{TEACHER_ADAPTER}(\.|$)", name) is not None
 
 
 def causal_lm(model: Any) -> Any:

@@ -66,7 +66,10 @@ class Layers:
             blocks = tuple(_blocks(self.lm)) or ("",)
             return {n for n in self.matching(ALL_LINEAR) if n.startswith(blocks) and _leaf(n) not in GATES}
         if is_pattern(wanted):
-            return {name for name in self.names if re.fullmatch(wanted, name)}
+            try:
+                return {name for name in self.names if re.fullmatch(wanted, name)}
+            except re.error as error:
+                raise UserError(f"lora.target_modules: {wanted} is no regular expression: {error}") from error
         return {name for name in self.names if name == wanted or name.endswith(f".{wanted}")}
 
 
@@ -75,18 +78,13 @@ def find_targets(lm: Any, wanted: Sequence[str]) -> Targets:
 
     Raises UserError: an entry matches no layer; it names the nearest that there are.
     """
-    layers, chosen, old = Layers.of(lm), set[str](), []
-    renamed = _renamed_by_peft(lm)
-    for entry in wanted:
-        try:
-            found = layers.matching(entry)
-        except re.error as error:
-            raise UserError(f"lora.target_modules: {entry!r} is no regular expression: {error}") from error
-        if entry not in (AUTO, ALL_LINEAR) and not is_pattern(entry) and renamed(_leaf(entry)):
-            old.append(entry)  # a layer of each expert, as it was called before experts were stacked
-        elif not found:
-            raise UserError(_nothing(entry, layers))
-        chosen |= found
+    layers, renamed = Layers.of(lm), _renamed_by_peft(lm)
+    found = {entry: layers.matching(entry) for entry in wanted}
+    # Layers of single experts, as they were called before experts were stacked: PEFT knows what they are now.
+    old = [e for e in wanted if e not in (AUTO, ALL_LINEAR) and not is_pattern(e) and renamed(_leaf(e))]
+    if missing := [entry for entry in wanted if not found[entry] and entry not in old]:
+        raise UserError(f"lora.target_modules: {_nothing(missing, layers)}")
+    chosen = set[str]().union(*found.values())
     # PEFT would take some names for those of experts, and leave the layers that have them without an adapter.
     modules = {name for name in chosen if name not in layers.stacks}
     misread = {name for name in modules if renamed(_leaf(name))}
@@ -94,7 +92,7 @@ def find_targets(lm: Any, wanted: Sequence[str]) -> Targets:
     stacks = {name for name in chosen if name in layers.stacks} | {f"{name}.weight" for name in misread}
     return Targets(
         sorted({*_shortest(modules - misread, [name for name, _ in lm.named_modules()]), *old}),
-        sorted(_shortest(stacks, parameters)),
+        sorted({*_shortest(stacks, parameters)}),
     )
 
 
@@ -114,13 +112,17 @@ def check_adapted(adapted: Any, wanted: Sequence[str]) -> None:
             )
 
 
-def _nothing(entry: str, layers: Layers) -> str:
+def _nothing(missing: Sequence[str], layers: Layers) -> str:
+    """What each of these is, or what comes nearest to it."""
     leaves = list(dict.fromkeys(map(_leaf, layers.names)))
-    near = get_close_matches(_leaf(entry), leaves, n=3, cutoff=0.5)
-    place = f"this {layers.lm.config.model_type} model"
-    has = f"{place} has {', '.join(leaves)}"
-    hint = f"the nearest in {place}: {', '.join(near)} (of {', '.join(leaves)})" if near else has
-    return f"lora.target_modules: {entry} matches no layer; {hint}; auto takes attention and MLP"
+    said = []
+    for entry in missing:
+        near = get_close_matches(_leaf(entry).lower(), leaves, n=3, cutoff=0.5)
+        there = [type(m).__name__ for n, m in layers.lm.named_modules() if n == entry or n.endswith(f".{entry}")]
+        what = f"a {there[0]}, which can have no adapter here" if there else "in no layer's name"
+        said.append(f"{entry} is {what}" + (f" (nearest: {', '.join(near)})" if near else ""))
+    has = f"this {layers.lm.config.model_type} model has {', '.join(leaves)}"
+    return f"{'; '.join(said)}; {has}; auto takes attention and MLP"
 
 
 def _renamed_by_peft(lm: Any) -> Callable[[str], bool]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from sgsd.config.sections import LoraConfig, ModelConfig
 from sgsd.methods import Method
 from sgsd.notices import warn
-from sgsd.scorer import TEACHER_ADAPTER, Scorer, is_teacher_adapter
+from sgsd.scorer import TEACHER_ADAPTER, Scorer, is_teacher_adapter, not_finite
 from sgsd.train.lora_targets import Targets, check_adapted, find_targets
 from sgsd.train.teachers import (
     blend_lora,
@@ -37,8 +37,10 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 #: What of a saved adapter must be what the configuration says, and where it says so.
 MUST_FIT = {
-    **{"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lora.target_modules"},
-    **dict.fromkeys(("target_parameters", "rank_pattern", "alpha_pattern"), "lora.target_modules"),
+    "r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "target_modules": "lora.target_modules",
+    "target_parameters": "lora.target_modules",
 }
 
 #: What these settings cannot describe; with any of it, the same weights would mean something else.
@@ -101,6 +103,8 @@ def load_model(config: ModelConfig) -> Any:
         raise _unloadable(config, error) from error
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers lays a hub adapter over its base unasked
         raise UserError(f"model.path: {config.path} is an adapter; set model.path to its base, lora.start to a copy")
+    if broken := not_finite(model.named_parameters()):
+        raise UserError(f"model.path: {config.path}: {broken}; get the file again, or another version of the model")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -226,6 +230,7 @@ def _start_from(adapted: Any, start: str) -> None:
         raise UserError(f"lora.start: {start} holds {found}; save it again with PEFT, as {ADAPTER_WEIGHTS}")
     saved, ours = _read_json(folder / ADAPTER_CONFIG, "lora.start"), adapted.peft_config["default"].to_dict()
     odd = [name for name in MUST_BE_PLAIN if saved.get(name)]
+    odd += [name for name in ("rank_pattern", "alpha_pattern") if (saved.get(name) or {}) != (ours[name] or {})]
     if odd or saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none":
         what = odd[0] if odd else f"{saved.get('peft_type')}, bias {saved.get('bias')}"
         raise UserError(f"lora.start: {start} is no plain LoRA adapter ({what}); it cannot be continued here")
@@ -234,12 +239,15 @@ def _start_from(adapted: Any, start: str) -> None:
         if there != here:
             raise UserError(f"{key}: the adapter {start} has {there}, the configuration {here}; make them the same")
     try:
-        result = peft.set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        result = peft.set_peft_model_state_dict(adapted, dict(weights))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"lora.start: {start} does not fit: {' '.join(str(error).split())[:240]}") from error
     strange = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if strange:
         raise UserError(f"lora.start: {start} does not fit this model, for instance in {strange[0]}")
+    if broken := not_finite(weights.items()):
+        raise UserError(f"lora.start: {start}: {broken}")
 
 
 def _in_order(value: Any) -> Any:
