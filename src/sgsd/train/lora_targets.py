@@ -118,9 +118,12 @@ def _nothing(missing: Sequence[str], layers: Layers) -> str:
     said = []
     for entry in missing:
         near = get_close_matches(_leaf(entry).lower(), leaves, n=3, cutoff=0.5)
-        there = [type(m).__name__ for n, m in layers.lm.named_modules() if n == entry or n.endswith(f".{entry}")]
-        what = f"a {there[0]}, which can have no adapter here" if there else "in no layer's name"
-        said.append(f"{entry} is {what}" + (f" (nearest: {', '.join(near)})" if near else ""))
+        there = [m for name, m in layers.lm.named_modules() if name == entry or name.endswith(f".{entry}")]
+        what = f"{entry} matches no layer"
+        if there:
+            why = "whose weight a kernel reads past it" if isinstance(there[0], LINEAR) else "which takes none"
+            what = f"{entry} can have no adapter, it is a {type(there[0]).__name__} {why}"
+        said.append(what + (f" (nearest: {', '.join(near)})" if near else ""))
     has = f"this {layers.lm.config.model_type} model has {', '.join(leaves)}"
     return f"{'; '.join(said)}; {has}; auto takes attention and MLP"
 
