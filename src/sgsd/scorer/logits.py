@@ -100,13 +100,16 @@ def measure(lm: Any) -> Readout:
 
 def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
     """Which weights hold NaN or an infinity, in words; None: none does."""
-    broken = {name: bad for name, tensor in weights if (bad := int((~tensor.detach().isfinite()).sum()))}
+    broken, sizes = dict[str, int](), dict[str, int]()
+    for name, tensor in weights:
+        sizes[name] = tensor.numel()
+        if not tensor.is_meta and (bad := int((~tensor.detach().isfinite()).sum())):
+            broken[name] = bad
     if not broken:
         return None
     name = next(iter(broken))
-    more = f" and {len(broken) - 1} other weights" if len(broken) > 1 else ""
-    count = "a number" if broken[name] == 1 else f"{broken[name]} numbers"
-    return f"weight {name} holds {count} that is NaN or infinite{more}"
+    more = f", and so are {len(broken) - 1} other weights" if len(broken) > 1 else ""
+    return f"weight {name} is NaN or infinite in {broken[name]} of {sizes[name]} places{more}"
 
 
 class _Pass(NamedTuple):

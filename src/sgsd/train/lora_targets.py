@@ -81,7 +81,8 @@ def find_targets(lm: Any, wanted: Sequence[str]) -> Targets:
     layers, renamed = Layers.of(lm), _renamed_by_peft(lm)
     found = {entry: layers.matching(entry) for entry in wanted}
     # Layers of single experts, as they were called before experts were stacked: PEFT knows what they are now.
-    old = [e for e in wanted if e not in (AUTO, ALL_LINEAR) and not is_pattern(e) and renamed(_leaf(e))]
+    names = [entry for entry in wanted if entry not in (AUTO, ALL_LINEAR) and not is_pattern(entry)]
+    old = [name for name in names if renamed(_leaf(name)) and not found[name] & {*layers.stacks}]
     if missing := [entry for entry in wanted if not found[entry] and entry not in old]:
         raise UserError(f"lora.target_modules: {_nothing(missing, layers)}")
     chosen = set[str]().union(*found.values())
@@ -117,7 +118,9 @@ def _nothing(missing: Sequence[str], layers: Layers) -> str:
     leaves = list(dict.fromkeys(map(_leaf, layers.names)))
     said = []
     for entry in missing:
-        near = get_close_matches(_leaf(entry).lower(), leaves, n=3, cutoff=0.5)
+        name = _leaf(entry).lower()
+        fused = [leaf for leaf in leaves if _holds(leaf, name)]
+        near = list(dict.fromkeys([*fused, *get_close_matches(name, leaves, n=3, cutoff=0.5)]))[:3]
         there = [m for name, m in layers.lm.named_modules() if name == entry or name.endswith(f".{entry}")]
         what = f"{entry} matches no layer"
         if there:
@@ -126,6 +129,11 @@ def _nothing(missing: Sequence[str], layers: Layers) -> str:
         said.append(what + (f" (nearest: {', '.join(near)})" if near else ""))
     has = f"this {layers.lm.config.model_type} model has {', '.join(leaves)}"
     return f"{'; '.join(said)}; {has}; auto takes attention and MLP"
+
+
+def _holds(leaf: str, name: str) -> bool:
+    """Whether a layer may be the one of that name fused with others: gate_up_proj for up_proj, qkv_proj for v_proj."""
+    return all(any(part in own for own in leaf.split("_")) for part in name.split("_"))
 
 
 def _renamed_by_peft(lm: Any) -> Callable[[str], bool]:

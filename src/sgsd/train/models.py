@@ -121,6 +121,8 @@ def _unloadable(config: ModelConfig, error: Exception) -> UserError:
             " then set model.trust_remote_code: true"
         )
     first = " ".join(str(error).split())[:240]
+    if "does not support an attention implementation" in first:
+        return UserError(f"model.attention: {config.path}: {first.split(' through ')[0]} {config.attention}; set eager")
     return UserError(f"model.path: {config.path} cannot be loaded as a causal language model: {first}")
 
 
