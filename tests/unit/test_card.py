@@ -113,7 +113,7 @@ def test_the_layout_is_what_vllm_reads(tmp_path: Path, lab_tokenizer: Any) -> No
     assert not any(settings[name] for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"))
     assert settings["target_modules"] == sorted(ATTENTION | MLP)
     listed = ", ".join(settings["target_modules"])
-    assert f"on {listed}" in (folder / "README.md").read_text(encoding="utf-8")
+    assert f"on `{listed}`" in (folder / "README.md").read_text(encoding="utf-8")
     pattern = r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         names = [re.fullmatch(pattern, key) for key in file.keys()]  # noqa: SIM118 - not a mapping
