@@ -23,31 +23,47 @@ class Status(StrEnum):
     INCORRECT = "incorrect"  # wrong, or no answer at all
     UNPARSED = "unparsed"  # the reference itself could not be read: nothing is known
     TIMEOUT = "timeout"  # the grader was stopped: nothing is known
+    UNKNOWN = "unknown"  # the verifier cannot tell, or failed and may: nothing is known
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One graded completion: the status, the answer that was read, and the seconds it took."""
+    """One graded completion: the status, the answer that was read, the seconds it took.
+
+    Where there is a reward it is a share of full marks, from 0 to 1; without one a verdict is all or nothing.
+    """
 
     status: Status
     answer: str | None = None
     seconds: float = 0.0
+    reward: float | None = None
 
     @property
     def outcome(self) -> int:
         """+1 correct, −1 incorrect, 0 unknown; a time-out is not a failure and turns no polarity."""
         return {Status.CORRECT: 1, Status.INCORRECT: -1}.get(self.status, 0)
 
+    @property
+    def signed_reward(self) -> float:
+        """The outcome, or the reward on the same scale: 2 · reward − 1."""
+        return float(self.outcome) if self.reward is None or not self.outcome else 2.0 * self.reward - 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One training or evaluation problem; `gold` is what the verifier compares with."""
+    """One training or evaluation problem; `gold` is the reference answer, which the verifier compares with.
+
+    `answer` is the reference as the row holds it where that is no text (any JSON type), and `columns` the whole row: a
+    verifier of one's own is handed these.
+    """
 
     id: str
     text: str
     gold: str | None = None
     solution: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    answer: Any = field(default=None, compare=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,11 +210,11 @@ def test_a_second_stop_before_the_update_keeps_what_there_is(tmp_path: Path, mon
 
 def test_a_changed_config_is_refused_and_every_difference_shown(tmp_path: Path) -> None:
     run_small(tmp_path / "run", steps=1)
-    with pytest.raises(UserError, match=r"\(seed: 0 → 5; steps: 1 → 2; optimizer\.lr: 0\.0001 → 0\.001\)") as refusal:
-        run_small(tmp_path / "run", steps=2, resume=True, optimizer={"lr": 1e-3}, seed=5)
+    with pytest.raises(UserError, match=r"\(seed: 0 → 5; optimizer\.lr: 0\.0001 → 0\.001\)") as refusal:
+        run_small(tmp_path / "run", steps=1, resume=True, optimizer={"lr": 1e-3}, seed=5)
     assert "\n" not in str(refusal.value)
     many = {"temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "presence_penalty": 1.0, "max_tokens": 9}
-    with pytest.raises(UserError, match=r"; and 2 more\)") as refusal:
+    with pytest.raises(UserError, match=r"; and 1 more\)") as refusal:
         run_small(tmp_path / "run", resume=True, sampling=many, seed=5, rollouts=4, name="other")
     assert str(refusal.value).count("→") == 8
     free = {"checkpoint": {"every": 1, "keep": 1}, "logged_rollouts": 3}
@@ -223,6 +223,29 @@ def test_a_changed_config_is_refused_and_every_difference_shown(tmp_path: Path) 
         run_small(tmp_path / "run", steps=1)
     with pytest.raises(UserError, match="no run to resume"):
         run_small(tmp_path / "nothing", steps=1, resume=True)
+
+
+def test_a_finished_run_is_lengthened_to_the_longer_one_bit_by_bit(tmp_path: Path) -> None:
+    longer = run_small(tmp_path / "longer", steps=3)
+    folder = run_small(tmp_path / "run", steps=1)
+    run_small(folder, steps=2, resume=True)
+    assert "steps: 2" in (folder / "config.yaml").read_text(), "a plain --resume goes on to where it was last sent"
+    run_small(folder, steps=3, resume=True)
+    assert_same_bits(longer, folder)
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "schedule"), [(3, 2, "constant"), (2, 3, "linear"), (2, 3, "cosine"), (3, 1, "cosine")]
+)
+def test_a_run_is_not_shortened_nor_lengthened_where_the_rate_knows_the_end(
+    before: int, after: int, schedule: str, tmp_path: Path
+) -> None:
+    folder = run_small(tmp_path / "run", steps=before, optimizer={"schedule": schedule})
+    kept = all_files(folder)
+    with pytest.raises(UserError, match=rf"steps: {before} → {after}: .*optimizer\.schedule is constant.*{schedule}"):
+        run_small(folder, steps=after, optimizer={"schedule": schedule}, resume=True)
+    assert all_files(folder) == kept
 
 
 def test_a_config_edited_in_the_run_folder_does_not_pass_and_a_key_newer_than_the_run_does(tmp_path: Path) -> None:

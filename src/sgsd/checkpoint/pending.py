@@ -43,7 +43,8 @@ class Pending:
                 )
             rollouts.append(request.answered(_completion(record)))
             if "status" in record:
-                verdicts.append(Verdict(Status(record["status"]), record["answer"], record["seconds"]))
+                graded = record["answer"], record["seconds"], record.get("reward")
+                verdicts.append(Verdict(Status(record["status"]), *graded))
         return rollouts, verdicts or None
 
 

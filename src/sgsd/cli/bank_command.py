@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Any
 
 import tyro
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -27,13 +27,44 @@ from sgsd.bank import (
     retrieve_pairs,
     terminal_safe,
 )
+from sgsd.cli import bank_history
+from sgsd.cli.arguments import (
+    STYLE,
+    BankPath,
+    EventNumberOrNone,
+    File,
+    ItemOrNone,
+    NameOrNone,
+    Store,
+    Words,
+    WordsOrNone,
+)
 from sgsd.cli.bank_text import headline, plain, summary
 from sgsd.types import BankItem, Skill, UserError
 
-EventNumber = Annotated[int | None, tyro.conf.arg(metavar="EVENT")]
+
+def bank(args: list[str], console: Console) -> None:
+    """Run one of the commands about banks."""
+    if args[:1] == ["build"]:
+        from sgsd.cli.bank_build import build
+
+        build(args[1:], console)
+        return
+    commands: dict[str, Callable[..., Any]] = {
+        "import": import_,
+        **{command.__name__: command for command in (validate, show, search, export)},
+        **{name: getattr(bank_history, name) for name in ("log", "diff", "rollback", "why", "stats", "lint")},
+    }
+    about = "A skill bank and its history. `sgsd bank build CONFIG` makes one; --help after any of them says more."
+    printed = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="sgsd bank", description=about, args=args, config=STYLE
+    )
+    console.print(printed)
+    if isinstance(printed, bank_history.Refused):
+        raise UserError(printed.complaint)
 
 
-def import_(source: Path, store: Path) -> RenderableType:
+def import_(source: BankPath, store: Store) -> RenderableType:
     """Make the bank in a store equal to that of a file; the store keeps what it held before as history.
 
     Args:
@@ -49,7 +80,7 @@ def import_(source: Path, store: Path) -> RenderableType:
     return plain(f"{store}: {done}; now {summary(bank)}, at event {latest}")
 
 
-def validate(path: Path) -> RenderableType:
+def validate(path: BankPath) -> RenderableType:
     """Check a bank against every rule of the format; the first broken one is named with its item and field.
 
     Args:
@@ -58,7 +89,7 @@ def validate(path: Path) -> RenderableType:
     return plain(f"{path}: valid; {summary(open_bank(path))}")
 
 
-def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType:
+def show(path: BankPath, item: ItemOrNone = None, limit: int = 20) -> RenderableType:
     """List the items of a bank, or show one of them in full.
 
     Args:
@@ -82,13 +113,13 @@ def show(path: Path, item: str | None = None, limit: int = 20) -> RenderableType
 
 
 def search(
-    path: Path,
-    query: str,
+    path: BankPath,
+    query: Words,
     k: int = 8,
     retriever: Retrieval = "bm25",
-    model: str | None = None,
-    revision: str | None = None,
-    instruction: str | None = None,
+    model: NameOrNone = None,
+    revision: NameOrNone = None,
+    instruction: WordsOrNone = None,
     diversity: float = 0.0,
     seed: int = 0,
 ) -> RenderableType:
@@ -117,7 +148,7 @@ def search(
     return table
 
 
-def export(store: Path, output: Path, event: EventNumber = None, force: bool = False) -> RenderableType:
+def export(store: Store, output: File, event: EventNumberOrNone = None, force: bool = False) -> RenderableType:
     """Write the bank of a store in the published JSON layout.
 
     Args:

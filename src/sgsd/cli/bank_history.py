@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -33,19 +32,13 @@ from sgsd.bank import (
     parse_bank_reference,
     roll_back,
 )
+from sgsd.cli.arguments import BankAt, BankPath, EventNumber, Item, RunOrNone, Store
 from sgsd.cli.bank_ledger import best_and_worst, item_in_run
 from sgsd.cli.bank_text import counted, headline, plain, summary
 from sgsd.types import Skill, UserError
 
 EXCERPT = 160  # characters of a problem
 ROLLOUTS = 5  # shown of one item; one that was proposed in the same words over and over has hundreds
-
-Store = Annotated[Path, tyro.conf.arg(metavar="STORE")]
-BankFile = Annotated[Path, tyro.conf.arg(metavar="BANK")]
-BankAt = Annotated[str, tyro.conf.arg(metavar="BANK[@EVENT]")]
-ItemId = Annotated[str, tyro.conf.arg(metavar="ITEM")]
-RunFolder = Annotated[Path | None, tyro.conf.arg(metavar="RUN")]
-EventNumber = Annotated[int, tyro.conf.arg(metavar="EVENT")]
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def rollback(store: Store, event: EventNumber) -> RenderableType:
     return plain(f"{store}: {done}; {summary(bank)}, at event {now}")
 
 
-def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> RenderableType:
+def why(store: Store, item: Item, run: RunOrNone = None, limit: int = 20) -> RenderableType:
     """Show where an item comes from: its events, the items it stands for, and the rollouts they were learned from.
 
     Args:
@@ -132,7 +125,7 @@ def why(store: Store, item: ItemId, run: RunFolder = None, limit: int = 20) -> R
     return Group(_tree(life, shown), *_sum(life, limit), *ledger)
 
 
-def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
+def stats(path: BankPath, run: RunOrNone = None) -> RenderableType:
     """Show how much a bank holds, how long its texts are, and how much of it was learned during a run.
 
     Args:
@@ -158,7 +151,7 @@ def stats(path: BankFile, run: RunFolder = None) -> RenderableType:
     return Group(table, Text(), best_and_worst(bank, run)) if run is not None else table
 
 
-def lint(path: BankFile) -> RenderableType:
+def lint(path: BankPath) -> RenderableType:
     """Look for what should not stand in a bank: stated answers, orders to the reader, near-duplicates.
 
     Ends with code 2 where something is found that a cold start or an upkeep would refuse.

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sgsd.cli.arguments import STYLE, CountOrNone, File, Folder, Name
 from sgsd.files import write_atomic
 from sgsd.types import UserError
 
@@ -24,7 +25,7 @@ def lab(args: list[str], console: Console) -> None:
         {name: getattr(lab, name) for name in COMMANDS},
         prog="sgsd lab",
         args=args,
-        config=(tyro.conf.PositionalRequiredArgs,),
+        config=STYLE,
     )
 
 
@@ -34,7 +35,7 @@ class LabCommands:
 
     console: Console
 
-    def pretrain(self, output: Path, seed: int = 0, steps: int | None = None, threads: int = 2) -> None:
+    def pretrain(self, output: Folder, seed: int = 0, steps: CountOrNone = None, threads: int = 2) -> None:
         """Make the bundled policy again by its recipe and print the hash of its weights.
 
         Args:
@@ -59,7 +60,7 @@ class LabCommands:
         digest = save_policy(model, tokenizer, recipe, output)
         self.console.print(f"Wrote {output}; sha256 of the weights {digest}", markup=False)
 
-    def measure(self, policy: str = "lab", problems: int = 512) -> None:
+    def measure(self, policy: Name = "lab", problems: int = 512) -> None:
         """Measure sampled and greedy accuracy on held-out problems under each kind of context.
 
         Args:
@@ -77,7 +78,7 @@ class LabCommands:
             table.add_row(name, *(f"{e.accuracy:.3f} ({e.low:.3f}–{e.high:.3f})" for e in estimates))
         self.console.print(table)
 
-    def bank(self, output: Path, seed: int = 0) -> None:
+    def bank(self, output: File, seed: int = 0) -> None:
         """Write the demo's skill bank as JSON.
 
         Args:
@@ -92,7 +93,7 @@ class LabCommands:
         save_bank(demo_bank(seed), output)
         self.console.print(f"Wrote {output}", markup=False)
 
-    def config(self, method: str) -> None:
+    def config(self, method: Name) -> None:
         """Print the configuration by which a method learns on the lab.
 
         Args:
@@ -110,7 +111,7 @@ class LabCommands:
         self,
         methods: tuple[str, ...] = (),
         seeds: tuple[int, ...] = (0, 1, 2),
-        output: Path = Path("runs/table"),
+        output: Folder = Path("runs/table"),
         workers: int = 2,
     ) -> None:
         """Train methods on the lab, with equal rollouts, and lay their held-out avg@4 side by side.

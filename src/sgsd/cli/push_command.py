@@ -1,8 +1,7 @@
-"""`sgsd push` and `sgsd track`: show a run's results to others."""
+"""`sgsd report`, `sgsd push` and `sgsd track`: show a run's results to oneself and others."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -10,21 +9,38 @@ from rich.console import Console
 from rich.text import Text
 
 from sgsd.bank import terminal_safe
+from sgsd.cli.arguments import FileOrNone, Name, NameOrNone, Run, call
 from sgsd.config.sections import TrackConfig
 from sgsd.hub.export import Bundle, gather, upload
 from sgsd.records.tracking import export
+from sgsd.report import write_report
 
 BANK_WARNING = "bank.json may hold text made from the training data; --no-bank leaves it out."
+
+
+def report(args: list[str], console: Console) -> None:
+    """Write the page of a run."""
+
+    def options(run: Run, output: FileOrNone = None) -> None:
+        """Write one offline HTML page about a run.
+
+        Args:
+            run: The run's folder.
+            output: The page; RUN/report.html where nothing is said.
+        """
+        console.print(f"Wrote {write_report(run, output)}", markup=False)
+
+    call(options, "sgsd report", args)
 
 
 def push(args: list[str], console: Console) -> None:
     """Upload a finished run's adapter or model, card, bank and configuration to the hub."""
 
     def options(
-        run: Path,
-        repo_id: str,
+        run: Run,
+        repo_id: Name,
         private: bool = False,
-        revision: str | None = None,
+        revision: NameOrNone = None,
         dry_run: bool = False,
         bank: bool = True,
     ) -> None:
@@ -46,16 +62,16 @@ def push(args: list[str], console: Console) -> None:
         address = upload(bundle.files, repo_id, private=private, revision=revision)
         console.print(f"Uploaded: {address}", markup=False, soft_wrap=True)
 
-    tyro.cli(options, prog="sgsd push", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    call(options, "sgsd push", args)
 
 
 def track(args: list[str], console: Console) -> None:
     """Send a run's numbers to a tracker after the fact."""
 
     def options(
-        run: tyro.conf.Positional[Path],
+        run: tyro.conf.Positional[Run],
         to: Literal["trackio", "wandb", "tensorboard", "mlflow"],
-        project: str = "sgsd",
+        project: Name = "sgsd",
     ) -> None:
         """Send every number of a run's files to a new run of a tracker.
 

@@ -11,12 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import tyro
 from accelerate import PartialState
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from sgsd.cli.arguments import Folder, call
 from sgsd.cli.options import config_first, take_switch
 from sgsd.cli.overrides import read_config
 from sgsd.config.loading import make_config, parse_config, read_saved
@@ -34,6 +34,11 @@ USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part
 Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
 with the file's own values. A switch takes true or false, or stands alone; `--lora none` takes a section out.
 --dry-run loads and checks everything, trains nothing and writes nothing."""
+
+PREVIEW_USAGE = """sgsd preview CONFIG [--key.part value …]
+
+Show the prompts of the first problem as the model sees them, with their tokens counted: the student's, every teacher's,
+and the evaluation's where it shows skills. Keys are changed as for `sgsd train`; no weights are loaded."""
 
 WHAT_HAPPENS = """A Qwen3 of 0.3 M parameters works out small sums, half of them by a faulty procedure.
 It now learns from its own answers: a verifier says right or wrong, and the model itself, shown skills and
@@ -56,10 +61,11 @@ def train(args: list[str], console: Console) -> None:
             dry_run(config, console, resume=resume)
             return
         try:
-            run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
+            result = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))
         except GuardStopError:
             finish(config.folder, console)  # the report shows what the guard saw
             raise
+    show_result(result, console)
     finish(config.folder, console)
 
 
@@ -91,7 +97,7 @@ def finish(folder: Path, console: Console) -> None:
 
 def preview(args: list[str], console: Console) -> None:
     """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
-    path, rest = config_first(args, "preview", USAGE, console)
+    path, rest = config_first(args, "preview", PREVIEW_USAGE, console)
     from sgsd.contexts.prompt_builders import PromptBuilder
     from sgsd.contexts.prompts import load_prompts
     from sgsd.data.problems import load_problems
@@ -139,7 +145,7 @@ def _on(switch: bool) -> str:
 def demo(args: list[str], console: Console) -> None:
     """Train the bundled policy and write its report."""
 
-    def options(seed: int = 0, output: Path = Path("runs/demo")) -> tuple[int, Path]:
+    def options(seed: int = 0, output: Folder = Path("runs/demo")) -> tuple[int, Path]:
         """Train the bundled tiny model by skill-conditioned gated self-distillation.
 
         Args:
@@ -148,14 +154,13 @@ def demo(args: list[str], console: Console) -> None:
         """
         return seed, output
 
-    seed, output = tyro.cli(options, prog="sgsd demo", args=args)
+    seed, output = call(options, "sgsd demo", args)
     raw = parse_yaml((files("sgsd.lab") / "demo.yaml").read_text(encoding="utf-8"), "demo.yaml")
     config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
     _clear_old_demo(output, config)
     console.print(WHAT_HAPPENS, soft_wrap=True)
     result = run_training(config, console, command=f"sgsd demo --seed {seed}")
-    if not result.stopped:
-        _show_result(result, console)
+    show_result(result, console)
     finish(result.folder, console)
 
 
@@ -178,15 +183,21 @@ def _is_demo(saved: Path, config: RunConfig) -> bool:
     return found.model_copy(update={"seed": config.seed}) == config
 
 
-def _show_result(result: TrainResult, console: Console) -> None:
-    summary, before, after = result.summary, result.before or {}, result.after or {}
+def show_result(result: TrainResult, console: Console) -> None:
+    """Print held-out accuracy before and after training, where a finished run has measured it."""
+    before, after = result.before or {}, result.after or {}
+    if result.stopped or not after or not PartialState().is_main_process:
+        return
+    summary = result.summary
+    console.print(f"\nOn {summary['problems']} held-out problems, 95 % intervals:", highlight=False)
+    for key, found in sorted(after.items()):  # one sample before greedy, as the names have it
+        name = "greedy" if key == "greedy" else f"one sample (mean of {key.rpartition('_')[2]})"
+        figures = [_words(estimate) for estimate in (before.get(key), found) if estimate is not None]
+        console.print(f"  {name:<24}{'  →  '.join(figures if summary['steps'] else figures[-1:])}", highlight=False)
+    if summary["steps"]:
+        trained = f"{summary['steps']} steps × {summary['rollouts']} rollouts"
+        console.print(f"  trained for {summary['train_seconds']:.0f} s, {trained}\n", highlight=False)
 
-    def words(found: Estimate) -> str:
-        return f"{found.accuracy:.1%} ({found.low:.1%} to {found.high:.1%})"
 
-    console.print(f"\nOn {summary['problems']} held-out problems, plain prompts, 95 % intervals:")
-    for name, key in (("one sample (mean of 4)", "avg_at_4"), ("greedy", "greedy")):
-        console.print(f"  {name:<24}{words(before[key])}  →  {words(after[key])}")
-    console.print(
-        f"  trained for {summary['train_seconds']:.0f} s, {summary['steps']} steps × {summary['rollouts']} rollouts\n"
-    )
+def _words(found: Estimate) -> str:
+    return f"{found.accuracy:.1%} ({found.low:.1%} to {found.high:.1%})"

@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from sgsd.config.conflicts import check_together
 from sgsd.config.migrate import current_key, migrate
+from sgsd.config.other_words import OTHER_WORDS
 from sgsd.config.renamed import UNTIL
 from sgsd.config.run_config import RunConfig
+from sgsd.config.schema import keys
 from sgsd.config.yaml_text import parse_yaml
 from sgsd.lookup import nearest
-from sgsd.methods.registry import defaults, recipe
+from sgsd.methods.registry import defaults, parameters, recipe
 from sgsd.notices import warn
 from sgsd.types import UserError
 
@@ -84,6 +86,8 @@ def lay_over(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
     if not overrides:
         return dict(raw)
     found = _noted(_spelt_out(raw), where)
+    if "method.name" in overrides:
+        found["method"] = _options_of(overrides["method.name"], found.get("method") or {})
     for dotted, value in overrides.items():
         key = current_key(dotted, (found.get("method") or {}).get("name"))
         if key != dotted:
@@ -98,6 +102,16 @@ def lay_over(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
             here = here[parent]
         here[last] = value
     return found
+
+
+def _options_of(name: Any, method: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's options for its method, without those that the method of that name does not have; says which."""
+    if name == method.get("name") or not isinstance(name, str):
+        return dict(method)
+    known = {"name", "context", *parameters(name)}
+    if dropped := [key for key in method if key not in known]:
+        warn(f"--method.name {name}: it has no {', '.join(dropped)}; left out, as they stand in the file for another")
+    return {key: value for key, value in method.items() if key in known}
 
 
 def _noted(raw: Mapping[str, Any], where: str, *, saved: bool = False) -> dict[str, Any]:
@@ -148,10 +162,18 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        return f"{'.'.join(place)}: there is no such key; {nearest(place[-1], _keys_beside(place))}"
+        return f"{'.'.join(place)}: there is no such key; {_hint(place)}"
     given = problem.get("input")
     shown = f", not {given!r}" if not isinstance(given, (dict, BaseModel)) else ""
     return f"{'.'.join(place)}: {problem['msg'][0].lower()}{problem['msg'][1:]}{shown}"
+
+
+def _hint(place: Sequence[str]) -> str:
+    """The key that was meant: by another library's word for it, of another section, or the nearest beside it."""
+    elsewhere = [key for key in keys() if key.rpartition(".")[2] == place[-1] and not key.startswith("guards.")]
+    if found := OTHER_WORDS.get(place[-1]) or " or ".join(elsewhere):
+        return f"here it is {found}"
+    return nearest(place[-1], _keys_beside(place))
 
 
 def _keys_beside(place: Sequence[str]) -> list[str]:

@@ -42,7 +42,7 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """A low-rank adapter; with `lora: null` all weights train."""
+    """A low-rank adapter, also where the section is left out; with `lora: null` all weights train."""
 
     rank: PositiveInt = 64
     """Rank of the update of each matrix."""
@@ -137,9 +137,24 @@ class VerifierConfig(Section):
     """The verifier that grades completions."""
 
     name: str = "math"
-    """math, gym (for gym tasks), or module:callable of your own."""
+    """math, gym (for gym tasks), or your own function or class: module:name or file.py:name."""
     options: dict[str, Any] = Field(default={})
     """Arguments of the verifier by name; math takes timeout (seconds an answer) and workers, gym takes timeout."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Your own: rewards from here on are correct, those below incorrect; none: only 0 and 1 have a verdict."""
+    on_error: Literal["stop", "unknown"] = "stop"
+    """Your own: where it raises, stop the run, or go on without a verdict on that completion."""
+    timeout: PositiveFloat = 60.0
+    """Your own: seconds that one call may take."""
+    completions: Literal["text", "messages"] = "text"
+    """Your own, of several completions: each a text, or a list of messages as in TRL's conversational data."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.name in ("math", "gym"):
+            for key in ("threshold", "on_error", "timeout", "completions"):
+                if getattr(self, key) != VerifierConfig.model_fields[key].default:
+                    way_out = "; set verifier.options.timeout" if key == "timeout" else ""
+                    yield key, f"{self.name} does not take it, only a verifier of your own{way_out}"
 
 
 class OptimizerConfig(Section):

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from sgsd.config.sections import DataConfig
 from sgsd.data.gym_tasks import ALLOWED, REFUSED
-from sgsd.methods.registry import nearest
+from sgsd.lookup import nearest
 from sgsd.types import Problem, Status, UserError, Verdict
 from sgsd.verify.final_answer import extract_answer
 from sgsd.verify.protocol import check_lengths

@@ -119,7 +119,10 @@ class _Intake:
         if self.golds.setdefault(item.text, item.gold) != item.gold:
             self.contradictions.append(problem_id)
         self.remarks.update(item.remarks)
-        self.problems.append(Problem(problem_id, item.text, item.gold, item.solution, item.meta))
+        columns = row.typed if isinstance(row, _Row) else row
+        answer = columns.get(self.config.answer) if self.layout == "plain" else None
+        answer = None if isinstance(answer, str) else answer
+        self.problems.append(Problem(problem_id, item.text, item.gold, item.solution, item.meta, answer, columns))
 
     def _settle(self, row: Mapping[str, Any]) -> None:
         """What all rows are taken for. Raises UserError where the first one fits several layouts."""
@@ -182,7 +185,15 @@ def _rows(config: DataConfig) -> Iterable[Mapping[str, Any]]:
 
 
 # Text files are read to the letter: a reader that guesses column types would turn the answer 007 into 7, 0.10 into
-# 0.1, a date into a timestamp, and "None" into nothing.
+# 0.1, a date into a timestamp, and "None" into nothing. A verifier of one's own gets JSON's own types besides.
+
+
+class _Row(dict[str, Any]):
+    """A row of JSON whose numbers are texts, as they are written; in `typed` they are numbers."""
+
+    def __init__(self, row: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.typed = typed
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -199,17 +210,18 @@ def _json_object(text: str, where: str) -> Mapping[str, Any]:
         raise UserError(f"{where} cannot be read as JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with named columns")
-    return row
+    return _Row(row, json.loads(text))
 
 
 def _json_list(path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=str, parse_float=str)
+        text = path.read_text(encoding="utf-8-sig")
+        rows, typed = json.loads(text, parse_int=str, parse_float=str), json.loads(text)
     except ValueError as error:
         raise UserError(f"data {path}: cannot be read as JSON: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"data {path}: must be a list of objects; for one object a line call it .jsonl")
-    return rows
+    return [_Row(*pair) for pair in zip(rows, typed)]
 
 
 def _csv(path: Path) -> Iterator[Mapping[str, Any]]:

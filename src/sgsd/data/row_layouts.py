@@ -2,6 +2,7 @@ r"""The layouts in which data sets publish their rows: each a small pure functio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,7 @@ def plain(row: Row, config: DataConfig) -> Item:
     """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
     solution = cell(row, config.solution) if config.solution else None
     meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
-    return Item(cell(row, config.problem), cell(row, config.answer), solution, meta)
+    return Item(cell(row, config.problem), _answer(row, config.answer), solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:
@@ -137,6 +138,14 @@ def cell(row: Row, column: str) -> str:
     if column not in row:
         raise MissingColumn(f"has no column {column!r}; it has {', '.join(map(str, row))}")
     return as_text(row[column], column)
+
+
+def _answer(row: Row, column: str) -> str:
+    """A reference as text; a list or an object as JSON. Raises MissingColumn, and UnusableRow for an empty one."""
+    value = row.get(column)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return cell(row, column)
 
 
 def as_text(value: Any, name: str) -> str:

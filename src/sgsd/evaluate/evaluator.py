@@ -10,7 +10,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Status
-from sgsd.verify import Verifier
+from sgsd.verify import Verifier, grade_problems
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Evaluator:
             greedy=wilson(sum(row[0] is Status.CORRECT for row in greedy), len(greedy)),
             avg_at_k=avg_at_k([[status is Status.CORRECT for status in row] for row in sampled], seed=self.seed),
             truncated=sum(map(sum, cut_off)) / len(statuses),
-            unknown=sum(s in (Status.UNPARSED, Status.TIMEOUT) for s in statuses) / len(statuses),
+            unknown=sum(s not in (Status.CORRECT, Status.INCORRECT) for s in statuses) / len(statuses),
         )
 
     def _grade(self, samples: int, sampling: Sampling) -> tuple[list[list[Status]], list[list[bool]]]:
@@ -75,7 +75,7 @@ class Evaluator:
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
         prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
         done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
-        verdicts = self.verifier.grade([c.text for c in done], [self.problems[i].gold for i, _ in places])
+        verdicts = grade_problems(self.verifier, [c.text for c in done], [self.problems[i] for i, _ in places])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]
         every = sorted(self.gather(found), key=lambda sample: sample[0])
         by_problem = [every[i : i + samples] for i in range(0, len(every), samples)]

@@ -45,7 +45,7 @@ from sgsd.train.step import (
 )
 from sgsd.train.teachers import TeacherUpdater, frozen_copy, teacher_weights
 from sgsd.types import Problem, Rollout, UserError, Verdict
-from sgsd.verify import Verifier
+from sgsd.verify import Verifier, grade_problems
 
 #: The sections of a configuration that say what a method does; all others are the other trainer's affair.
 SECTIONS = ("method", "bank", "prompts", "verifier", "data", "teacher", "compute", "seed")
@@ -148,7 +148,7 @@ class MethodAdapter:
         return cls(learner, make_verifier(config), contexts, updater, engine.end_ids)
 
     def verdicts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
-        return self.verifier.grade(list(texts), [problem.gold for problem in problems])
+        return grade_problems(self.verifier, list(texts), problems)
 
     @torch.no_grad()
     def advantages(

@@ -17,14 +17,14 @@ from sgsd.methods.method import Method
 TINY = 1e-6  # nats; what a mean size is held above before it divides
 
 
-def outcome_advantages(method: Method, outcome_B: Tensor, group_B: Tensor) -> Tensor:
+def outcome_advantages(method: Method, outcome_B: Tensor, group_B: Tensor, known_B: Tensor | None = None) -> Tensor:
     """A_b of the whole step's rollouts; within groups where only the stance asks for one; else 0. Returns [B]."""
     term = method.outcome
     if term is not None:
         groups_B = torch.zeros_like(group_B) if term.baseline == "batch" else group_B
-        return term.share * group_advantages(outcome_B=outcome_B, group_B=groups_B, scale=term.scale)
+        return term.share * group_advantages(outcome_B=outcome_B, group_B=groups_B, scale=term.scale, known_B=known_B)
     if method.compares_siblings:
-        return group_advantages(outcome_B=outcome_B, group_B=group_B)
+        return group_advantages(outcome_B=outcome_B, group_B=group_B, known_B=known_B)
     return torch.zeros_like(outcome_B, dtype=torch.float32)
 
 
@@ -34,14 +34,17 @@ def group_advantages(
     group_B: Tensor,
     scale: Literal["group", "batch", "none"] = "group",
     floor: float = 1e-4,
+    known_B: Tensor | None = None,
 ) -> Tensor:
     """GRPO's advantages: A_b = (r_b − mean_group r) / (std + floor), over rollouts whose outcome is known.
 
     Args:
-        outcome_B: +1, −1, or 0 where it is unknown, [B]; such a rollout gets 0 and counts nowhere.
+        outcome_B: +1, −1, or 0 where it is unknown, [B]; such a rollout gets 0 and counts nowhere. Or a reward on the
+            same scale, 2 · reward − 1, with `known_B`.
         group_B: the number of each rollout's group, [B]; one alone in its group gets 0.
         scale: whose standard deviation (unbiased) divides: "group", "batch" or "none".
         floor: added to it.
+        known_B: which outcomes are known, [B]; None: those that are not 0.
 
     Returns:
         [B], in deviations, or in outcomes with scale "none".
@@ -57,7 +60,7 @@ def group_advantages(
     Source: arXiv 2402.03300.
     """
     check_shape("group_B", group_B, check_shape("outcome_B", outcome_B, (None,)))
-    known_B = outcome_B != 0
+    known_B = outcome_B != 0 if known_B is None else known_B
     same_BB = (group_B[:, None] == group_B[None, :]) & known_B[None, :]
     count_B = same_BB.sum(-1).clamp(min=1)
     rewards_BB = torch.where(same_BB, outcome_B[None, :].float(), 0.0)

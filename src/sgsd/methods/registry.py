@@ -47,10 +47,11 @@ def recipe(name: str) -> Callable[..., Method]:
 
 def defaults(name: str) -> dict[str, Any]:
     """The options of a method that have a default value, with it."""
-    return {key: p.default for key, p in _parameters(name).items() if p.default is not p.empty}
+    return {key: p.default for key, p in parameters(name).items() if p.default is not p.empty}
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """The options of a method by name. Raises UserError: there is no such method."""
     found = inspect.signature(recipe(name)).parameters
     return {key: p for key, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
@@ -64,7 +65,7 @@ def build(name: str, **options: Any) -> Method:
     Raises:
         UserError: no such method, no such option, one that is missing, or options that do not make a method.
     """
-    known = _parameters(name)
+    known = parameters(name)
     context = None if "context" in known else options.pop("context", None)
     if unknown := [key for key in options if key not in known]:
         raise UserError(f"method.{unknown[0]}: {name} has no such option; {nearest(unknown[0], list(known))}")

@@ -102,6 +102,8 @@ class StepMetrics:
         self._add("rollouts", len(rollouts))
         self._add("correct", sum(v.status is Status.CORRECT for v in verdicts))
         self._add("ungraded", sum(v.outcome == 0 for v in verdicts))
+        self._add("reward", sum((v.signed_reward + 1) / 2 for v in verdicts if v.outcome))
+        self._add("with_reward", sum(v.reward is not None for v in verdicts))
         self._add("length", sum(len(r.completion.token_ids) for r in rollouts))
         self._add("truncated", sum(r.completion.finish == "length" for r in rollouts))
 
@@ -138,6 +140,7 @@ class StepMetrics:
             "rollouts": int(rollouts),
             "accuracy": totals["correct"] / rollouts,
             "ungraded": totals["ungraded"] / rollouts,
+            **({"reward": totals["reward"] / max(1.0, rollouts - totals["ungraded"])} if totals["with_reward"] else {}),
             "length": totals["length"] / rollouts,
             "truncated": totals["truncated"] / rollouts,
         }
@@ -271,6 +274,8 @@ def rollout_record(
         teachers=tuple(teacher_record(k, view, detail, len(tokens)) for k, view in enumerate(pool)),
         advantages=() if advantages_BT is None else rounded(advantages_BT[detail.row, : len(tokens)]),
     )
+    if verdict.reward is not None:
+        record = record.model_copy(update={"reward": round(verdict.reward, 6)})
     return record.model_dump(exclude_unset=True)
 
 

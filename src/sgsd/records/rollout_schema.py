@@ -65,6 +65,8 @@ class RolloutRecord(Line):
     status: Text = "unparsed"
     answer: TextOrNone = None
     outcome: Whole = 0
+    reward: NumberOrNan = math.nan
+    """From 0 to 1, where the verifier gives one."""
     mask: Mask = ()
     """1 for a token of the loss; a line without a mask counts every token."""
     advantages: Numbers = ()

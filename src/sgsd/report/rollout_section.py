@@ -142,6 +142,8 @@ def _sign(value: int) -> int:
 
 def card(trace: RolloutRecord, scale: Limits, remarks: tuple[str, ...] = ()) -> Card:
     mark, verdict = STATUS.get(trace.status or "unparsed", ("?", trace.status))
+    if math.isfinite(trace.reward):
+        verdict = f"{verdict}, reward {trace.reward:.2g}"
     values, limit, colouring, by = trace.advantages, scale.advantage, "advantage", 0
     if not values:
         by = next((i for i, teacher in enumerate(trace.teachers, start=1) if teacher.delta), 0)

@@ -13,7 +13,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.data.problems import problem_at
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Rollout, UserError, Verdict
-from sgsd.verify import Verifier
+from sgsd.verify import Verifier, grade_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class MemorySampler:
         chosen = [problem_at(self.problems, index, self.seed) for index in indices]
         prompts = [self.prompts.student(problem, thinking=self.thinking) for problem in chosen]
         done = self.engine.sample(prompts, indices, self.sampling, seed=self.seed)
-        verdicts = self.verifier.grade([c.text for c in done], [problem.gold for problem in chosen])
+        verdicts = grade_problems(self.verifier, [c.text for c in done], chosen)
         rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
         return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]
 

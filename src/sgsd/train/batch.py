@@ -13,7 +13,7 @@ from sgsd.contexts import Graded
 from sgsd.scorer import Row
 from sgsd.train.context_resources import Contexts
 from sgsd.types import Rollout, TeacherView, Verdict
-from sgsd.verify import Verifier
+from sgsd.verify import Verifier, grade_problems
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Batch:
 
 def grade(verifier: Verifier, rollouts: Sequence[Rollout]) -> list[Verdict]:
     """Ask the verifier about every rollout."""
-    return verifier.grade([r.completion.text for r in rollouts], [r.problem.gold for r in rollouts])
+    return grade_problems(verifier, [r.completion.text for r in rollouts], [r.problem for r in rollouts])
 
 
 def build_batch(

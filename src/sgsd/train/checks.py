@@ -27,6 +27,16 @@ def usable_problems(config: RunConfig, prompts: PromptBuilder, problems: Sequenc
     return kept
 
 
+def check_shown_solutions(method: Method, problems: Sequence[Problem]) -> None:
+    """Raises UserError where the method insists on a solution and a problem has none."""
+    without = [problem.id for problem in problems if problem.solution is None]
+    if without and "solution" in method.context.all_needs():
+        raise UserError(
+            f"problem {without[0]}: it has no solution ({len(without):,} of {len(problems):,} have none), and"
+            f" {method.name} shows one; name its column by data.solution, or set method.show: solution_or_answer"
+        )
+
+
 def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
     """Say which thinking settings the model's template does not heed, and what else it does that nobody asked for."""
     p = config.prompts

@@ -60,14 +60,24 @@ def check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def refuse_changes(saved: Any, config: RunConfig, where: str) -> None:
     """A resumed run must be the same run; a key that is newer than the run has its default.
 
-    Raises UserError: it shows what is different.
+    More steps are the same run where no learning rate depends on their number. Raises UserError: it shows what is
+    different.
     """
     old = make_config(migrate(saved, where, saved=True)[0], where).model_dump(mode="json")
-    changes = [
-        f"{key}: {before!r} → {after!r}"
-        for key, (before, after) in differences(old, config.model_dump(mode="json")).items()
+    found = {
+        key: values
+        for key, values in differences(old, config.model_dump(mode="json")).items()
         if not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    ]
+    }
+    before, after = found.get("steps", (0, 0))
+    if after > before and config.optimizer.schedule == "constant":
+        del found["steps"]
+    elif list(found) == ["steps"]:
+        raise UserError(
+            f"{where}: steps: {before} → {after}: a run can be lengthened, not shortened, and only where"
+            f" optimizer.schedule is constant (here: {config.optimizer.schedule}); resume it unchanged"
+        )
+    changes = [f"{key}: {before!r} → {after!r}" for key, (before, after) in found.items()]
     if changes:
         more = [f"and {len(changes) - SHOWN_CHANGES} more"] if len(changes) > SHOWN_CHANGES else []
         shown = "; ".join([*changes[:SHOWN_CHANGES], *more])
@@ -97,15 +107,15 @@ def fingerprint(run: Run) -> dict[str, str]:
 
 def begin(run: Run, records: Records) -> Start:
     """A fresh run: its folder, its configuration and its bank."""
-
-    def write_config() -> None:
-        records.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(records.folder / "config.yaml", run.config.to_yaml())
-
-    from_first(run.accelerator, write_config)
+    from_first(run.accelerator, lambda: write_config(run, records))
     if run.bank is not None:
         run.bank.start(run.accelerator)
     return Start(Position(0, {}, fingerprint(run), run.config.model_dump(mode="json")))
+
+
+def write_config(run: Run, records: Records) -> None:
+    records.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(records.folder / "config.yaml", run.config.to_yaml())
 
 
 def restore(run: Run, records: Records, console: Console) -> Start:
@@ -136,6 +146,8 @@ def restore(run: Run, records: Records, console: Console) -> Start:
         run.bank.go_back(run.accelerator, position.bank_event, position.bank_version)
         run.follow_bank()
     from_first(run.accelerator, lambda: records.truncate(position.offsets))
+    if position.config["steps"] != run.config.steps:
+        from_first(run.accelerator, lambda: write_config(run, records))
     return Start(replace(position, config=run.config.model_dump(mode="json")), read_shards(chosen))
 
 

@@ -26,7 +26,13 @@ from sgsd.methods import Method
 from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine
 from sgsd.scorer.module import causal_lm
-from sgsd.train.checks import check_strategy, usable_problems, warn_of_moving_names, warn_of_template
+from sgsd.train.checks import (
+    check_shown_solutions,
+    check_strategy,
+    usable_problems,
+    warn_of_moving_names,
+    warn_of_template,
+)
 from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
 from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
@@ -39,7 +45,7 @@ from sgsd.train.sampling import Sampler, check_solutions
 from sgsd.train.step import Learner
 from sgsd.train.teachers import TeacherUpdater
 from sgsd.types import Problem, UserError
-from sgsd.verify import Verifier, load_verifier
+from sgsd.verify import Contract, Verifier, load_verifier
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "math-verify", "bm25s")
 
@@ -133,6 +139,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
     prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
     warn_of_template(config, method, tokenizer)
     usable = usable_problems(config, make_train_prompts(config, method, prompts, bank), problems)
+    check_shown_solutions(method, usable)
     check_solutions(method, usable, prompts.control_tokens)
     evidence_log = EvidenceLog(accelerator, Records(config.folder))
     verifier = make_verifier(config)
@@ -215,7 +222,9 @@ def bank_file(config: RunConfig) -> Path | None:
 def make_verifier(config: RunConfig) -> Verifier:
     """The verifier by its name; "gym" is the one that asks the puzzles themselves. Raises UserError."""
     name = "sgsd.data.gym:GymVerifier" if config.verifier.name == "gym" else config.verifier.name
-    return load_verifier(name, **config.verifier.options)
+    v = config.verifier
+    contract = Contract(v.threshold, v.timeout, v.on_error, v.completions)
+    return load_verifier(name, contract=contract, **v.options)
 
 
 def make_evaluator(

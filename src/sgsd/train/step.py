@@ -258,10 +258,12 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
 
 def outcome_advantages(learner: Learner, batch: Batch) -> Tensor:
     """Of this process's rollouts, from the outcomes of all: a mean over the step is one over all processes."""
-    mine = [(r.completion.index, r.group, float(v.outcome)) for r, v in zip(batch.rollouts, batch.verdicts)]
+    pairs = zip(batch.rollouts, batch.verdicts)
+    mine = [(r.completion.index, r.group, v.signed_reward, v.outcome != 0) for r, v in pairs]
     step = sorted(gather_object(mine))  # by the rollout's index: any number of processes adds up in one order
-    outcome_S, group_S = torch.tensor([row[2] for row in step]), torch.tensor([row[1] for row in step])
-    advantages_S = advantages.outcome_advantages(learner.method, outcome_S, group_S)
+    reward_S, group_S = torch.tensor([row[2] for row in step]), torch.tensor([row[1] for row in step])
+    known_S = torch.tensor([row[3] for row in step])
+    advantages_S = advantages.outcome_advantages(learner.method, reward_S, group_S, known_S)
     places = {row[0]: place for place, row in enumerate(step)}
     return advantages_S[[places[row[0]] for row in mine]]
 

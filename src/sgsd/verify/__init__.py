@@ -4,9 +4,18 @@
 `grade(completions, golds) -> list[Verdict]` is a `Verifier`.
 """
 
-from sgsd.verify.custom import FunctionVerifier, load_verifier
+from sgsd.verify.contract import Contract, FunctionVerifier, grade_problems
+from sgsd.verify.custom import load_verifier
 from sgsd.verify.final_answer import extract_answer
 from sgsd.verify.grader import MathVerifier
 from sgsd.verify.protocol import Verifier
 
-__all__ = ["FunctionVerifier", "MathVerifier", "Verifier", "extract_answer", "load_verifier"]
+__all__ = [
+    "Contract",
+    "FunctionVerifier",
+    "MathVerifier",
+    "Verifier",
+    "extract_answer",
+    "grade_problems",
+    "load_verifier",
+]

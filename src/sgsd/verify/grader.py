@@ -142,6 +142,12 @@ def gold_text(gold: Any) -> str | None:
     return None
 
 
+def is_readable_gold(gold: Any) -> bool:
+    """True for a reference that a different answer can be compared with, as far as exact reading can tell."""
+    text = gold_text(gold)
+    return text is not None and is_readable(text)
+
+
 def _without_numpy(gold: Any) -> Any:
     """A NumPy scalar as Python's; any other value as it is, and every value if NumPy was never imported."""
     numpy = sys.modules.get("numpy")
