@@ -57,6 +57,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         {"head_dim": 16, "num_local_experts": 4},
         ATTENTION | FUSED_EXPERTS,
     ),  # stacks [E, in, out]
+    # It calls a part of its body by itself.
+    "opt": (
+        "OPTConfig",
+        {"ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": True},
+        {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
+    ),
     "cohere": ("CohereConfig", {"logit_scale": 0.0625}, ATTENTION | MLP),
     "minicpm-3": (  # a factor before the head
         "MiniCPM3Config",

@@ -11,12 +11,12 @@ import architectures
 import peft
 import pytest
 import torch
-from architectures import ARCHITECTURES, ATTENTION, FUSED_EXPERTS, MLP
+from architectures import ARCHITECTURES, ATTENTION, FUSED_EXPERTS, MLP, OTHERS
 from safetensors.torch import load_file, save_file
 from template_cases import FAMILIES, model, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
-from runs import LORA, run_small
+from runs import LORA, run_small, small_config
 from sgsd.config.sections import LoraConfig, ModelConfig
 from sgsd.methods import build
 from sgsd.records.run_files import Records
@@ -24,6 +24,7 @@ from sgsd.scorer import Row, Scorer, collate
 from sgsd.train import models
 from sgsd.train.lora_targets import find_targets
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
+from sgsd.train.resume_run import refuse_changes
 from sgsd.types import UserError
 
 TARGETS = ["q_proj", "v_proj"]
@@ -73,6 +74,13 @@ def adapted(folder: Path) -> set[str]:
     """Full names of the layers that a saved adapter changes; of stacked experts, PEFT keeps the module."""
     weights = load_file(folder / "adapter_model.safetensors")
     return {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in weights}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_architectures_that_do_something_differently_are_covered_too(kind: str) -> None:
+    targets = find_targets(architectures.model(kind), ["auto"])
+    names = [name.removesuffix(".weight") for name in (*targets.modules, *targets.parameters)]
+    assert {name.rpartition(".")[2] for name in names} == architectures.layers(kind)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -198,6 +206,15 @@ def test_the_layers_of_a_module_beside_the_decoder_s_blocks_are_left_alone() -> 
     assert "patch" in find_targets(lm, ["all-linear"]).modules
 
 
+def test_a_run_begun_with_the_former_default_goes_on_with_the_new_one(tmp_path: Path) -> None:
+    saved = small_config(tmp_path, lora={**LORA, "target_modules": sorted(ATTENTION | MLP)}).model_dump(mode="json")
+    refuse_changes(saved, small_config(tmp_path, lora=LORA), "x")
+    with pytest.raises(UserError, match=r"lora\.rank: 4 → 8"):
+        refuse_changes(saved, small_config(tmp_path, lora={**LORA, "rank": 8}), "x")
+    lm, former = architectures.model("llama"), find_targets(architectures.model("llama"), sorted(ATTENTION | MLP))
+    assert find_targets(lm, ["auto"]) == former
+
+
 def test_experts_take_no_dropout() -> None:
     lora = LoraConfig(rank=4, alpha=8, dropout=0.1)
     with pytest.raises(UserError, match=r"lora\.dropout: PEFT has none for down_proj, gate_up_proj.*set 0"):
@@ -229,20 +246,27 @@ def test_training_goes_on_from_an_adapter_on_experts(kind: str, tmp_path: Path) 
 # ── Numbers that are none ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_weight_that_is_no_number_is_named_before_anything_is_sampled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.q_norm.weight", "model.norm.weight"),
+        "model.embed_tokens.weight",
+    ],
+)
+def test_a_weight_that_is_no_number_is_named_before_anything_is_sampled(name: str, tmp_path: Path) -> None:
     folder = save("qwen3", tmp_path)
     weights = load_file(folder / "model.safetensors")
-    name = "model.layers.0.mlp.down_proj.weight"
-    weights[name][0, 0] = float("nan")
+    for numbers, places in ((["nan"], 1), (["inf", "-inf", "nan"], 3)):
+        weights[name].flatten()[-len(numbers) :] = torch.tensor(list(map(float, numbers)))
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        said = (
+            rf"^model\.path: {folder}: weight {name} is NaN or infinite in {places} of {weights[name].numel()} places;"
+        )
+        with pytest.raises(UserError, match=said):
+            load_model(config(folder))
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("inf")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=rf"^model\.path: {folder}: weight {name} is NaN or infinite in 1 of"):
-        load_model(config(folder))
-    weights[name][0, :3] = float("-inf")
-    weights["model.embed_tokens.weight"][-1] = float("inf")  # of a token that no test pass has
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        UserError, match=r"embed_tokens\.weight is NaN or infinite in 32 of .* places, and so are 1 other"
-    ):
+    with pytest.raises(UserError, match=r"places, and so is 1 other weight;"):
         load_model(config(folder))
 
 

@@ -1,7 +1,8 @@
 """What a model does between its last hidden state and its logits, measured on the model itself.
 
 Between them stand a factor on the hidden state, the head, and a factor or a cap, or nothing, after it. Which it is, no
-name in a configuration says but a pass of a few tokens: once as it is, once with numbers put in place of the head's.
+name in a configuration says but two passes of a few states through it: as it is, and with numbers put in place of the
+head's.
 """
 
 from __future__ import annotations
@@ -70,15 +71,14 @@ def measure(lm: Any) -> Readout:
     if head.weight.is_meta:
         return Readout()
     rounding = ROUNDING.get(head.weight.dtype, HALF_ROUNDING)
-    ids = torch.arange(1, TOKENS + 1, device=head.weight.device)[None] % head.weight.shape[0]
     with _evaluating(lm):
-        plain = _pass(lm, head, ids)
+        plain = _pass(lm, head)
         if not plain.out.isfinite().all():
             broken = not_finite(lm.named_parameters())
             raise UserError(f"{kind}: {broken or 'its logits overflow, though all its weights are numbers'}")
         probe = torch.randn(plain.out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         probe = (probe * 10.0 ** torch.linspace(-3, 4, probe.shape[-1])).to(head.weight.device)
-        changed = _pass(lm, head, ids, lambda out: probe).logits
+        changed = _pass(lm, head, lambda out: probe).logits
         found = _fit(probe.flatten().double(), changed.flatten().double())
         hidden, into = plain.hidden.flatten().double(), plain.into.flatten().double()
         before = _factor(hidden, into, rounding)
@@ -108,7 +108,8 @@ def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str | None:
     if not broken:
         return None
     name = next(iter(broken))
-    more = f", and so are {len(broken) - 1} other weights" if len(broken) > 1 else ""
+    others = len(broken) - 1
+    more = f", and so {'are' if others > 1 else 'is'} {others} other weight{'s' * (others > 1)}" if others else ""
     return f"weight {name} is NaN or infinite in {broken[name]} of {sizes[name]} places{more}"
 
 
@@ -119,22 +120,46 @@ class _Pass(NamedTuple):
     logits: Tensor  # as the model returns it
 
 
-def _pass(lm: Any, head: Any, ids: Tensor, replaced: Callable[[Tensor], Tensor] = lambda out: out) -> _Pass:
+class _Body:
+    """What a model's body returns, as far as the model may ask for it."""
+
+    def __init__(self, hidden_1TD: Tensor) -> None:
+        self.last_hidden_state = hidden_1TD
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _pass(lm: Any, head: Any, replaced: Callable[[Tensor], Tensor] = lambda out: out) -> _Pass:
+    """One pass, from numbers of ours in place of the body's: its kernels may need a device that it is not on yet."""
+    weight, body = head.weight, lm.base_model
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, TOKENS, weight.shape[1], generator=generator).to(weight)
+    ids = torch.arange(1, TOKENS + 1, device=weight.device)[None] % weight.shape[0]
     seen: dict[str, Tensor] = {}
 
-    def after_body(module: Any, args: Any, out: Any) -> None:
-        seen["hidden"] = out[0]
+    def in_place_of_body(*args: Any, **kwargs: Any) -> _Body:
+        seen["hidden"] = hidden
+        return _Body(hidden)
 
     def after_head(module: Any, args: Any, out: Tensor) -> Tensor:
         seen["into"], seen["out"] = args[0], replaced(out)
         return seen["out"]
 
-    hooks = [lm.base_model.register_forward_hook(after_body), head.register_forward_hook(after_head)]
+    hook, own = head.register_forward_hook(after_head), vars(body).get("forward")
+    body.forward = in_place_of_body
     try:
         logits = lm(input_ids=ids, use_cache=False).logits
     finally:
-        for hook in hooks:
-            hook.remove()
+        del body.forward
+        if own is not None:  # a hook of somebody's stood there
+            body.forward = own
+        hook.remove()
+    if "hidden" not in seen:  # a model that calls a part of its body
+        seen["hidden"] = body(input_ids=ids, use_cache=False).last_hidden_state
     return _Pass(seen["hidden"], seen["into"], seen["out"], logits)
 
 
