@@ -84,7 +84,10 @@ def test_architectures_that_do_something_differently_are_covered_too(kind: str) 
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_every_architecture_trains_and_its_adapter_covers_attention_and_mlp(kind: str, tmp_path: Path) -> None:
+def test_every_architecture_trains_and_its_adapter_covers_attention_and_mlp(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="sgsd")
     words = tokenizer("qwen3")
     ids = {"pad_token_id": words.pad_token_id, "bos_token_id": None, "eos_token_id": words.eos_token_id}
     architectures.model(kind, vocab_size=len(words), **ids).save_pretrained(tmp_path / "model")
@@ -108,6 +111,8 @@ def test_every_architecture_trains_and_its_adapter_covers_attention_and_mlp(kind
     settings = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     targets = [*settings["target_modules"], *(settings["target_parameters"] or [])]
     assert {name.rpartition(".")[2] for name in targets} == architectures.layers(kind)
+    unusual = architectures.layers(kind) != ATTENTION | MLP
+    assert unusual == (f"model: {', '.join(sorted(targets))}; check that your engine takes them" in caplog.text)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     blocks = range(base.config.num_hidden_layers)
     for part in ("mlp", "feed_forward"), ("self_attn", "linear_attn"):

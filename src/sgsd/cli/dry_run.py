@@ -19,6 +19,7 @@ from sgsd.plan.memory import Memory
 from sgsd.plan.meta_model import MetaModel
 from sgsd.plan.sizes import Lengths
 from sgsd.records.tracking import check_tracker
+from sgsd.train.lora_targets import adapted_layers
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
 from sgsd.types import Status, UserError
@@ -162,10 +163,7 @@ def trained_parameters(run: Run) -> str:
 
 
 def what_trains(run: Run) -> str:
-    if run.config.lora is None:
-        return "all weights"
-    adapter = run.policy.model.peft_config["default"]
-    return f"LoRA on {', '.join(sorted([*adapter.target_modules, *(adapter.target_parameters or ())]))}"
+    return "all weights" if run.config.lora is None else f"LoRA on {', '.join(adapted_layers(run.policy.model))}"
 
 
 def budget(run: Run) -> str:

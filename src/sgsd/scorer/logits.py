@@ -50,7 +50,7 @@ class Readout:
             return Operands(hidden_ND, head.weight, head.bias)
         base = head.base_layer
         states, weights = [hidden_ND], [base.weight]
-        for name in [] if head.disable_adapters else head.active_adapters:
+        for name in [] if head.disable_adapters or head.merged else head.active_adapters:
             low_Nr = F.linear(head.lora_dropout[name](hidden_ND).to(head.lora_A[name].weight), head.lora_A[name].weight)
             states.append((low_Nr * head.scaling[name]).to(hidden_ND))
             weights.append(head.lora_B[name].weight.to(base.weight))

@@ -13,6 +13,8 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from sgsd.hub.model_card import VLLM_TARGETS
+from sgsd.notices import note
 from sgsd.types import UserError
 
 AUTO, ALL_LINEAR = "auto", "all-linear"
@@ -103,14 +105,28 @@ def is_pattern(wanted: str) -> bool:
 
 def check_adapted(adapted: Any, wanted: Sequence[str]) -> None:
     """Raises UserError where PEFT has left a layer without an adapter that was to have one."""
-    config, lm = adapted.peft_config["default"], adapted.get_base_model()
+    lm = adapted.get_base_model()
     have = {*adapted.base_model.targeted_module_names, *adapted.base_model.targeted_parameter_names}
-    for entry in [*config.target_modules, *(config.target_parameters or ())]:
+    for entry in adapted_layers(adapted):
         if not any(name == entry or name.endswith(f".{entry}") for name in have):
             raise UserError(
                 f"lora.target_modules: {', '.join(wanted)}: PEFT {peft.__version__} finds no {entry} in this"
                 f" {lm.config.model_type} model; leave it out"
             )
+
+
+def adapted_layers(adapted: Any) -> list[str]:
+    """PEFT's names of the layers that have an adapter, in order."""
+    config = adapted.peft_config["default"]
+    return sorted([*config.target_modules, *(config.target_parameters or ())])
+
+
+def tell_layers(adapted: Any, wanted: Sequence[str]) -> None:
+    """Say what `auto` stands for in a model whose layers have other names than most."""
+    layers = adapted_layers(adapted)
+    if [*wanted] == [AUTO] and not {*layers} <= VLLM_TARGETS:
+        kind = adapted.get_base_model().config.model_type
+        note(f"lora.target_modules: auto, in this {kind} model: {', '.join(layers)}; check that your engine takes them")
 
 
 def _nothing(missing: Sequence[str], layers: Layers) -> str:
