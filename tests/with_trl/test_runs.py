@@ -135,9 +135,11 @@ def test_a_resumed_run_takes_up_its_ledger(tmp_path: Path, lab_model: Any, lab_t
         averaged.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
-def test_an_evaluation_is_left_to_trl(tmp_path: Path, lab_model: Any, lab_tokenizer: Any) -> None:
+def test_an_evaluation_is_left_to_trl(
+    tmp_path: Path, lab_model: Any, lab_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = trainer_of(tmp_path, SGSD, lab_model, lab_tokenizer, per_device_eval_batch_size=8)
-    trainer.adapter.advantages = None  # nothing may be computed
+    monkeypatch.setattr(type(trainer.adapter), "advantages", None)  # nothing may be computed
     numbers = trainer.evaluate(trainer.train_dataset.select(range(4)))
     assert 0 <= numbers["eval_reward"] <= 1
 

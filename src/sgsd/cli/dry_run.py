@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,10 @@ from sgsd.distributed.processes import check_processes
 from sgsd.plan.memory import Memory
 from sgsd.plan.meta_model import MetaModel
 from sgsd.plan.sizes import Lengths
+from sgsd.records.outcomes import first_look
 from sgsd.records.tracking import check_tracker
+from sgsd.train.batch import grade
+from sgsd.train.engines import close_engine
 from sgsd.train.lora_targets import adapted_layers
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
@@ -29,8 +33,8 @@ from sgsd.verify.grader import gold_text, is_readable_gold
 TEACHER_PROBLEMS = 64  # whose teachers' prompts are built where those of the run's problems cannot be known yet
 
 
-def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> None:
-    """Build and check what a run would use, and print what came out.
+def dry_run(config: RunConfig, console: Console, *, resume: bool = False, sample: int = 0) -> None:
+    """Build and check what a run would use, and print what came out; sample and verify some rollouts where asked.
 
     Raises UserError: the first thing that would stop the run.
     """
@@ -40,9 +44,11 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
         check_folder(config.folder, config, resume=resume)
         check_tracker(config.track)
     run = build_run(config, accelerator)
-    if not accelerator.is_main_process:
-        return
-    with run.verifier:
+    with run.verifier, ExitStack() as closing:
+        closing.callback(close_engine, run.engine)
+        looks = sampled(run, sample) if sample else []
+        if not accelerator.is_main_process:
+            return
         rows = table_rows(run)
     table = Table(show_header=False)
     table.add_column()
@@ -50,7 +56,18 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False) -> Non
     for name, value in rows.items():
         table.add_row(name, Text(value))
     console.print(table)
+    for line in looks:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("Nothing was trained and nothing was written.")
+
+
+def sampled(run: Run, count: int) -> list[str]:
+    """What the verifier says of the run's first rollouts, in words."""
+    steps = 1 + (count - 1) // run.config.rollouts
+    requests = [request for step in range(1, steps + 1) for request in run.sampler.requests(step)][:count]
+    run.engine.sync()
+    rollouts = run.sampler.answer(requests)
+    return first_look(rollouts, grade(run.verifier, rollouts))
 
 
 def table_rows(run: Run) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from sgsd.cli.arguments import Folder, call
-from sgsd.cli.options import config_first, take_switch
+from sgsd.cli.options import as_whole, config_first, take_switch, take_word
 from sgsd.cli.overrides import read_config
 from sgsd.config.loading import make_config, parse_config, read_saved
 from sgsd.config.run_config import RunConfig
@@ -29,11 +29,12 @@ from sgsd.train.result import TrainResult
 from sgsd.train.run import run_training
 from sgsd.types import UserError
 
-USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run] [--key.part value …]
+USAGE = """sgsd train CONFIG [--resume] [--print-config] [--dry-run [--sample N]] [--key.part value …]
 
 Train as a YAML file says. Every key of it can be changed on the command line; `sgsd train CONFIG --help` lists them
 with the file's own values. A switch takes true or false, or stands alone; `--lora none` takes a section out.
---dry-run loads and checks everything, trains nothing and writes nothing."""
+--dry-run loads and checks everything, trains nothing and writes nothing; --sample 16 has it sample as many rollouts and
+show what the verifier says of them."""
 
 PREVIEW_USAGE = """sgsd preview CONFIG [--key.part value …]
 
@@ -50,6 +51,9 @@ def train(args: list[str], console: Console) -> None:
     """Train as a config file says."""
     path, rest = config_first(args, "train", USAGE, console)
     resume, show, dry = (take_switch(rest, flag) for flag in ("--resume", "--print-config", "--dry-run"))
+    sample = take_word(rest, "--sample", 16)
+    if sample and not dry:
+        raise UserError("--sample: goes with --dry-run; a run shows its first step's rollouts by itself")
     config = read_config(path, rest, "sgsd train CONFIG")
     if show:
         console.print(config.to_yaml(), markup=False, soft_wrap=True)
@@ -58,7 +62,7 @@ def train(args: list[str], console: Console) -> None:
         if dry:
             from sgsd.cli.dry_run import dry_run
 
-            dry_run(config, console, resume=resume)
+            dry_run(config, console, resume=resume, sample=as_whole("--sample", sample) if sample else 0)
             return
         try:
             result = run_training(config, console, resume=resume, command=shlex.join(["sgsd", "train", *args]))

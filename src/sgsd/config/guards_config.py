@@ -39,6 +39,14 @@ class GuardsConfig(Section):
     """Largest share of rollouts that are truncated."""
     accuracy: GuardConfig = GuardConfig(bound=0.3, window=10)
     """Largest share of the best window's accuracy that may be lost, beyond chance."""
+    nothing_right: GuardConfig = GuardConfig(bound=1e-3, window=8)
+    """Least share of graded rollouts that are right."""
+    nothing_wrong: GuardConfig = GuardConfig(bound=1e-3, window=8)
+    """Least share of graded rollouts that are wrong."""
+    nothing_known: GuardConfig = GuardConfig(bound=0.9, window=5)
+    """Largest share of rollouts that the verifier cannot grade."""
+    no_spread: GuardConfig = GuardConfig(bound=0.99, window=8)
+    """Largest share of groups whose rollouts all have the same reward, for methods that compare them."""
     style: GuardConfig = GuardConfig(bound=0.3, window=10)
     """Largest excess of style's share of the advantages over its share of the text."""
     support_auc: GuardConfig = GuardConfig(bound=0.45, window=20)

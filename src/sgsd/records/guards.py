@@ -21,6 +21,7 @@ History = Sequence[Record]  # the metrics of steps 1, 2, …, with today's keys
 Figure = Callable[[History, int], float | None]  # history and window; None: cannot be computed
 
 FIRST = 3  # steps that a run is compared with
+NEARLY_ALL, FEW = 0.9, 1e-3  # shares of rollouts
 NEGATIVE = 0.9  # share of negative supports that counts as all
 SIGMAS = 3.0  # standard errors by which the best window must lie above the last one
 TREND = 10  # steps of `delta_trend`
@@ -70,6 +71,25 @@ def accuracy_lost(history: History, window: int) -> float | None:
     (best, of_best), (now, of_now) = max(shares), shares[-1]
     error = math.sqrt(best * (1 - best) / of_best + now * (1 - now) / of_now)
     return 1 - now / best if best - now > SIGMAS * error else 0.0
+
+
+def share_of(outcome: Literal["right", "wrong"]) -> Figure:
+    """The share of graded rollouts with that outcome; none where hardly any is graded, which is another trouble."""
+
+    def figure(history: History, window: int) -> float | None:
+        last = history[-window:]
+        right, ungraded = mean(last, "accuracy"), mean(last, "ungraded")
+        if right is None or ungraded is None or ungraded > NEARLY_ALL:
+            return None
+        return (right if outcome == "right" else 1 - right - ungraded) / (1 - ungraded)
+
+    return figure
+
+
+def groups_alike(history: History, window: int) -> float | None:
+    """The share of groups without a difference in reward; none where all rollouts have one outcome anyway."""
+    shares = [share_of(outcome)(history, window) for outcome in ("right", "wrong")]
+    return mean(history[-window:], "groups_alike") if all(share is None or share > FEW for share in shares) else None
 
 
 def style_excess(history: History, window: int) -> float | None:
@@ -145,6 +165,10 @@ _FIGURES: Mapping[str, tuple[Figure, Literal["above", "below"]]] = {
     "length": (length_change, "above"),
     "truncation": (last_mean("truncated"), "above"),
     "accuracy": (accuracy_lost, "above"),
+    "nothing_right": (share_of("right"), "below"),
+    "nothing_wrong": (share_of("wrong"), "below"),
+    "nothing_known": (last_mean("ungraded"), "above"),
+    "no_spread": (groups_alike, "above"),
     "style": (style_excess, "above"),
     "support_auc": (upper_auc, "below"),
     "chase": (chase, "above"),
@@ -153,4 +177,6 @@ _FIGURES: Mapping[str, tuple[Figure, Literal["above", "below"]]] = {
     "polarity": (one_sided, "above"),
     "sampler_mismatch": (last_mean("sampler_mismatch"), "above"),
 }
+#: Guards on outcomes, which a few of the step's rollouts explain better than any figure.
+ON_OUTCOMES = ("nothing_right", "nothing_wrong", "nothing_known", "no_spread")
 GUARDS = {name: Guard(*found, **GUARD_WORDS[name]) for name, found in _FIGURES.items()}

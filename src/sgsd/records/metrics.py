@@ -97,13 +97,19 @@ class StepMetrics:
         self._add("advantage_style", (advantages_BT * style_BT).sum())
         self._add("text_style", (mask_BT & style_BT).sum())
 
-    def add_rollouts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> None:
-        """Add the step's rollouts and their verdicts."""
+    def add_rollouts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], *, grouped: bool = False) -> None:
+        """Add the step's rollouts and their verdicts; `grouped` where the method compares those of one group."""
         self._add("rollouts", len(rollouts))
         self._add("correct", sum(v.status is Status.CORRECT for v in verdicts))
         self._add("ungraded", sum(v.outcome == 0 for v in verdicts))
         self._add("reward", sum((v.signed_reward + 1) / 2 for v in verdicts if v.outcome))
         self._add("with_reward", sum(v.reward is not None for v in verdicts))
+        if grouped:
+            rewards: dict[int, set[float]] = {}
+            for rollout, verdict in zip(rollouts, verdicts, strict=True):
+                rewards.setdefault(rollout.group, set()).update([verdict.signed_reward] if verdict.outcome else [])
+            self._add("groups", len(rewards))
+            self._add("groups_alike", sum(len(found) < 2 for found in rewards.values()))
         self._add("length", sum(len(r.completion.token_ids) for r in rollouts))
         self._add("truncated", sum(r.completion.finish == "length" for r in rollouts))
 
@@ -140,6 +146,7 @@ class StepMetrics:
             "rollouts": int(rollouts),
             "accuracy": totals["correct"] / rollouts,
             "ungraded": totals["ungraded"] / rollouts,
+            **({"groups_alike": totals["groups_alike"] / totals["groups"]} if "groups" in totals else {}),
             **({"reward": totals["reward"] / max(1.0, rollouts - totals["ungraded"])} if totals["with_reward"] else {}),
             "length": totals["length"] / rollouts,
             "truncated": totals["truncated"] / rollouts,

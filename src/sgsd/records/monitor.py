@@ -12,7 +12,7 @@ from typing import Any
 
 from sgsd.config.guards_config import GuardsConfig
 from sgsd.notices import warn
-from sgsd.records.guards import GUARDS, TREND, Record, trend
+from sgsd.records.guards import GUARDS, ON_OUTCOMES, TREND, Record, trend
 from sgsd.records.run_files import Records
 from sgsd.types import RunFailure
 
@@ -84,11 +84,12 @@ class Monitor:
             raise GuardStopError(f"{self.ended_by.line}; stopped as configured, {go_on}")
 
 
-def log_findings(records: Records, findings: Sequence[Finding]) -> None:
-    """Write the findings to guards.jsonl and warn of each."""
+def log_findings(records: Records, findings: Sequence[Finding], examples: Sequence[str] = ()) -> None:
+    """Write the findings to guards.jsonl and warn of each; examples go with those on outcomes."""
     for finding in findings:
-        records.write("guards", asdict(finding))
-        warn(finding.line)
+        shown = list(examples) if finding.guard in ON_OUTCOMES else []
+        records.write("guards", asdict(finding) | ({"examples": shown} if shown else {}))
+        warn("\n".join([finding.line, *shown]))
 
 
 def fired(records: Records) -> dict[str, list[int]]:

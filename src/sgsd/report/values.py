@@ -98,6 +98,7 @@ class Fired(Line):
     guard: Text = ""
     message: Text = ""
     action: Text = ""
+    examples: Texts = ()
 
     @property
     def stops(self) -> bool:

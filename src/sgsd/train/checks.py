@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,36 @@ def check_shown_solutions(method: Method, problems: Sequence[Problem]) -> None:
             f"problem {without[0]}: it has no solution ({len(without):,} of {len(problems):,} have none), and"
             f" {method.name} shows one; name its column by data.solution, or set method.show: solution_or_answer"
         )
+
+
+def warn_of_groups(config: RunConfig, method: Method) -> None:
+    """Say that siblings will be alike where the method learns from their differences."""
+    if not method.compares_siblings or config.group_size < 2:
+        return
+    s = config.sampling
+    greedy = {"sampling.temperature: 0": s.temperature == 0, "sampling.top_k: 1": s.top_k == 1}
+    for key in (key for key, on in greedy.items() if on):
+        warn(
+            f"{key}: the {config.group_size} rollouts of a problem will all be alike, and {method.name} learns from"
+            " their differences: it will learn nothing; sample at temperature 1 or so"
+        )
+
+
+def warn_of_overlap(problems: Sequence[Problem], held_out: Sequence[Problem]) -> None:
+    """Name the training problems that are also in the held-out set, NFC, case and white space aside."""
+    trained = {_folded(problem.text): problem.id for problem in problems}
+    both = [(p.id, trained[text]) for p in held_out if (text := _folded(p.text)) in trained]
+    if both:
+        shown = ", ".join(own if own == other else f"{own} is {other}" for own, other in both[:3])
+        more = f" and {len(both) - 3} more" if len(both) > 3 else ""
+        warn(
+            f"evaluation.data: {len(both):,} of {len(held_out):,} held-out problems are training problems too"
+            f" ({shown}{more}): the held-out accuracy measures what was trained on; take them out of one of the two"
+        )
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:

@@ -13,8 +13,10 @@ from sgsd.checkpoint.pending import shard_files
 from sgsd.checkpoint.saving import Position, save_checkpoint
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.processes import all_max, all_sum, from_first, largest
+from sgsd.notices import note
 from sgsd.records.metrics import rollout_record
 from sgsd.records.monitor import Monitor, log_findings
+from sgsd.records.outcomes import examples, first_look
 from sgsd.records.run_files import Records
 from sgsd.records.style import StyleTokens
 from sgsd.records.timing import Clock, throughput
@@ -59,7 +61,7 @@ class Session:
         if evaluation_due(self.config, step) or checkpoint_due(self.config, step):
             with self.clock.phase("sample"):
                 self.source.wait()
-        metrics.add_rollouts(batch.rollouts, batch.verdicts)
+        metrics.add_rollouts(batch.rollouts, batch.verdicts, grouped=self.run.method.compares_siblings)
         metrics.add_outputs(batch, details, self.style)
         accelerator = self.policy.accelerator
         measured = metrics.finish(partial(all_sum, accelerator), partial(largest, accelerator), gather_object)
@@ -71,7 +73,10 @@ class Session:
         if accelerator.is_main_process:
             self._write(record, timing, result)
             self.on_step(record, timing)
-            log_findings(self.records, findings)
+            log_findings(self.records, findings, examples(batch.rollouts, batch.verdicts))
+            if step == 1:
+                for line in first_look(batch.rollouts, batch.verdicts):
+                    note(line)
 
     def _write(self, record: dict[str, Any], timing: dict[str, Any], result: StepResult) -> None:
         self.records.write("metrics", record)

@@ -30,7 +30,9 @@ from sgsd.train.checks import (
     check_shown_solutions,
     check_strategy,
     usable_problems,
+    warn_of_groups,
     warn_of_moving_names,
+    warn_of_overlap,
     warn_of_template,
 )
 from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
@@ -132,6 +134,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
         torch.set_num_threads(config.compute.threads)
     method = config.build_method()
     check_strategy(config, method, accelerator)
+    warn_of_groups(config, method)
     warn_of_moving_names(config)
     # What is quick to check comes first: a missing file should not wait for a model.
     problems = load_problems(config.data)
@@ -172,6 +175,8 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
         bank=None if bank is None else RunBank.configured(bank, config.folder / STORE, bank_file(config)),
         skipped_problems=len(problems) - len(usable),
     )
+    if run.evaluator is not None:
+        warn_of_overlap(usable, run.evaluator.problems)
     run.follow_bank()
     run.contexts.prepare(run.sampler.problems_ahead())
     policy.strategy.start(lambda: warmup(policy))
