@@ -281,6 +281,6 @@ def test_controls_take_the_place_of_a_context_of_ones_own(lab_tokenizer: Any) ->
         assert {block.source for block in (*stand_ins, *theirs)} == {"irrelevant", "shuffled"}
     ((null,), *_) = make_pools(null_teacher(context), PROBLEMS, resources)
     assert (null.source, null.weight) == ("null_teacher+answer", 1.0)
-    nothing = Made(lambda problems: [(Block("b", ""), Block("b", None)) for _ in problems])
+    nothing = Made(lambda problems: [(Block("b", "", 0.5), Block("b", None, 0.5)) for _ in problems])
     ((empty, none), *_) = make_pools(control(nothing, "irrelevant"), PROBLEMS, resources)
     assert (empty.text, none.text) == ("", None)

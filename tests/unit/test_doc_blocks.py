@@ -212,7 +212,7 @@ INLINE = sorted(
 )
 # Commands whose config comes first, and how many words each of their own flags takes.
 CONFIG_FIRST: dict[str, dict[str, int]] = {
-    "train": {"--resume": 0, "--print-config": 0, "--dry-run": 0},
+    "train": {"--resume": 0, "--print-config": 0, "--dry-run": 0, "--sample": 1},
     "preview": {},
     "probe": {"--rollouts": 1, "--json": 1},
     "plan": dict.fromkeys(("--steps", "--memory", *ASSUMED), 1),

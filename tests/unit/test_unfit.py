@@ -37,8 +37,9 @@ def maker(tokenizer: Any, max_tokens: int = 512) -> PromptBuilder:
 
 
 def sized(*texts: str) -> Context:
-    """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on."""
-    pool = tuple(Block("size", text, 0.5**n, (f"t{n}",)) for n, text in enumerate(texts, 1))
+    """Blocks of these texts, the first of weight 1/2, the next of 1/4 and so on, and the last of what is left."""
+    weights = [*(0.5**n for n in range(1, len(texts))), 0.5 ** (len(texts) - 1)]
+    pool = tuple(Block("size", text, w, (f"t{n}",)) for n, (text, w) in enumerate(zip(texts, weights), 1))
     return Made(lambda problems: [pool for _ in problems])
 
 
@@ -48,7 +49,7 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, la
     with pytest.raises(UnfitPrompt, match=r"problem p1, teacher t2: .*prompts\.unfit: skip"):
         teachers_of(sized("good", bad, "fine"), made).views([PROBLEM])
     (pool,) = teachers_of(sized("good", bad, "fine"), made, unfit="skip").views([PROBLEM])
-    assert [view.weight for view in pool] == pytest.approx([0.5 / 0.625, 0, 0.125 / 0.625])
+    assert [view.weight for view in pool] == pytest.approx([0.5 / 0.75, 0, 0.25 / 0.75])
     assert [view.item_ids for view in pool] == [("t1",), ("t2",), ("t3",)]
     assert [bool(view.prompt_ids) for view in pool] == [True, False, True]
     (none_left,) = teachers_of(sized(bad), made, unfit="skip").views([PROBLEM])
@@ -56,9 +57,17 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name_or_left_out(bad: str, la
 
 
 def test_where_all_fit_no_weight_is_touched(lab_tokenizer: Any) -> None:
-    for unfit in ("error", "skip"):  # these weights do not sum to 1, which dividing by the sum would show
-        (pool,) = teachers_of(sized("a", "b"), maker(lab_tokenizer), unfit=unfit).views([PROBLEM])
-        assert [view.weight for view in pool] == [0.5, 0.25]
+    for unfit in ("error", "skip"):  # the sum of these weights is not 1 to the bit, which dividing by it would show
+        pools = Made(lambda problems: [tuple(Block("size", "a", 0.1 + 1e-8) for _ in range(10)) for _ in problems])
+        (pool,) = teachers_of(pools, maker(lab_tokenizer), unfit=unfit).views([PROBLEM])
+        assert [view.weight for view in pool] == [0.1 + 1e-8] * 10
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5,), (0.5, 0.4), (0.0, 0.0), (2.0, -0.5), (float("nan"), 1.0)])
+def test_weights_that_do_not_sum_to_1_are_refused(weights: tuple[float, ...], lab_tokenizer: Any) -> None:
+    pool = tuple(Block("size", "text", weight) for weight in weights)
+    with pytest.raises(UserError, match=r"problem p1: Made shows blocks of the weights .*, whose sum is not 1"):
+        teachers_of(Made(lambda problems: [pool]), maker(lab_tokenizer)).views([PROBLEM])
 
 
 def test_half_a_context_is_none(lab_tokenizer: Any) -> None:

@@ -93,7 +93,7 @@ def gathered(scorer: nn.Module, optimizer: Any, strategy: Strategy) -> tuple[dic
     weights: dict[str, Tensor] = {}
     for name, parameter in stateful_parameters(scorer).items():
         value = strategy.read(parameter).detach()
-        if first:  # tied weights are one tensor under two names; safetensors wants each its own memory
+        if first:  # a copy: training goes on while the file is written
             weights[name] = value.contiguous().cpu().clone()
     return weights, strategy.optimizer_state(optimizer)
 

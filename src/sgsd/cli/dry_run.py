@@ -19,7 +19,7 @@ from sgsd.distributed.processes import check_processes
 from sgsd.plan.memory import Memory
 from sgsd.plan.meta_model import MetaModel
 from sgsd.plan.sizes import Lengths
-from sgsd.records.outcomes import first_look
+from sgsd.records.first_look import first_look
 from sgsd.records.tracking import check_tracker
 from sgsd.train.batch import grade
 from sgsd.train.engines import close_engine

@@ -17,7 +17,7 @@ from sgsd.config.run_config import RunConfig
 from sgsd.config.schema import keys
 from sgsd.config.yaml_text import parse_yaml
 from sgsd.lookup import nearest
-from sgsd.methods.registry import defaults, parameters, recipe
+from sgsd.methods.registry import defaults, idle_options, parameters, recipe
 from sgsd.notices import warn
 from sgsd.types import UserError
 
@@ -59,6 +59,9 @@ def make_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
     """
     config = parse_config(_noted(raw, where), where)
     check_together(config, where)
+    if idle := idle_options(config.method):
+        said = "belongs to the context" if len(idle) == 1 else "belong to the context"
+        warn(f"method: {', '.join(idle)} {said} that method.context takes the place of, and does nothing; leave it out")
     return config
 
 

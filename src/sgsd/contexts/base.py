@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from sgsd.types import Problem, Rollout, SkillPair, Verdict
+from sgsd.types import Problem, Rollout, SkillPair, UserError, Verdict
 
 if TYPE_CHECKING:
     from sgsd.contexts.prompts import PromptSet, Quote
@@ -120,6 +120,7 @@ class Context:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()  # what a run must have for it
+    controlled: ClassVar[bool] = True  # whether controls take its place where there are no pairs; references say no
 
     @property
     def teachers(self) -> int:
@@ -170,14 +171,23 @@ class RolloutContext(Context):
 
 def make_pools(context: Context, batch: Batch, resources: Resources) -> list[Pool]:
     """A pool of blocks for each member; a context that is made from problems is handed problems, whatever the batch."""
-    if not context.sees_rollouts:
-        batch = [member.problem if isinstance(member, Graded) else member for member in batch]
-    return context.blocks(batch, resources)
+    problems = [member.problem if isinstance(member, Graded) else member for member in batch]
+    pools = context.blocks(batch if context.sees_rollouts else problems, resources)
+    for problem, pool in zip(problems, pools, strict=True):
+        if pool and not math.isclose(sum(block.weight for block in pool), 1.0, abs_tol=1e-6):
+            weights = ", ".join(f"{block.weight:g}" for block in pool)
+            raise UserError(
+                f"problem {problem.id}: {type(context).__name__} shows blocks of the weights {weights}, whose sum is"
+                " not 1: give each of K blocks weight=1/K"
+            )
+    return pools
 
 
 @dataclass(frozen=True)
 class NoContext(Context):
     """There is no teacher."""
+
+    controlled: ClassVar[bool] = False
 
     @property
     def teachers(self) -> int:

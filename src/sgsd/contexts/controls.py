@@ -77,8 +77,7 @@ def has_controls(context: Context) -> bool:
 
 
 def _is_controlled(leaf: Context, *, own: bool) -> bool:
-    foreign = not type(leaf).__module__.startswith("sgsd.")
-    return type(leaf) is SkillPairs or (own and foreign and not leaf.sees_rollouts)
+    return type(leaf) is SkillPairs or (own and leaf.controlled and not leaf.sees_rollouts)
 
 
 def _shows_pairs(context: Context) -> bool:
@@ -92,6 +91,8 @@ def _shows_pairs(context: Context) -> bool:
 class Null(Context):
     """Control: nothing is shown. The student's own prompt, in the teachers' thinking mode."""
 
+    controlled: ClassVar[bool] = False
+
     def block(self, problem: Problem, resources: Resources) -> Block:
         return Block("null", None)
 
@@ -101,6 +102,7 @@ class RandomPairs(SkillPairs):
     """Control: pairs drawn from the bank by chance, a function of the problem and the seed."""
 
     source: ClassVar[str] = "random"
+    controlled: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class InPlaceOf(Context):
     """A control of the teachers of another context, which is made from problems."""
 
     part: Context
+    controlled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.part.sees_rollouts:

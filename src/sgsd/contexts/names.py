@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import get_args
 
-from sgsd.contexts.base import Context
+from sgsd.contexts.base import Context, Need
 from sgsd.contexts.controls import Irrelevant, Null, RandomPairs, Shuffled
 from sgsd.contexts.references import Answer, Demonstration, OtherProblem, Rubric, WrongAnswer
 from sgsd.contexts.rollouts import Critique, Feedback, Sibling
@@ -55,4 +56,6 @@ def named_context(name: str, key: str = "method.context") -> Context:
             raise UserError(f"{key}: {name} cannot be made ({error}); give every field a default value") from error
     if not isinstance(found, Context):
         raise UserError(f"{key}: {name} makes a {type(found).__name__}, not a context; subclass sgsd.contexts.Context")
+    if unknown := sorted(found.all_needs() - set(get_args(Need))):
+        raise UserError(f"{key}: {name} needs {unknown[0]!r}, which no run has; {nearest(unknown[0], get_args(Need))}")
     return found

@@ -21,6 +21,7 @@ class Answer(Context):
 
     show: Shown = "solution_or_answer"
     needs: ClassVar[frozenset[Need]] = frozenset({"answer"})
+    controlled: ClassVar[bool] = False
 
     def all_needs(self) -> frozenset[Need]:
         return self.needs | ({"solution"} if self.show == "solution" else set())
@@ -43,6 +44,7 @@ class Demonstration(Context):
     """The reference solution, or the answer, as an expert's demonstration of how to respond to this problem."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer"})
+    controlled: ClassVar[bool] = False
 
     def block(self, problem: Problem, resources: Resources) -> Block:
         if problem.gold is None:
@@ -56,6 +58,7 @@ class Rubric(Context):
     """The criteria of a good solution of this problem: the text of `meta["rubric"]`, or its JSON."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"rubric"})
+    controlled: ClassVar[bool] = False
 
     def block(self, problem: Problem, resources: Resources) -> Block:
         rubric: Any = problem.meta.get("rubric")
@@ -78,6 +81,7 @@ class WrongAnswer(Context):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer", "problems"})
+    controlled: ClassVar[bool] = False
 
     def block(self, problem: Problem, resources: Resources) -> Block:
         own, key = _bare(problem.gold), f"wrong_answer/{resources.seed}/{problem.id}"
@@ -94,6 +98,7 @@ class OtherProblem(Context):
     """Control, and OP²SD's teacher: another problem with its solution, or with its answer where it has none."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"answer", "problems"})
+    controlled: ClassVar[bool] = False
 
     def block(self, problem: Problem, resources: Resources) -> Block:
         key = f"other_problem/{resources.seed}/{problem.id}"

@@ -2,8 +2,8 @@
 
 A process that runs out of memory in a pass has left it, while the others wait in one of its messages for what it owes
 them. The messages of a pass are the same for every pass of its kind, whatever the tokens. So they are noted when the
-smallest pass is rehearsed, and a process that has fallen out sends the rest of them, with nothing in them; then all
-find that one has failed, throw the attempt away and begin anew.
+smallest pass is made once (`warmup`), and a process that has fallen out sends the rest of them, with nothing in them;
+then all find that one has failed, throw the attempt away and begin anew.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a run lies on its processes where each has it whole; in parts it lies by FSDP2 (`sharded`) or ZeRO (`zero`).
+"""How a run lies on its processes: the strategy where each holds it whole, which `fsdp2` and `deepspeed` derive from.
 
-The loop asks a `Launch` for whatever depends on that: who adds up gradients, where a whole weight is to be had, how
+The loop asks a `Strategy` for whatever depends on that: who adds up gradients, where a whole weight is to be had, how
 the state of an optimizer is read and written. A checkpoint never knows.
 """
 
@@ -22,7 +22,7 @@ BUCKET = 2**25  # numbers of a gradient that are added up in one go
 
 
 class Strategy:
-    """One process, or several with all weights on each; what other launches do differently they override.
+    """One process, or several with all weights on each; what other strategies do differently they override.
 
     Several processes add their gradients up once a step and not in every pass, as a DDP wrapper would: that is less to
     send, and a process that runs out of memory in a pass leaves nobody waiting in the middle of one.
@@ -61,7 +61,7 @@ class Strategy:
         return self.scorer, self.optimizer
 
     def start(self, warmup: Callable[[], None]) -> None:
-        """Once, before anything is sampled or scored; `rehearse()` makes the smallest pass of each kind."""
+        """Once, before anything is sampled or scored; `warmup()` makes the smallest pass of each kind."""
 
     def can_do_again(self, kind: str) -> bool:
         """Whether a process that ran out of memory in such a pass finds back to the others."""

@@ -5,7 +5,7 @@ Shapes: B rollouts, K teachers a rollout, T completion positions, V vocabulary. 
     Δ_t^k = stopgrad(log p_T^k(y_t)) − log p_S(y_t)             gap of teacher k at token t
     a_k   = mean_m clip(Δ^k, ±c)                                 support of teacher k for the rollout
     s_k   = sign(a_k) if |a_k| > ε else 0                        stance
-    ρ_k   = r · s_k,  r ∈ {+1, −1, 0}                            polarity: validated, reversed, silent
+    ρ_k   = r · s_k,  r ∈ {+1, −1, 0}                            polarity: validated, reversed, neutral
     ℓ(Δ)  = log 2 − log(1 + exp(−Δ²/2τ))                         bounded gate
     loss_t = Σ_k w_k ρ_k ℓ(Δ_t^k)                                 SGSD
     A_t   = Σ_k w_k ρ_k σ(−Δ²/2τ) Δ/τ                            the same gradient as a per-token advantage
@@ -39,10 +39,11 @@ def sgsd_token_losses(inputs: LossInputs, *, stance: Stance, gate: Gate) -> Loss
         support_BK = torch.where(inputs.present_BK, support_BK, 0.0)
     stance_BK = torch.where(support_BK.abs() > stance.confidence, support_BK.sign(), 0.0)  # s_k
     polarity_BK = inputs.outcome_B[:, None] * stance_BK  # ρ_k = r s_k
-    coefficient_BK = inputs.weights_BK * stance.coefficients(inputs, stance_BK)  # w_k ρ_k, as published
+    # w_k c_k. As published c_k = ρ_k; a stance may take the advantage, or what all rollouts so far say, in its place.
+    coefficient_BK = inputs.weights_BK * stance.coefficients(inputs, stance_BK, polarity_BK)
     gated_BKT = gap_BKT if inputs.divergence_BKT is None else inputs.divergence_BKT
     return LossOutputs(
-        losses_BT=sum_teachers(coefficient_BK, gate.loss(gated_BKT)),  # Σ_k w_k ρ_k ℓ(Δ_t^k)
+        losses_BT=sum_teachers(coefficient_BK, gate.loss(gated_BKT)),  # Σ_k w_k c_k ℓ(Δ_t^k)
         advantages_BT=None if gated_BKT is not gap_BKT else sum_teachers(coefficient_BK, gate.grad(gap_BKT.detach())),
         support_BK=support_BK,
         stance_BK=stance_BK,

@@ -59,7 +59,7 @@ class LossOutputs:
     advantages_BT: Tensor | None = None  # −∂loss/∂log p_S(y_t), where it is one number a token
     support_BK: Tensor | None = None
     stance_BK: Tensor | None = None  # −1, 0, +1
-    polarity_BK: Tensor | None = None  # −1, 0, +1: reversed, silent, validated
+    polarity_BK: Tensor | None = None  # −1, 0, +1: reversed, neutral, validated
     delta_BKT: Tensor | None = None  # the gaps; no gradient
     gate_BKT: Tensor | None = None  # how much of what it acts on the gate lets through, in (0, ½]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)  # more figures, [B, T]; a step logs the token mean
@@ -120,7 +120,9 @@ class Stance:
         """a [B, K] of the gaps, for stances that need it."""
         raise NotImplementedError
 
-    def coefficients(self, inputs: LossInputs, stance_BK: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
+    ) -> Tensor:
         """c [B, K]; `stance_BK`, the sign of the support, is given to stances that need it."""
         raise NotImplementedError
 
@@ -151,7 +153,9 @@ class Gate:
 class Always(Stance):
     """Coefficient 1: every teacher is followed, whatever the outcome."""
 
-    def coefficients(self, inputs: LossInputs, stance_BK: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
+    ) -> Tensor:
         return inputs.weights_BK.new_ones(inputs.weights_BK.shape)
 
 

@@ -80,6 +80,17 @@ def build(name: str, **options: Any) -> Method:
     return method if context is None else with_context(method, context)
 
 
+def idle_options(method: Mapping[str, Any]) -> list[str]:
+    """The options, other than their defaults, that a context in the place of the method's own leaves without effect."""
+    name, own = method["name"], defaults(method["name"])
+    if method.get("context") is None or "context" in parameters(name):
+        return []
+    options = {key: value for key, value in method.items() if key != "name"}
+    whole = build(name, **options)
+    changed = [key for key, value in own.items() if key in options and options[key] != value]
+    return [key for key in changed if build(name, **{**options, key: own[key]}) == whole]
+
+
 def with_context(method: Method, name: str) -> Method:
     """The method with another context; its teachers weigh equally where that retrieves nothing. Raises UserError."""
     context = named_context(name)

@@ -79,9 +79,12 @@ class VerifiedSupport(Stance):
         delta_BKT = delta_BKT.clamp(-self.clip, self.clip)
         return masked_mean(delta_BKT.expm1() if self.kind == "ratio" else delta_BKT, mask_BT[:, None, :])
 
-    def coefficients(self, inputs: LossInputs, stance_BK: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
+    ) -> Tensor:
         assert stance_BK is not None
-        return (inputs.outcome_B if self.coefficient == "verdict" else inputs.advantages_B)[:, None] * stance_BK
+        assert polarity_BK is not None
+        return polarity_BK if self.coefficient == "verdict" else inputs.advantages_B[:, None] * stance_BK
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class LedgerTrust(VerifiedSupport):
             raise ValueError("trust is in a bank's items and is learned from their support; show skill pairs")
         super().check(method)
 
-    def coefficients(self, inputs: LossInputs, stance_BK: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
+    ) -> Tensor:
         assert inputs.trust_BK is not None
         return inputs.trust_BK.clamp(min=self.floor)
 
@@ -122,6 +127,8 @@ class OnSuccess(Stance):
     def by_group(self) -> bool:
         return self.by == "advantage"
 
-    def coefficients(self, inputs: LossInputs, stance_BK: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
+    ) -> Tensor:
         better_B = (inputs.outcome_B if self.by == "verdict" else inputs.advantages_B) > 0
         return better_B[:, None].to(inputs.weights_BK.dtype).expand_as(inputs.weights_BK)

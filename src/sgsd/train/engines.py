@@ -105,7 +105,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         raise UserError(
             "rollout.tensor_parallel: each of several processes has an engine on its own device; use 1, or a server"
         )
-    room = context(config, model)
+    room = max_model_len(config, model)
     # An engine should share the precision of the trainer's passes.
     precision = "bfloat16" if accelerator.mixed_precision == "bf16" else config.model.dtype
     # After each piece of a prompt vLLM takes a random number back, which CPUs' generators cannot: read none in pieces.
@@ -154,7 +154,7 @@ def server_settings(config: RunConfig, model: Any, processes: int) -> ServerSett
         urls=urls,
         key=key_from(rollout.api_key_env),
         dtype=rollout.dtype or "bfloat16",  # it does not say, and most do
-        context=context(config, model),
+        context=max_model_len(config, model),
         concurrency=max(1, rollout.concurrency // processes),
         start=rollout.start_timeout,
         timeout=rollout.timeout,
@@ -162,7 +162,7 @@ def server_settings(config: RunConfig, model: Any, processes: int) -> ServerSett
     )
 
 
-def context(config: RunConfig, model: Any) -> int:
+def max_model_len(config: RunConfig, model: Any) -> int:
     """Tokens that a prompt and its completion may have together: all that the run may ask for, if nothing is set."""
     if config.rollout.max_model_len is not None:
         return config.rollout.max_model_len

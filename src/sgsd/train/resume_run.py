@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from sgsd.distributed.processes import from_first
 from sgsd.files import clear_leftovers, leftovers, sha256, write_atomic
 from sgsd.records.run_files import Records
 from sgsd.train.consistency import check_canary
+from sgsd.train.context_resources import OFF_TOPIC
 from sgsd.train.models import weights_hash
 from sgsd.train.setup import Run
-from sgsd.types import UserError
+from sgsd.types import Problem, UserError
 
 #: What may differ between a run and its resumption: it cannot change a result, or by rounding only (`compute`: who ran
 #: out of memory goes on with smaller passes), or, like the names of an adapter's layers, the saved weights show it.
@@ -96,9 +98,16 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 def fingerprint(run: Run) -> dict[str, str]:
     """Hashes of the files that decide a run: one may change while its name stays."""
-    problems = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in run.problems]
+
+    def hashed(problems: Sequence[Problem]) -> str:
+        rows = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in problems]
+        return sha256(json.dumps(rows))
+
+    off_topic = Path(run.config.prompts.folder) / OFF_TOPIC
     return {
-        "data": sha256(json.dumps(problems)),
+        "data": hashed(run.problems),
+        "held-out data": hashed(run.evaluator.problems) if run.evaluator else "",
+        "off-topic items": sha256(off_topic) if off_topic.is_file() else "",
         "prompts": sha256(json.dumps(dict(run.prompts.templates.texts), sort_keys=True)),
         "bank": run.bank.started_from if run.bank else "",
         "model": weights_hash(run.config.model),
@@ -121,8 +130,8 @@ def write_config(run: Run, records: Records) -> None:
 def restore(run: Run, records: Records, console: Console) -> Start:
     """Go back to the newest good checkpoint and forget what was written after it.
 
-    Everything is compared before anything is changed. Raises UserError: no checkpoint is good, or what the run was
-    started with is no longer the same.
+    Everything is compared before a file of the run is changed. Raises UserError: no checkpoint is good, or what the run
+    was started with is no longer the same.
     """
     chosen, remark = from_first(run.accelerator, lambda: _choose(records.folder))
     console.print(remark, markup=False, soft_wrap=True)
@@ -132,8 +141,8 @@ def restore(run: Run, records: Records, console: Console) -> Start:
     position = read_position(chosen)
     refuse_changes(position.config, run.config, str(chosen))
     for what, digest in fingerprint(run).items():
-        if position.fingerprint.get(what) != digest:
-            verb = "have" if what == "prompts" else "has"
+        if position.fingerprint.get(what, digest) != digest:  # a run of before has no hash of some of them
+            verb = "have" if what.endswith("s") else "has"
             raise UserError(f"{chosen}: the {what} {verb} changed since; put back what the run was started with")
     load_checkpoint(chosen, run.policy.bare_scorer, run.policy.strategy.optimizer, run.policy.strategy)
     sizes = differences(position.config["compute"], run.config.compute.model_dump(mode="json"), "compute")

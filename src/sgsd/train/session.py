@@ -14,9 +14,9 @@ from sgsd.checkpoint.saving import Position, save_checkpoint
 from sgsd.config.run_config import RunConfig
 from sgsd.distributed.processes import all_max, all_sum, from_first, largest
 from sgsd.notices import note
+from sgsd.records.first_look import examples, first_look
 from sgsd.records.metrics import rollout_record
 from sgsd.records.monitor import Monitor, log_findings
-from sgsd.records.outcomes import examples, first_look
 from sgsd.records.run_files import Records
 from sgsd.records.style import StyleTokens
 from sgsd.records.timing import Clock, throughput
