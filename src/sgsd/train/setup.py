@@ -38,6 +38,7 @@ from sgsd.train.context_resources import Contexts, make_contexts, make_prompts, 
 from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
+from sgsd.train.lora_targets import tell_layers
 from sgsd.train.microbatch import warmup
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, weights_hash
 from sgsd.train.policy import Budgets, Policy
@@ -190,6 +191,8 @@ def build_policy(
     checkpointing = config.model.gradient_checkpointing
     bare = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     o, sampled = config.optimizer, bare.model
+    if config.lora is not None:
+        tell_layers(sampled, config.lora.target_modules)
     trained = [p for p in bare.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
     strategy = make_strategy(accelerator)
