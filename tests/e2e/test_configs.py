@@ -78,7 +78,7 @@ def test_the_published_budgets() -> None:
         assert (sgsd.sampling.temperature, sgsd.sampling.top_p, sgsd.sampling.top_k) == (1.1, 0.95, 20)
         assert (sgsd.optimizer.lr, sgsd.optimizer.max_grad_norm, sgsd.method["teacher"]) == (5e-6, 0.1, "live")
         assert sgsd.lora is not None
-        assert (sgsd.lora.rank, sgsd.lora.alpha, len(sgsd.lora.target_modules)) == (64, 128, 7)
+        assert (sgsd.lora.rank, sgsd.lora.alpha, sgsd.lora.target_modules) == (64, 128, ["auto"])
         assert (sgsd.prompts.student_thinking, sgsd.prompts.teacher_thinking) == (False, True)
         assert (grpo.group_size, grpo.steps, grpo.sampling.max_tokens, grpo.method["iterations"]) == (8, 300, 16_000, 2)
         assert grpo.sampling.temperature == 1.2

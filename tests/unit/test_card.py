@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from architectures import ATTENTION, MLP
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,7 +111,9 @@ def test_the_layout_is_what_vllm_reads(tmp_path: Path, lab_tokenizer: Any) -> No
     assert (settings["r"], settings["lora_alpha"], settings["bias"], settings["peft_type"]) == (4, 8, "none", "LORA")
     assert settings["modules_to_save"] is None
     assert not any(settings[name] for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern"))
-    assert settings["target_modules"] == sorted(configuration()["lora"]["target_modules"])
+    assert settings["target_modules"] == sorted(ATTENTION | MLP)
+    listed = ", ".join(settings["target_modules"])
+    assert f"on `{listed}`" in (folder / "README.md").read_text(encoding="utf-8")
     pattern = r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         names = [re.fullmatch(pattern, key) for key in file.keys()]  # noqa: SIM118 - not a mapping

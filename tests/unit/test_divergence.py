@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from sgsd.scorer import divergence as divergence_module
 from sgsd.scorer.divergence import tiled_divergence
+from sgsd.scorer.tiles import LogitChange
 
 
 def jsd(student_nV: Tensor, teacher_nV: Tensor, beta: float = 0.3) -> Tensor:
@@ -63,6 +64,32 @@ def test_divergence_values_and_gradients_equal_the_direct_ones(trains: list[bool
             assert relative_error(mine, plain) <= 1e-5
         else:
             assert mine is None
+
+
+@pytest.mark.parametrize("trains", TRAINS)
+def test_a_divergence_is_of_the_logits_as_the_models_change_them(trains: list[bool]) -> None:
+    student, (t_hidden, t_weight, t_bias) = pair(23, 31)
+
+    def changed(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return 1.5 * torch.tanh(0.7 * linear(hidden.double(), weight.double(), bias.double()) / 1.5)
+
+    def ours(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return tiled_divergence(
+            *(h, t_hidden, w, t_weight, jsd),
+            student_bias_V=b,
+            teacher_bias_V=t_bias,
+            change=LogitChange(0.7, 1.5),
+            max_elements=4 * 31 + 5,
+        )
+
+    def plain(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return jsd(changed(h, w, b), changed(t_hidden, t_weight, t_bias))
+
+    assert float((ours(*student) - plain(*student)).abs().max()) <= 1e-5
+    assert float((plain(*student) - direct_jsd(student, [t_hidden, t_weight, t_bias])).abs().max()) > 0.1
+    for mine, expected, wants in zip(gradients(ours, student, trains), gradients(plain, student, trains), trains):
+        if wants:
+            assert relative_error(mine, expected) <= 1e-5
 
 
 def test_divergence_gradcheck_in_double_precision() -> None:

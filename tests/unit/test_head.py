@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sgsd.scorer.head import token_logps
+from sgsd.scorer.tiles import LogitChange
 
 
 @pytest.mark.parametrize("trains", TRAINS)
@@ -48,6 +49,39 @@ def test_values_and_gradients_equal_those_of_full_logits(trains: list[bool], bia
             assert relative_error(mine, plain) <= 1e-5
         else:
             assert mine is None
+
+
+@pytest.mark.parametrize("trains", TRAINS)
+@pytest.mark.parametrize(
+    "change", [LogitChange(0.125), LogitChange(1.0, 2.5), LogitChange(-3.0, 1.5)], ids=["factor", "cap", "both"]
+)
+def test_what_a_model_does_to_its_logits_is_in_values_entropies_and_gradients(
+    change: LogitChange, trains: list[bool]
+) -> None:
+    hidden, weight, bias_v, targets = problem(37, 16, 101)
+    targets[5:9] = targets[4]
+
+    def ours(h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return token_logps(h, w, targets, bias_V=b, change=change, token_tile=8, vocab_tile=16).logps_N
+
+    def plain(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        z = change.factor * torch.nn.functional.linear(h.double(), w.double(), b.double())
+        z = z if change.cap is None else change.cap * torch.tanh(z / change.cap)
+        return z.log_softmax(-1)
+
+    expected = plain(hidden, weight, bias_v)
+    unchanged, _ = direct(hidden, weight, bias_v, targets)
+    chosen = expected.gather(1, targets[:, None])[:, 0]
+    assert (unchanged - chosen).abs().max() > 0.5  # it does something
+    found = token_logps(hidden, weight, targets, bias_V=bias_v, change=change, entropy=True, vocab_tile=16)
+    assert found.entropy_N is not None
+    assert float((found.logps_N - chosen).abs().max()) <= 1e-5
+    assert float((found.entropy_N + (expected.exp() * expected).sum(1)).abs().max()) <= 1e-5
+    mine = gradients(ours, (hidden, weight, bias_v), trains)
+    wanted = gradients(lambda *o: plain(*o).gather(1, targets[:, None])[:, 0], (hidden, weight, bias_v), trains)
+    for ours_grad, plain_grad, wants in zip(mine, wanted, trains):
+        if wants:
+            assert relative_error(ours_grad, plain_grad) <= 1e-5
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen-head", "trained-head"])

@@ -22,7 +22,7 @@ BELOW: dict[str, set[str]] = {
     "contexts": {"lookup", "types"},
     "methods": {"contexts", "lookup", "types"},
     "verify": {"lookup", "notices", "types"},
-    "rollout": {"files", "types"},
+    "rollout": {"contexts", "files", "types"},
     "scorer": {"contexts", "types"},
     "bank": {"files", "notices", "types"},
     "config": {"bank", "lookup", "methods", "notices", "types"},

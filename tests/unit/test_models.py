@@ -7,20 +7,24 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import architectures
 import peft
 import pytest
 import torch
+from architectures import ARCHITECTURES, ATTENTION, FUSED_EXPERTS, MLP, OTHERS
 from safetensors.torch import load_file, save_file
 from template_cases import FAMILIES, model, save, tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
-from runs import LORA, run_small
+from runs import LORA, run_small, small_config
 from sgsd.config.sections import LoraConfig, ModelConfig
 from sgsd.methods import build
 from sgsd.records.run_files import Records
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.train import models
+from sgsd.train.lora_targets import find_targets
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer
+from sgsd.train.resume_run import refuse_changes
 from sgsd.types import UserError
 
 TARGETS = ["q_proj", "v_proj"]
@@ -61,6 +65,224 @@ def test_every_family_loads_trains_and_is_saved(kind: str, adapter: Any, tmp_pat
     else:
         after = peft.PeftModel.from_pretrained(before, folder / "adapter")
         assert after.peft_config["default"].r == LORA["rank"]
+
+
+# ── Which layers get an adapter ────────────────────────────────────────────────────────────────────────────────────
+
+
+def adapted(folder: Path) -> set[str]:
+    """Full names of the layers that a saved adapter changes; of stacked experts, PEFT keeps the module."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    return {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in weights}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_architectures_that_do_something_differently_are_covered_too(kind: str) -> None:
+    targets = find_targets(architectures.model(kind), ["auto"])
+    names = [name.removesuffix(".weight") for name in (*targets.modules, *targets.parameters)]
+    assert {name.rpartition(".")[2] for name in names} == architectures.layers(kind)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_architecture_trains_and_its_adapter_covers_attention_and_mlp(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="sgsd")
+    words = tokenizer("qwen3")
+    ids = {"pad_token_id": words.pad_token_id, "bos_token_id": None, "eos_token_id": words.eos_token_id}
+    architectures.model(kind, vocab_size=len(words), **ids).save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    folder = run_small(
+        tmp_path / "run",
+        model={"path": str(tmp_path / "model"), "attention": "eager" if kind == "gemma-2" else "sdpa"},
+        lora=LORA,
+        steps=2,
+        rollouts=2,
+        method={"name": "sgsd", "k": 2, "confidence": 0.0, "teacher": "ema"},
+        teacher={"ema_decay": 0.0},
+        data={"limit": 8},
+        prompts={"max_tokens": 2048},
+        sampling={"max_tokens": 8},
+        optimizer={"lr": 1e-2},
+    )
+    metrics = Records(folder).read("metrics")
+    assert [m["rollouts"] for m in metrics] == [2, 2]
+    assert all(m["grad_norm"] > 0 for m in metrics)
+    settings = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    targets = [*settings["target_modules"], *(settings["target_parameters"] or [])]
+    assert {name.rpartition(".")[2] for name in targets} == architectures.layers(kind)
+    unusual = architectures.layers(kind) != ATTENTION | MLP
+    assert unusual == (f"model: {', '.join(sorted(targets))}; check that your engine takes them" in caplog.text)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    blocks = range(base.config.num_hidden_layers)
+    for part in ("mlp", "feed_forward"), ("self_attn", "linear_attn"):
+        assert all(any(f".{n}.{p}." in name for p in part for name in adapted(folder / "adapter")) for n in blocks)
+    # The checkpoint's teacher, made the student after each step, and what an adapter has moved.
+    weights = load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors")
+    moved = [name for name, value in weights.items() if ".lora_B.default" in name and value.abs().max() > 0]
+    assert moved
+    for name in moved:
+        student, teacher = (float(weights[name.replace("default", who)].abs().sum()) for who in ("default", "teacher"))
+        assert teacher == pytest.approx(student, rel=1e-5)
+    lora = LoraConfig(**LORA, start=str(folder / "adapter"))
+    scorer = make_scorer(base, build("sgsd", teacher="ema"), lora, seed=0)
+    for role in ("student", "teacher"):
+        saved = peft.PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tmp_path / "model"), folder / "adapter"
+        )
+        logits = saved.eval()(torch.tensor([[1, 2, 3, 4, 5, 6]])).logits.log_softmax(-1)[0, 2:5]
+        expected = logits.gather(-1, torch.tensor([[4], [5], [6]]))[:, 0]
+        assert (logps(scorer, role) - expected).abs().max() <= 1e-5
+
+
+def test_a_model_without_the_configured_attention_says_what_to_set(tmp_path: Path) -> None:
+    architectures.model("gemma-2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^model\.attention: .*Gemma2ForCausalLM .* sdpa; set eager$"):
+        load_model(config(tmp_path))
+    load_model(config(tmp_path, attention="eager"))
+
+
+def chosen(kind: str, *wanted: str) -> set[str]:
+    """Last names of the layers that these entries of `lora.target_modules` choose."""
+    targets = find_targets(architectures.model(kind), wanted)
+    return {*targets.modules, *targets.parameters}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "names"),
+    [
+        ("llama", ["all-linear"], ATTENTION | MLP),
+        ("llama", ["all-linear", "embed_tokens"], ATTENTION | MLP | {"embed_tokens"}),
+        ("llama", ["self_attn.q_proj"], {"q_proj"}),
+        ("llama", [r".*\.layers\.1\.mlp\..*"], {f"1.mlp.{name}" for name in MLP}),
+        ("llama", [r".*\.(q|v)_proj"], {"q_proj", "v_proj"}),
+        ("llama", ["layers.0.mlp.up_proj", "k_proj"], {"0.mlp.up_proj", "k_proj"}),
+        ("qwen3-moe", ["experts.down_proj"], {"down_proj"}),
+        ("qwen3-moe", [r".*experts\..*"], FUSED_EXPERTS),
+        ("qwen3-next", ["all-linear"], chosen_next := {
+            *("k_proj", "o_proj", "q_proj", "v_proj", "in_proj_qkvz", "in_proj_ba", "out_proj", "shared_expert_gate"),
+            *("down_proj", "gate_up_proj", "gate_proj.weight", "up_proj.weight", "down_proj.weight"),
+        }),
+        ("qwen3-next", ["auto"], chosen_next - {"shared_expert_gate"}),
+        ("phi-3", ["qkv_proj"], {"qkv_proj"}),
+        ("falcon-h1", ["all-linear"], ATTENTION | MLP | {"in_proj"}),
+    ],
+)  # fmt: skip
+def test_names_patterns_and_all_linear_choose_layers(kind: str, wanted: list[str], names: set[str]) -> None:
+    assert chosen(kind, *wanted) == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "said"),
+    [
+        ("llama", ["q_proj", "vproj"], r"vproj matches no layer \(nearest: v_proj, .*this llama model has q_proj, "),
+        ("llama", ["Q_PROJ"], r"Q_PROJ matches no layer \(nearest: q_proj"),
+        ("llama", ["query_key_value"], r"query_key_value matches no layer; this llama model has q_proj, k_proj"),
+        ("llama", ["self_attn"], r"self_attn can have no adapter, it is a LlamaAttention which takes none"),
+        ("llama", ["q_proj", "norm"], r"norm can have no adapter, it is a LlamaRMSNorm"),
+        ("llama", ["layers.7.mlp.up_proj"], r"layers\.7\.mlp\.up_proj matches no layer \(nearest: up_proj"),
+        ("llama", [r".*\.qproj"], r"\.\*\\\.qproj matches no layer"),
+        ("llama", ["(q_proj"], r"\(q_proj is no regular expression: missing \)"),
+        ("phi-3", sorted(ATTENTION | MLP), r"gate_proj matches no layer \(nearest: gate_up_proj.*q_proj matches no"
+            r" layer \(nearest: qkv_proj.*v_proj matches no layer \(nearest: qkv_proj.*this phi3 model has .*; auto "),
+        ("glm-4", ["up_proj"], r"up_proj matches no layer \(nearest: gate_up_proj"),
+        ("qwen3.5", ["q_proj", "conv1d"], r"conv1d can have no adapter, it is a Conv1d which takes none"),
+        ("falcon-h1", ["out_proj"], r"out_proj can have no adapter, it is a Linear whose weight a kernel reads past"),
+        ("mixtral", ["w1"], r"w1 without also targeting w3"),
+        ("qwen3-moe", ["w1"], r"w1 matches no layer"),
+    ],
+)  # fmt: skip
+def test_a_target_that_matches_nothing_is_an_error_that_names_the_nearest(
+    kind: str, wanted: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^lora\.target_modules: .*{said}") as refused:
+        make_scorer(
+            architectures.model(kind), build("grpo"), LoraConfig(rank=4, alpha=8, target_modules=wanted), seed=0
+        )
+    assert "\n" not in str(refused.value)
+
+
+def test_the_layers_of_a_module_beside_the_decoder_s_blocks_are_left_alone() -> None:
+    lm = architectures.model("llama")
+    lm.tower = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(8, 8), "patch": torch.nn.Linear(8, 8)})
+    targets = find_targets(lm, ["auto"])
+    assert {*targets.modules} >= {"self_attn.q_proj", "k_proj"}
+    assert not {"q_proj", "patch", "tower.q_proj"} & {*targets.modules}
+    assert "patch" in find_targets(lm, ["all-linear"]).modules
+
+
+def test_a_run_begun_with_the_former_default_goes_on_with_the_new_one(tmp_path: Path) -> None:
+    saved = small_config(tmp_path, lora={**LORA, "target_modules": sorted(ATTENTION | MLP)}).model_dump(mode="json")
+    refuse_changes(saved, small_config(tmp_path, lora=LORA), "x")
+    with pytest.raises(UserError, match=r"lora\.rank: 4 → 8"):
+        refuse_changes(saved, small_config(tmp_path, lora={**LORA, "rank": 8}), "x")
+    lm, former = architectures.model("llama"), find_targets(architectures.model("llama"), sorted(ATTENTION | MLP))
+    assert find_targets(lm, ["auto"]) == former
+
+
+def test_experts_take_no_dropout() -> None:
+    lora = LoraConfig(rank=4, alpha=8, dropout=0.1)
+    with pytest.raises(UserError, match=r"lora\.dropout: PEFT has none for down_proj, gate_up_proj.*set 0"):
+        make_scorer(architectures.model("mixtral"), build("grpo"), lora, seed=0)
+
+
+def test_one_name_may_stand_for_a_list_and_an_empty_list_for_nothing() -> None:
+    assert LoraConfig.model_validate({"target_modules": "all-linear"}).target_modules == ["all-linear"]
+    assert LoraConfig().target_modules == ["auto"]
+    with pytest.raises(ValueError, match="at least 1 item"):
+        LoraConfig(target_modules=[])
+
+
+@pytest.mark.parametrize("kind", ["qwen3-moe", "qwen3-next", "gpt-oss"])
+def test_training_goes_on_from_an_adapter_on_experts(kind: str, tmp_path: Path) -> None:
+    first = make_scorer(architectures.model(kind), build("grpo"), LoraConfig(rank=4, alpha=8), seed=0)
+    architectures.wander(first)
+    first.model.save_pretrained(tmp_path, selected_adapters=["default"])
+    again = make_scorer(
+        architectures.model(kind),
+        build("sgsd", teacher="ema"),
+        LoraConfig(rank=4, alpha=8, start=str(tmp_path)),
+        seed=1,
+    )
+    for role in ("student", "teacher"):
+        assert (logps(again, role) - logps(first, "student")).abs().max() <= 1e-5
+
+
+# ── Numbers that are none ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.q_norm.weight", "model.norm.weight"),
+        "model.embed_tokens.weight",
+    ],
+)
+def test_a_weight_that_is_no_number_is_named_before_anything_is_sampled(name: str, tmp_path: Path) -> None:
+    folder = save("qwen3", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    for numbers, places in ((["nan"], 1), (["inf", "-inf", "nan"], 3)):
+        weights[name].flatten()[-len(numbers) :] = torch.tensor(list(map(float, numbers)))
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        said = (
+            rf"^model\.path: {folder}: weight {name} is NaN or infinite in {places} of {weights[name].numel()} places;"
+        )
+        with pytest.raises(UserError, match=said):
+            load_model(config(folder))
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"places, and so is 1 other weight;"):
+        load_model(config(folder))
+
+
+def test_an_adapter_that_is_no_number_is_named(tmp_path: Path) -> None:
+    start = adapter_folder(tmp_path)
+    weights = load_file(start / "adapter_model.safetensors")
+    name = next(iter(weights))
+    weights[name][0, 0] = float("inf")
+    save_file(weights, start / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=rf"^lora\.start: {start}: weight {name} is NaN"):
+        make_scorer(model("qwen2.5"), build("grpo"), lora(start), seed=0)
 
 
 # ── Folders that are no models, or would run code ──────────────────────────────────────────────────────────────────

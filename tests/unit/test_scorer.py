@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import architectures
 import peft
 import pytest
 import torch
+from architectures import ARCHITECTURES, OTHERS
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 
 from sgsd.methods.objectives import MatchDistribution
 from sgsd.scorer import TEACHER_ADAPTER, Row, Scorer, collate, plan_microbatches
+from sgsd.scorer.tiles import LogitChange
 from sgsd.types import UserError
 
 SIZES = {
@@ -148,11 +151,141 @@ def test_hidden_states_and_divergences_of_whole_distributions() -> None:
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_models_that_change_their_logits_are_refused() -> None:
-    model = tiny()
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(UserError, match="final_logit_softcapping"):
+@pytest.mark.parametrize("kind", [*ARCHITECTURES, *OTHERS])
+def test_the_scorer_is_the_model_whatever_it_does_to_its_logits(kind: str) -> None:
+    model = architectures.model(kind).eval()
+    scorer, batch = Scorer(model), rows(7, LENGTHS)
+    with torch.no_grad():
+        expected = torch.cat([direct(model, row) for row in batch])
+        assert (scorer(collate(batch)).logps_N - expected).abs().max() <= 1e-5
+        if scorer.shares_prefixes:
+            shared = [Row(batch[0].prompt_ids, row.completion_ids) for row in batch]
+            alone = torch.cat([direct(model, row) for row in shared])
+            found = scorer(collate(shared, layout="shared"), role="teacher").logps_N
+            assert (found - alone).abs().max() <= 1e-5
+    assert expected.std() > 0.01
+
+
+def changing(change: Callable[[torch.Tensor], torch.Tensor], **settings: Any) -> Any:
+    """A model of ours that does something to its logits."""
+
+    class Changing(Qwen3ForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().forward(*args, **kwargs)
+            out.logits = change(out.logits)
+            return out
+
+    torch.manual_seed(0)
+    return Changing(Qwen3Config(**{**SIZES, "head_dim": 16, **settings})).eval()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda z: z, LogitChange()),
+        (lambda z: z * 0.0390625, LogitChange(0.0390625)),
+        (lambda z: z / -3, LogitChange(-1 / 3)),
+        (lambda z: 7.5 * torch.tanh(z / 7.5), LogitChange(1.0, 7.5)),
+        (lambda z: 30 * torch.tanh(z * 0.2 / 30), LogitChange(0.2, 30.0)),
+        (lambda z: z.to(torch.float64) * 1.7, LogitChange(1.7)),
+    ],
+)
+def test_a_factor_and_a_cap_are_found_under_no_name(change: Any, found: LogitChange) -> None:
+    model = changing(change)
+    scorer, row = Scorer(model), Row((5, 6, 7), (8, 9, 10))
+    assert scorer.readout.change.factor == pytest.approx(found.factor, rel=1e-6)
+    assert (scorer.readout.change.cap or 0.0) == pytest.approx(found.cap or 0.0, rel=1e-6)
+    assert (scorer(collate([row])).logps_N - direct(model, row)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda z: z + 0.1 * z.sin(),
+        lambda z: z - z.mean(-1, keepdim=True) * 2,
+        lambda z: z + torch.arange(z.shape[-1]) / 100,
+        lambda z: z * torch.linspace(1, 2, z.shape[1])[None, :, None],
+        lambda z: 20 * z / (20 + z.abs()),
+        lambda z: z.clamp(-5, 5),
+        lambda z: z.index_fill(-1, torch.tensor([3]), float("-inf")),
+        lambda z: z * 0,
+        lambda z: z.round(decimals=1),
+    ],
+)
+def test_what_the_scorer_cannot_follow_is_refused_by_name(change: Any) -> None:
+    with pytest.raises(UserError, match=r"model qwen3 \(Changing\): the scorer cannot follow .* to its logits after"):
+        Scorer(changing(change))
+
+
+def test_what_happens_between_body_and_head_is_followed_or_refused() -> None:
+    class Between(Qwen3ForCausalLM):
+        def __init__(self, config: Any, change: Any) -> None:
+            super().__init__(config)
+            self.lm_head.register_forward_pre_hook(lambda module, args: (change(args[0]),))
+
+    settings = Qwen3Config(**SIZES, head_dim=16)
+    model, row = Between(settings, lambda h: h / 12).eval(), Row((5, 6), (7, 8, 9))
+    scorer = Scorer(model)
+    assert scorer.readout.before == pytest.approx(1 / 12, rel=1e-6)
+    assert (scorer(collate([row])).logps_N - direct(model, row)).abs().max() <= 1e-5
+    with pytest.raises(UserError, match=r"\(Between\).* to its logits before"):
+        Scorer(Between(settings, lambda h: h.tanh()))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_head_that_is_no_number_is_called_that(number: float) -> None:
+    model = tiny(tie_word_embeddings=False)
+    model.lm_head.weight.data[3, 5] = number
+    with pytest.raises(UserError, match=r"weight lm_head\.weight is NaN or infinite in 1 of 4192 places"):
         Scorer(model)
+
+
+def test_finding_out_takes_no_pass_of_the_body_and_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny().train()
+
+    def kernel_of_another_device(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("not on this device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.model.layers[0].self_attn), "forward", kernel_of_another_device)
+        scorer = Scorer(model)
+    assert model.training
+    assert "forward" not in vars(model.model)
+    assert not model.lm_head._forward_hooks
+    row = Row((5, 6, 7), (8, 9))
+    assert (scorer(collate([row])).logps_N - direct(model, row)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma-2", "granite"])
+def test_an_adapter_on_the_head_scores_and_trains_as_the_model_itself_does(kind: str) -> None:
+    wrapped = peft.get_peft_model(
+        architectures.model(kind),
+        peft.LoraConfig(r=4, lora_alpha=8, target_modules=["lm_head"], init_lora_weights=False),
+    )
+    scorer, row = Scorer(wrapped.eval()), rows(8, [(4, 9)])[0]
+    expected, found = direct(wrapped, row), scorer(collate([row])).logps_N
+    assert (found - expected).abs().max() <= 1e-5
+    with wrapped.disable_adapter():
+        assert (direct(wrapped, row) - expected).abs().max() > 0.01
+    trained = [p for p in wrapped.parameters() if p.requires_grad]
+    assert len(trained) == 2
+    for mine, plain in zip(torch.autograd.grad(found.sum(), trained), torch.autograd.grad(expected.sum(), trained)):
+        assert (mine - plain).abs().max() <= 1e-5 * plain.abs().max().clamp(min=1)
+
+
+def test_distributions_are_compared_with_each_side_s_own_adapter_on_the_head() -> None:
+    base = architectures.model("gemma-2").eval()
+    kl = MatchDistribution(beta=0.0, clip=None).divergence
+    row, ids = Row((1, 2), (3, 4, 5)), torch.tensor([[1, 2, 3, 4, 5]])
+    teacher_logits = base(input_ids=ids).logits[0, 1:-1].detach()
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["lm_head", "q_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(base, config)
+    scorer, pack = Scorer(wrapped, teacher_weights="base"), collate([row])
+    states = scorer(pack, role="teacher", hidden_only=True).hidden_ND
+    found = scorer(pack, teacher_hidden_KND=(states,), divergence=kl).divergence_KN
+    expected = kl(wrapped(input_ids=ids).logits[0, 1:-1], teacher_logits)
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-6)
+    assert all(p.requires_grad for name, p in wrapped.named_parameters() if "lora_" in name)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import architectures
 import pytest
 import torch
-from test_scorer import tiny
+from architectures import wander
+from test_scorer import rows, tiny
 
+from sgsd.checkpoint.saving import stateful_parameters
 from sgsd.config.sections import LoraConfig, TeacherConfig
 from sgsd.methods import build
-from sgsd.scorer import TEACHER_ADAPTER
+from sgsd.scorer import TEACHER_ADAPTER, collate
+from sgsd.train import models, teachers
 from sgsd.train.models import make_scorer
 from sgsd.train.teachers import TeacherUpdater, lora_layers, low_rank_sum
+from sgsd.types import UserError
 
 LORA = LoraConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
@@ -20,19 +25,122 @@ LORA = LoraConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 def adapters(scorer: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(student's, teacher's) product of every adapted layer."""
     return [
-        tuple(
-            layer.scaling[name] * layer.lora_B[name].weight.detach() @ layer.lora_A[name].weight.detach()
-            for name in ("default", TEACHER_ADAPTER)
-        )
+        tuple(layer.get_delta_weight(name).detach() for name in ("default", TEACHER_ADAPTER))
         for layer in lora_layers(scorer.model)
     ]
 
 
-def wander(scorer: Any, seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    for name, p in scorer.model.named_parameters():
-        if ".default." in name:
-            p.data += 0.1 * torch.randn(p.shape, generator=g)
+#: Layers of every kind that an adapter can sit on.
+KINDS = {
+    "linear": ("llama", ["q_proj", "down_proj"]),
+    "stacked experts": ("qwen3-moe", ["auto"]),
+    "stacked experts, by their old names": ("qwen3-moe", ["q_proj", "gate_proj", "up_proj", "down_proj"]),
+    "experts stored the other way round": ("gpt-oss", ["auto"]),
+    "a shared expert": ("qwen3-next", ["auto"]),
+    "embeddings and a head": ("llama", ["embed_tokens", "lm_head", "v_proj"]),
+    "scaled embeddings, tied head": ("gemma-2", ["embed_tokens", "lm_head"]),
+    "transposed linear": ("gpt-2", ["auto", "wte", "wpe"]),
+    "linear attention": ("qwen3.5", ["auto"]),
+}
+
+
+def of_kind(kind: str, teacher: Any, dtype: torch.dtype = torch.float32) -> Any:
+    architecture, targets = KINDS[kind]
+    lora = LoraConfig(rank=4, alpha=8, target_modules=targets)
+    return make_scorer(architectures.model(architecture).to(dtype), build("sgsd", teacher=teacher), lora, seed=0)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "periodic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_that_keeps_nothing_of_its_own_is_the_student(kind: str, teacher: Any) -> None:
+    scorer = of_kind(kind, teacher).eval()
+    wander(scorer)
+    pack = collate(rows(3, [(5, 9), (2, 4)]))
+    with torch.no_grad():
+        student, before = scorer(pack).logps_N, scorer(pack, role="teacher").logps_N
+        TeacherUpdater(teacher, TeacherConfig(ema_decay=0.0, period=1), scorer.model, None).after_step(1)
+        assert (scorer(pack, role="teacher").logps_N - student).abs().max() <= 1e-5
+        assert torch.equal(scorer(pack).logps_N, student)
+    assert (before - student).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_every_kind_of_layer_the_average_is_of_products(kind: str) -> None:
+    scorer = of_kind(kind, "ema")
+    updater = TeacherUpdater("ema", TeacherConfig(ema_decay=0.7), scorer.model, None)
+    dense = [torch.zeros_like(student) for student, _ in adapters(scorer)]
+    for step in range(1, 3):  # two students fit into twice the rank
+        wander(scorer, step)
+        updater.after_step(step)
+        dense = [0.7 * d + 0.3 * student for d, (student, _) in zip(dense, adapters(scorer))]
+    for d, (student, teacher) in zip(dense, adapters(scorer), strict=True):
+        torch.testing.assert_close(teacher, d, rtol=1e-4, atol=1e-5)
+        assert (teacher - student).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["linear", "stacked experts", "embeddings and a head"])
+def test_in_bfloat16_the_teacher_is_the_student_but_for_rounding(kind: str) -> None:
+    scorer = of_kind(kind, "ema", torch.bfloat16).eval()
+    wander(scorer)
+    pack = collate(rows(3, [(5, 9), (2, 4)]))
+    TeacherUpdater("ema", TeacherConfig(ema_decay=0.0), scorer.model, None).after_step(1)
+    for student, teacher in adapters(scorer):
+        assert (student - teacher).abs().max() <= 2**-6 * student.abs().max()
+    with torch.no_grad():
+        assert (scorer(pack).logps_N - scorer(pack, role="teacher").logps_N).abs().max() <= 3e-2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "named"),
+    [
+        ("by_expert", "stacked experts", r"gate_up_proj \(ParamWrapper\)|down_proj \(ParamWrapper\)"),
+        ("low_rank_sum", "linear", r"q_proj \(Linear\)"),
+        ("low_rank_sum", "embeddings and a head", r"embed_tokens \(Embedding\)"),
+    ],
+)
+def test_a_teacher_that_would_be_another_model_stops_the_run(
+    wrong: str, kind: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_layout(b: Any, a: Any, experts: int) -> Any:
+        return (
+            (b, a) if experts == 1 else (b.unflatten(1, (experts, -1)).transpose(0, 1), a.unflatten(0, (experts, -1)))
+        )
+
+    def average_of_factors(b_left: Any, a_left: Any, b_right: Any, a_right: Any) -> Any:
+        room = b_left.shape[-1] - b_right.shape[-1]
+        b_right, a_right = (
+            torch.nn.functional.pad(b_right, (0, room)),
+            torch.nn.functional.pad(a_right, (0, 0, 0, room)),
+        )
+        return b_left + b_right, (a_left + a_right) / 3
+
+    monkeypatch.setattr(teachers, wrong, {"by_expert": other_layout, "low_rank_sum": average_of_factors}[wrong])
+    with pytest.raises(
+        UserError, match=rf"method\.teacher: ema: on ({named}) .* is off by .* leave .* out of"
+    ) as refused:
+        of_kind(kind, "ema")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_check_leaves_the_adapters_and_the_generator_as_they_were(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = {name: p.clone() for name, p in of_kind(kind, "ema").named_parameters()}
+    after = torch.get_rng_state()
+    monkeypatch.setattr(models, "check_blending", lambda *_: None)
+    for name, parameter in of_kind(kind, "ema").named_parameters():
+        assert torch.equal(parameter, checked[name]), name
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize("kind", ["embeddings and a head", "stacked experts"])
+def test_a_checkpoint_holds_the_teacher_of_every_kind_of_layer(kind: str) -> None:
+    kept = stateful_parameters(of_kind(kind, "ema"))
+    owners = {name: name.replace(".default", f".{TEACHER_ADAPTER}") for name in kept if ".default" in name}
+    assert len(owners) * 2 == len(kept)
+    assert {*owners.values()} <= {*kept}
+    assert all(parameter.requires_grad == (name in owners) for name, parameter in kept.items())
 
 
 def test_ema_of_an_adapter_averages_products() -> None:

@@ -20,6 +20,7 @@ from sgsd.rollout import ServerEngine, TransformersEngine, VllmEngine
 from sgsd.rollout.engine import Engine, request_seed
 from sgsd.train import sampler_mismatch as gap
 from sgsd.train.batch import build_batch, grade
+from sgsd.train.policy import NonFiniteError
 from sgsd.train.sampler_mismatch import StaleSamplerError, check_gap, draws_dropout, sampler_rounding
 from sgsd.train.setup import Run, build_run
 from sgsd.train.step import score_teachers, update
@@ -146,9 +147,24 @@ def test_both_precisions_count(parts: Run, heard: list[str]) -> None:
     with pytest.raises(StaleSamplerError):
         check_gap(policy, coarse, 4e-2)
     for nothing in (math.nan, math.inf):
-        with pytest.raises(StaleSamplerError):
+        with pytest.raises(StaleSamplerError, match="are no numbers, though all of the trainer's weights are"):
             check_gap(policy, coarse, nothing)
     assert not heard
+
+
+@pytest.mark.parametrize("stale", [0, 1])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_no_stale_sampler(parts: Run, number: float, stale: int) -> None:
+    name, weight = next((n, p) for n, p in parts.policy.model.named_parameters() if n.endswith("mlp.down_proj.weight"))
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[3, 5] = number
+        with pytest.raises(NonFiniteError, match=rf"the policy's weight {name} is NaN or infinite in 1 of"):
+            check_gap(parts.policy, parts.engine, math.nan, staleness=stale)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
 
 
 def test_half_of_what_stops_the_run_is_worth_a_warning_or_what_is_set(parts: Run, heard: list[str]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sgsd.distributed.replicated import Strategy
 from sgsd.files import replacing, sha256
-from sgsd.scorer import TEACHER_ADAPTER
+from sgsd.scorer import is_teacher_adapter
 from sgsd.types import UserError
 
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ def stateful_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in scorer.named_parameters()
-        if parameter.requires_grad or f".{TEACHER_ADAPTER}." in name or name.startswith("teacher_copy.")
+        if parameter.requires_grad or is_teacher_adapter(name) or name.startswith("teacher_copy.")
     }
 
 

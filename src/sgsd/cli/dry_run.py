@@ -23,6 +23,7 @@ from sgsd.records.first_look import first_look
 from sgsd.records.tracking import check_tracker
 from sgsd.train.batch import grade
 from sgsd.train.engines import close_engine
+from sgsd.train.lora_targets import adapted_layers
 from sgsd.train.resume_run import check_folder
 from sgsd.train.setup import Run, build_run
 from sgsd.types import Status, UserError
@@ -175,7 +176,11 @@ def written(gold: Any, verifier: str) -> str:
 def trained_parameters(run: Run) -> str:
     parameters = list(run.policy.model.parameters())
     trained, total = (sum(p.numel() for p in ps) for ps in ([p for p in parameters if p.requires_grad], parameters))
-    return f"{count_words(trained)} trained of {count_words(total)} ({'LoRA' if run.config.lora else 'all weights'})"
+    return f"{count_words(trained)} trained of {count_words(total)} ({what_trains(run)})"
+
+
+def what_trains(run: Run) -> str:
+    return "all weights" if run.config.lora is None else f"LoRA on {', '.join(adapted_layers(run.policy.model))}"
 
 
 def budget(run: Run) -> str:

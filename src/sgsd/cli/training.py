@@ -102,10 +102,8 @@ def finish(folder: Path, console: Console) -> None:
 def preview(args: list[str], console: Console) -> None:
     """Show what the model is given, token counts included; a prompt that would not fit is an error here."""
     path, rest = config_first(args, "preview", PREVIEW_USAGE, console)
-    from sgsd.contexts.prompt_builders import PromptBuilder
-    from sgsd.contexts.prompts import load_prompts
     from sgsd.data.problems import load_problems
-    from sgsd.train.context_resources import make_contexts
+    from sgsd.train.context_resources import make_contexts, make_prompts
     from sgsd.train.models import load_tokenizer
     from sgsd.train.setup import load_bank_for
 
@@ -114,7 +112,7 @@ def preview(args: list[str], console: Console) -> None:
     tokenizer = load_tokenizer(config.model)
     problems = load_problems(config.data)
     problem, bank = problems[0], load_bank_for(config, method)
-    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = make_prompts(config, tokenizer)
     thinking = config.prompts.student_thinking
     contexts = make_contexts(config, method, prompts, bank, problems=problems).before_rollouts()
     student = contexts.train_prompts.student(problem, thinking=thinking)

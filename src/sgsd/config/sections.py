@@ -6,13 +6,18 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from sgsd.config.base import Section
 from sgsd.types import Sampling
-
-#: The linear layers of a block in Llama, Qwen and their kin.
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class ModelConfig(Section):
@@ -45,10 +50,15 @@ class LoraConfig(Section):
     """Scale of the update: it is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the adapter's inputs that are dropped while training."""
-    target_modules: list[str] = Field(default=PROJECTIONS)
-    """Names of the linear layers that get an adapter."""
+    target_modules: list[str] = Field(default=["auto"], min_length=1)
+    """Layers that get an adapter: names, patterns, all-linear; auto: attention and MLP, by whatever name."""
     start: str | None = None
     """Folder of a saved PEFT adapter to start from, with this rank, alpha and target_modules; none: a fresh one."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value  # as PEFT takes a pattern or "all-linear"
 
 
 class DataConfig(Section):
@@ -95,6 +105,8 @@ class PromptConfig(Section):
     """Thinking mode of the chat template in the teachers' prompts."""
     evaluation_thinking: bool = True
     """Thinking mode of the chat template in the evaluation's prompts."""
+    template_kwargs: dict[str, Any] = Field(default={})
+    """Other switches of the chat template, for every prompt alike, for instance {reasoning_effort: low}."""
     max_tokens: PositiveInt = 4096
     """Longest prompt allowed, in tokens; nothing is ever cut."""
     unfit: Literal["error", "skip"] = "error"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -27,6 +27,7 @@ class PromptBuilder:
     templates: PromptSet
     tokenizer: Any
     max_tokens: int
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # switches of the chat template
     skipping: ClassVar[str] = "leave such problems out"  # what `unfit: skip` does about a student's prompt
 
     def student(self, problem: Problem, *, thinking: bool) -> tuple[int, ...]:
@@ -50,7 +51,10 @@ class PromptBuilder:
         found = next((token for token in self.control_tokens if token in text), None)
         if found is not None:
             raise UserError(f"{where}: its text holds the control token {found}; take it out")
-        ids = encode_chat(self.tokenizer, messages, thinking=thinking)
+        try:
+            ids = encode_chat(self.tokenizer, messages, thinking=thinking, template_kwargs=self.template_kwargs)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
         if len(ids) > self.max_tokens:
             raise UnfitPrompt(
                 f"{where}: its prompt has {len(ids)} tokens, more than prompts.max_tokens {self.max_tokens};"

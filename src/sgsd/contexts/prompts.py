@@ -9,21 +9,24 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
 from jinja2.sandbox import SandboxedEnvironment
 
-from sgsd.types import UserError
+from sgsd.types import Completion, UserError
 
 BUNDLED = Path(__file__).parent.parent / "prompts"
 REQUIRED = ("student", "teacher")
 THINK, END_THINK = "<think>", "</think>"
+TAIL = 8  # tokens at the end of a prompt, more than any spelling of a think tag takes
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 #: What a template must show, lest a teacher be silently shown nothing.
 PURPOSE = {
@@ -146,26 +149,95 @@ class Quote:
         return shown[: min(ends, default=len(shown))].strip()
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, thinking: bool) -> tuple[int, ...]:
+def encode_chat(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    thinking: bool,
+    template_kwargs: Mapping[str, Any] = NOTHING,
+) -> tuple[int, ...]:
     """The ids of a chat up to the point where the model answers.
 
-    `thinking` is handed to the chat template as `enable_thinking`; see `thinking_mode` for templates without such a
-    switch. A base model without a chat template gets the plain text of its messages, one after the other.
+    `thinking` is handed to the chat template as `enable_thinking`, beside the switches of `template_kwargs`; see
+    `thinking_mode` for templates without such a switch. A base model without a chat template gets the plain text of its
+    messages, one after the other.
 
     Raises:
-        UserError: the template refuses these messages, as some refuse a system message.
+        UserError: the template refuses these messages, as some refuse a system message, or leaves out a part of them.
     """
     if tokenizer.chat_template is None:
         return encode_plain(tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n")
-    try:
-        text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
-    except jinja2.TemplateError as error:
-        roles = " and ".join(message["role"] for message in messages)
-        raise UserError(f"the model's chat template refuses a {roles} message: {error}; change the prompts") from error
+    switches = {"enable_thinking": thinking, **template_kwargs}
+    text = _rendered(tokenizer, messages, switches)
+    if (lost := _left_out(messages, text)) is not None:
+        refusal = UserError(f"the model's chat template leaves out a part of the prompt: {lost}; give another template")
+        try:
+            in_parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+            text = _rendered(tokenizer, in_parts, switches)
+        except UserError:
+            raise refusal from None
+        if _left_out(messages, text) is not None:
+            raise refusal
     # The template has written every special token itself, so the tokenizer must not add its own.
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], switches: Mapping[str, Any]) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **switches)
+        )
+    except (jinja2.TemplateError, TypeError) as error:  # TypeError: a text where the template wants parts, say
+        if all(isinstance(message["content"], str) for message in messages) and isinstance(error, TypeError):
+            return ""  # nothing of it is there: it is tried in parts
+        roles = " and ".join(message["role"] for message in messages)
+        raise UserError(f"the model's chat template refuses a {roles} message: {error}; change the prompts") from error
+
+
+def _left_out(messages: Sequence[Mapping[str, Any]], text: str) -> str | None:
+    """Where the rendered text begins to lack something, white space aside; None where all is there."""
+    shown = "".join(text.split())
+    for message in messages:
+        words = message["content"].split()
+        if (content := "".join(words)) in shown:
+            continue
+        kept = next((n for n in range(len(words), 0, -1) if "".join(words[:n]) in shown), 0)
+        missing = " ".join(words[kept:])[:60] if content else ""
+        return f"of the {message['role']} message from {missing!r} on"
+    return None
+
+
+def opens_thought(tokenizer: Any, prompt_ids: Sequence[int]) -> bool:
+    """True where the prompt itself ends in a think tag that has yet to be closed."""
+    return str(tokenizer.decode(list(prompt_ids[-TAIL:]))).rstrip().endswith(THINK)
+
+
+def with_open_thoughts(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+) -> list[Completion]:
+    """The completions, each with the think tag in its text that its prompt has opened for it.
+
+    Whether a thought was closed only the two together can tell, and whoever reads an answer is given the completion.
+    """
+    opened = {tuple(ids[-TAIL:]): opens_thought(tokenizer, ids) for ids in prompts}
+    return [
+        replace(c, text=f"{THINK}\n{c.text}") if opened[tuple(ids[-TAIL:])] else c
+        for ids, c in zip(prompts, completions, strict=True)
+    ]
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The token by which the chat template ends the model's turn; None where it shows none."""
+    if tokenizer.chat_template is None:
+        return None
+    answer = "7f3a"
+    turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": answer}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (jinja2.TemplateError, TypeError):
+        return None
+    ids = tokenizer(text.rpartition(answer)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 def encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -185,4 +257,4 @@ def thinking_mode(tokenizer: Any) -> Literal["switch", "never", "always"]:
     on, off = (encode_chat(tokenizer, probe, thinking=thinking) for thinking in (True, False))
     if on != off:
         return "switch"
-    return "always" if tokenizer.decode(list(on)).rstrip().endswith("<think>") else "never"
+    return "always" if opens_thought(tokenizer, on) else "never"

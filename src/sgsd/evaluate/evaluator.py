@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import with_open_thoughts
 from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
 from sgsd.notices import warn
 from sgsd.rollout import Engine, Sampling
@@ -79,8 +80,8 @@ class Evaluator:
             problem, status = ungraded[0]
             warn(
                 f"held-out: {len(ungraded):,} of {len(self.problems):,} problems have no verdict and count as wrong;"
-                f" the first is problem {problem.id}, reference {str(problem.gold)[:60]!r} ({status}): mend the reference"
-                " or the verifier"
+                f" the first is problem {problem.id}, reference {str(problem.gold)[:60]!r} ({status}): mend the"
+                " reference or the verifier"
             )
 
     def _grade(self, samples: int, sampling: Sampling) -> tuple[list[list[Status]], list[list[bool]]]:
@@ -89,9 +90,11 @@ class Evaluator:
         mine = range(first, len(self.problems), processes)
         places = [(i, i * samples + j) for i in mine for j in range(samples)]
         prompts = {i: self.prompts.student(self.problems[i], thinking=self.thinking) for i in mine}
-        done = self.engine.sample([prompts[i] for i, _ in places], [n for _, n in places], sampling, seed=self.seed)
-        asked = [self.problems[i] for i, _ in places]
-        verdicts = grade_problems(self.verifier, [c.text for c in done], asked, [c.token_ids for c in done])
+        asked = [prompts[i] for i, _ in places]
+        done = self.engine.sample(asked, [n for _, n in places], sampling, seed=self.seed)
+        done = with_open_thoughts(self.prompts.tokenizer, asked, done)
+        problems = [self.problems[i] for i, _ in places]
+        verdicts = grade_problems(self.verifier, [c.text for c in done], problems, [c.token_ids for c in done])
         found = [(n, verdict.status, c.finish == "length") for (_, n), verdict, c in zip(places, verdicts, done)]
         every = sorted(self.gather(found), key=lambda sample: sample[0])
         by_problem = [every[i : i + samples] for i in range(0, len(every), samples)]

@@ -75,7 +75,8 @@ def save_model(
         else:
             model.save_pretrained(new, **given)
         tokenizer.save_pretrained(new)
-        (new / "README.md").write_text(render_card(config, result, weight_hashes(new)), encoding="utf-8")
+        card = render_card(with_layers(config, new), result, weight_hashes(new))
+        (new / "README.md").write_text(card, encoding="utf-8")
     return folder / ("adapter" if adapter else "model")
 
 
@@ -90,9 +91,19 @@ def _name_base(path: Path, config: Mapping[str, Any], result: Mapping[str, Any])
     settings = json.loads(path.read_text(encoding="utf-8"))
     base = base_model(config["model"]["path"], str(result.get("model_sha256")))
     settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
-    if isinstance(settings["target_modules"], list):  # PEFT writes a set, in another order each time
-        settings["target_modules"].sort()
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(settings.get(name), list):  # PEFT writes a set, in another order each time
+            settings[name].sort()
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def with_layers(config: Mapping[str, Any], weights: Path) -> Mapping[str, Any]:
+    """The configuration with the layers that have an adapter, by name, as the adapter's own settings list them."""
+    if not (weights / "adapter_config.json").is_file():
+        return config
+    settings = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
+    layers = [*settings["target_modules"], *(settings.get("target_parameters") or ())]
+    return {**config, "lora": {**config["lora"], "target_modules": layers}}
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
@@ -146,7 +157,7 @@ def gather(folder: Path, repo: str, *, with_bank: bool = True) -> Bundle:
     if not hashes:
         raise UserError(f"{weights}: holds no safetensors file, so there is nothing to push")
     bank = run_bank(folder, config, result) if with_bank else None
-    card = render_card(config, result, hashes, repo=repo, bank_beside=bank is not None)
+    card = render_card(with_layers(config, weights), result, hashes, repo=repo, bank_beside=bank is not None)
     texts = {
         "README.md": card,
         "config.yaml": yaml.safe_dump(public_config(config), sort_keys=False, allow_unicode=True),

@@ -64,7 +64,7 @@ def vllm_remarks(lora: Mapping[str, Any] | None) -> list[str]:
         remarks.append(f"lora.rank: vLLM loads adapters up to rank {VLLM_RANKS[-1]}; this one has {rank}")
     elif room != rank:
         remarks.append(f"lora.rank: {rank} is none of vLLM's sizes; it needs max_lora_rank={room} and their memory")
-    if odd := sorted(set(lora["target_modules"]) - VLLM_TARGETS):
+    if odd := sorted({*lora["target_modules"]} - VLLM_TARGETS - {"auto"}):  # what that is, only the model says
         remarks.append(f"lora.target_modules: whether vLLM takes {', '.join(odd)} depends on the model and its version")
     return remarks
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from sgsd.config.loading import make_config
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts.prompt_builders import PromptBuilder
-from sgsd.contexts.prompts import load_prompts
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import all_sum, largest
 from sgsd.distributed.replicated import Strategy
@@ -30,7 +28,7 @@ from sgsd.rollout import TransformersEngine
 from sgsd.scorer import Scorer
 from sgsd.train.batch import build_batch
 from sgsd.train.checks import check_strategy, warn_of_template
-from sgsd.train.context_resources import Contexts, make_contexts
+from sgsd.train.context_resources import Contexts, make_contexts, make_prompts
 from sgsd.train.evidence_log import NAME, EvidenceLog, read_ledger
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.policy import Budgets, Policy
@@ -133,7 +131,7 @@ class MethodAdapter:
                 f"accelerate: {theirs.kind} holds weights in parts; the adapter needs a launch that keeps them whole"
             )
         bank = load_bank_for(config, method)
-        prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+        prompts = make_prompts(config, tokenizer)
         warn_of_template(config, method, tokenizer)
         evidence_log = EvidenceLog(accelerator, Records(config.folder))
         contexts = make_contexts(config, method, prompts, bank, lambda: evidence_log.ledger)

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts.prompt_builders import PromptBuilder
-from sgsd.contexts.prompts import load_prompts
+from sgsd.contexts.prompts import encode_chat, with_open_thoughts
 from sgsd.data.problems import load_problems
 from sgsd.integrations.method_adapter import MethodAdapter, adapter_config
 from sgsd.integrations.trl_terms import advantage_scale, check_arguments, checked_trl
+from sgsd.train.context_resources import make_prompts
 from sgsd.train.setup import usable_problems
 from sgsd.types import Completion, Problem, Rollout, UserError, Verdict
 
@@ -80,7 +80,7 @@ class SgsdGRPOTrainer(GRPOTrainer):
         check_arguments(args, config.build_method())
         if train_dataset is None:
             train_dataset = own_dataset(config, processing_class)
-            thinking = {"enable_thinking": config.prompts.student_thinking}
+            thinking = {"enable_thinking": config.prompts.student_thinking, **config.prompts.template_kwargs}
             args.chat_template_kwargs = {**thinking, **(args.chat_template_kwargs or {})}
         self.settings, self.graded = config, Graded([], [], [])
         super().__init__(
@@ -90,6 +90,12 @@ class SgsdGRPOTrainer(GRPOTrainer):
             train_dataset=train_dataset,
             processing_class=processing_class,
             **more,
+        )
+        # Whether a prompt ends in an open think tag is the template's doing, and the same for all of them.
+        kwargs = {"enable_thinking": config.prompts.student_thinking, **(args.chat_template_kwargs or {})}
+        probe = [{"role": "user", "content": "1+1"}]
+        self.probe_ids = encode_chat(
+            processing_class, probe, thinking=bool(kwargs["enable_thinking"]), template_kwargs=kwargs
         )
         self.adapter = MethodAdapter.build(
             config, self.accelerator.unwrap_model(self.model), processing_class, self.accelerator
@@ -107,9 +113,10 @@ class SgsdGRPOTrainer(GRPOTrainer):
         return [None if verdict.outcome == 0 else (verdict.signed_reward + 1) / 2 for verdict in verdicts]
 
     def _completion(self, index: int, ids: Sequence[int]) -> Completion:
-        ended = ids[-1] in self.adapter.end_ids
-        text = self.adapter.learner.policy.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
-        return Completion(index, tuple(ids), text, "stop" if ended else "length")
+        ended, tokenizer = ids[-1] in self.adapter.end_ids, self.adapter.learner.policy.tokenizer
+        text = tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
+        done = Completion(index, tuple(ids), text, "stop" if ended else "length")
+        return with_open_thoughts(tokenizer, [self.probe_ids], [done])[0]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -182,7 +189,7 @@ def own_dataset(config: RunConfig, tokenizer: Any) -> Any:
 
     if tokenizer.chat_template is None:
         raise UserError("processing_class: has no chat template; give a train_dataset with prompts of your own")
-    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = make_prompts(config, tokenizer)
     data = config.data
     return datasets.Dataset.from_list(
         [

@@ -11,7 +11,7 @@ import torch
 from sgsd.plan.meta_model import MetaModel
 from sgsd.plan.sizes import Lengths, Rows, Shape, bytes_in
 from sgsd.rollout import Sampling
-from sgsd.scorer import TEACHER_ADAPTER
+from sgsd.scorer import is_teacher_adapter
 from sgsd.scorer.divergence import MAX_ELEMENTS
 from sgsd.scorer.head import CPU_TILES, OTHER_TILES
 from sgsd.scorer.module import causal_lm
@@ -61,7 +61,7 @@ class Memory:
         model, copied = meta.whole.model, meta.whole.teacher_copy
         shape, rows = Shape.of(meta), Rows.of(meta, lengths, processes)
         moments = _Transient(meta, shape, rows, lengths, device)
-        adapter = sum(bytes_in([p]) for name, p in model.named_parameters() if f".{TEACHER_ADAPTER}." in name)
+        adapter = sum(bytes_in([p]) for name, p in model.named_parameters() if is_teacher_adapter(name))
         trained = [p for p in model.parameters() if p.requires_grad]
         weights, learned = bytes_in(model.parameters()) - adapter, bytes_in(trained)
         teacher = adapter if copied is None else bytes_in(copied.parameters())

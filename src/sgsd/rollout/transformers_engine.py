@@ -19,8 +19,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sgsd.contexts.prompts import turn_end
 from sgsd.rollout.engine import completion, uniforms
-from sgsd.types import Completion, Sampling
+from sgsd.types import Completion, Sampling, UserError
 
 
 class TransformersEngine:
@@ -170,13 +171,19 @@ def _filters(sampling: Sampling) -> LogitsProcessorList:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return every token that ends an answer: the tokenizer's, and those of the model's generation config.
+    """Every token that ends an answer: the tokenizer's, those of the generation config, and the turn's end.
+
+    A base model's generation config often names the end of a text alone, while its chat template ends turns by another.
 
     Raises:
-        ValueError: there is none, so that no completion could ever end.
+        UserError: there is none, so that no completion could ever end.
     """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured]), turn_end(tokenizer)}
+    ids -= {None}
     if not ids:
-        raise ValueError("neither the tokenizer nor the generation config names an end token")
+        raise UserError(
+            "model: neither tokenizer nor generation config names an end token, and the chat template shows none:"
+            " no completion could ever end; set eos_token in tokenizer_config.json"
+        )
     return frozenset(ids)

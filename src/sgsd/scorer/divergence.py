@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sgsd.scorer.tiles import Precision, accumulate, check_head, multiply, tiles, without_autocast
+from sgsd.scorer.tiles import (
+    UNCHANGED,
+    LogitChange,
+    Precision,
+    accumulate,
+    check_head,
+    multiply,
+    tiles,
+    without_autocast,
+)
 
 #: (student logits [n, V], teacher logits [n, V]) → values [n]; given sampled tokens [n] as well → [2, n]: the values,
 #: and a figure of each token that has no gradient.
@@ -36,13 +45,15 @@ def tiled_divergence(
     student_bias_V: Tensor | None = None,
     teacher_bias_V: Tensor | None = None,
     sampled_N: Tensor | None = None,
+    change: LogitChange = UNCHANGED,
     max_elements: int = MAX_ELEMENTS,
 ) -> Tensor:
     """Values [N] of `divergence` between the student's and the teacher's logits, without [N, V] logits.
 
-    Equation: value_n = divergence(h_n W_Sᵀ + b_S, h'_n W_Tᵀ + b_T). The divergence must treat rows independently:
-    then the gradient is linear in the incoming g_n, and with a frozen head g_n ∂value_n/∂h_n is kept from forward as
-    one [N, D] tensor, so that backward is one multiply. When the head trains, backward computes each tile again.
+    Equation: value_n = divergence(h_n W_Sᵀ + b_S, h'_n W_Tᵀ + b_T), or of what `change` makes of both logits.
+    The divergence must treat rows independently: then the gradient is linear in the incoming g_n, and with a frozen
+    head g_n ∂value_n/∂h_n is kept from forward as one [N, D] tensor, so that backward is one multiply. When the head
+    trains, backward computes each tile again.
     With `sampled_N` the divergence is also given the tile's sampled tokens, and the result is [2, N]: the values, and a
     figure of each token without a gradient.
     Shapes: hidden states [N, D] and [N, E], weights [V, D] and [V, E], biases [V]; the divergence gets float32
@@ -68,6 +79,7 @@ def tiled_divergence(
         student=Precision.of(student_hidden_ND, student_weight_VD),
         teacher=Precision.of(teacher_hidden_NE, teacher_weight_VE),
         sampled_N=sampled_N,
+        change=change,
     )
     student = (student_hidden_ND, student_weight_VD, student_bias_V)
     teacher_bias_V = None if teacher_bias_V is None else teacher_bias_V.detach()
@@ -113,13 +125,15 @@ class _Side:
     weight_VD: Tensor
     bias_V: Tensor | None
 
-    def logits(self, rows: slice, precision: Precision) -> Tensor:
+    def logits(self, rows: slice, precision: Precision, change: LogitChange) -> Tensor:
         """Logits [n, V]; the weight enters a few columns at a time, so that no widened copy of it is ever whole."""
         hidden_nD, vocabulary = precision.enter(self.hidden_ND[rows]), self.weight_VD.shape[0]
         logits_nV = hidden_nD.new_empty((hidden_nD.shape[0], vocabulary), dtype=precision.total)
         for columns in tiles(vocabulary, VOCAB_TILE):
             multiply(hidden_nD, precision.enter(self.weight_VD[columns]).t(), logits_nV[:, columns])
-        return logits_nV if self.bias_V is None else logits_nV.add_(self.bias_V.to(precision.total))
+        if self.bias_V is not None:
+            logits_nV.add_(self.bias_V.to(precision.total))
+        return change.apply_(logits_nV)
 
     def pull_back(self, grad_nV: Tensor, into_nD: Tensor, precision: Precision) -> None:
         """Add to `into_nD` the gradient of the hidden states that the gradient of the logits brings."""
@@ -136,6 +150,7 @@ class _Comparison:
     student: Precision
     teacher: Precision
     sampled_N: Tensor | None = None
+    change: LogitChange = UNCHANGED
 
     def compare(self, rows: slice, student_logits_nV: Tensor, teacher_logits_nV: Tensor) -> Tensor:
         """Values [n], or [2, n] where the divergence is given the sampled tokens."""
@@ -152,7 +167,8 @@ class _Comparison:
         values = student.hidden_ND.new_empty((N,) if self.sampled_N is None else (2, N), dtype=self.student.total)
         for rows in tiles(N, self.token_tile):
             if direction_ND is None:
-                student_nV, teacher_nV = student.logits(rows, self.student), teacher.logits(rows, self.teacher)
+                student_nV = student.logits(rows, self.student, self.change)
+                teacher_nV = teacher.logits(rows, self.teacher, self.change)
                 values[..., rows] = self.compare(rows, student_nV, teacher_nV)
             else:
                 ones_n = values.new_ones(rows.stop - rows.start)
@@ -184,13 +200,17 @@ class _Comparison:
         )
 
     def _differentiate(self, rows: slice, student: _Side, teacher: _Side, grad_n: Tensor) -> tuple[Tensor, Tensor]:
-        """The values of one tile and their gradient, weighted by `grad_n`, with respect to the student's logits."""
-        student_logits_nV = student.logits(rows, self.student).requires_grad_()
-        teacher_logits_nV = teacher.logits(rows, self.teacher)
+        """The values of one tile and their gradient, weighted by `grad_n`, by the logits as the student's head is."""
+        student_logits_nV = student.logits(rows, self.student, self.change).requires_grad_()
+        teacher_logits_nV = teacher.logits(rows, self.teacher, self.change)
         with torch.enable_grad():
             values = self.compare(rows, student_logits_nV, teacher_logits_nV)
             values_n = values if self.sampled_N is None else values[0]
         if not values.requires_grad:
             raise ValueError("the divergence does not depend on the student's logits: nothing would be learned")
         (grad_nV,) = torch.autograd.grad(values_n, student_logits_nV, grad_n.to(values.dtype))
+        if (slope_nV := self.change.slope(student_logits_nV.detach())) is not None:
+            grad_nV = slope_nV.mul_(grad_nV)
+        if self.change.factor != 1:
+            grad_nV = grad_nV * self.change.factor
         return values.detach(), grad_nV

@@ -22,7 +22,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sgsd.scorer.tiles import Precision, accumulate, check_head, multiply, tile_size, tiles, without_autocast
+from sgsd.scorer.tiles import (
+    UNCHANGED,
+    LogitChange,
+    Precision,
+    accumulate,
+    check_head,
+    multiply,
+    tile_size,
+    tiles,
+    without_autocast,
+)
 
 # e^x is computed as 2^(x·log₂e): torch.exp on a CPU drops to a path 20 to 40 times slower when results underflow,
 # which the far tail of a vocabulary does all the time; torch.exp2 has no such path, and is faster everywhere else.
@@ -48,13 +58,14 @@ def token_logps(
     targets_N: Tensor,
     *,
     bias_V: Tensor | None = None,
+    change: LogitChange = UNCHANGED,
     entropy: bool = False,
     token_tile: int | None = None,
     vocab_tile: int | None = None,
 ) -> HeadOutput:
     """Log-probabilities of `targets_N` under softmax(h Wᵀ + b), and the entropies of that softmax when asked.
 
-    Equations: log p(y) = z_y − log Σ_v e^{z_v};  H = −Σ_v p_v log p_v, for z = h Wᵀ + b.
+    Equations: log p(y) = z_y − log Σ_v e^{z_v};  H = −Σ_v p_v log p_v, for z = h Wᵀ + b, or what `change` makes of it.
     Shapes: hidden_ND [N, D], weight_VD [V, D], targets_N [N] integers, bias_V [V]; results [N]. N may be 0.
     Units: nats; float32 (float64 for float64 inputs). Under autocast the operands are rounded to autocast's dtype.
     Gradients: log p with respect to hidden, weight and bias, once; the entropy is a detached diagnostic.
@@ -72,6 +83,7 @@ def token_logps(
         token_tile=tile_size("token_tile", token_tile, defaults[0], hidden_ND.shape[0]),
         vocab_tile=tile_size("vocab_tile", vocab_tile, defaults[1], weight_VD.shape[0]),
         entropy=entropy,
+        change=change,
     )
     targets_N = targets_N.long()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_ND, weight_VD, bias_V)):
@@ -119,6 +131,7 @@ class _Plan:
     token_tile: int
     vocab_tile: int
     entropy: bool
+    change: LogitChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +214,7 @@ class _Head:
         direction_nD: Tensor | None,
     ) -> Tensor:
         """Take one tile of tokens through the vocabulary; fills the direction, returns the targets' logits [n, 1]."""
-        enter = self.plan.precision.enter
+        enter, change = self.plan.precision.enter, self.plan.change
         hidden_nD = enter(hidden_nD)
         chosen_n1 = torch.full_like(softmax.peak_n1, torch.nan)  # a target that no tile holds stays visible
         if direction_nD is not None:
@@ -212,11 +225,18 @@ class _Head:
             # z_y is read from the tile, not computed as W_y · h: with the bits it has in the sum, log p ≤ 0.
             place_n1, inside_n1 = _locate(targets_n, columns)
             chosen_n1 = torch.where(inside_n1, logits_nv.gather(1, place_n1), chosen_n1)
+            slope_nv = None if direction_nD is None else change.slope(logits_nv)
             masses_nv, decay_n1 = softmax.absorb(logits_nv)
             if direction_nD is not None:
-                accumulate(direction_nD.mul_(decay_n1), masses_nv, weight_vD)
+                moving_nv = masses_nv if slope_nv is None else slope_nv.mul_(masses_nv)
+                accumulate(direction_nD.mul_(decay_n1), moving_nv, weight_vD)
         if direction_nD is not None:
-            direction_nD.div_(softmax.mass_n1).neg_().add_(enter(self.weight_VD.index_select(0, targets_n)))
+            target_nD = enter(self.weight_VD.index_select(0, targets_n))
+            if (slope_n1 := change.slope(chosen_n1)) is not None:
+                target_nD = target_nD * slope_n1
+            direction_nD.div_(softmax.mass_n1).neg_().add_(target_nD)
+            if change.factor != 1:
+                direction_nD.mul_(change.factor)
         return chosen_n1
 
     def gradients(
@@ -227,7 +247,7 @@ class _Head:
         The vocabulary is the outer loop, so that the float32 sum of the weight's gradient is one tile [v, D]; and the
         one-hot goes into the tile of P: no scattered sum over repeated targets, so the same bits every time.
         """
-        enter, total = self.plan.precision.enter, self.plan.precision.total
+        enter, total, change = self.plan.precision.enter, self.plan.precision.total, self.plan.change
         entered_ND = enter(hidden_ND)
         weighted_ND = grad_N.to(total)[:, None] * entered_ND
         grad_hidden_ND = torch.zeros_like(weighted_ND) if wanted[0] else None
@@ -239,9 +259,14 @@ class _Head:
             grad_weight_vD = torch.zeros_like(weight_vD, dtype=total)
             for rows in tiles(hidden_ND.shape[0], self.plan.token_tile):
                 logits_nv = self._logits(entered_ND[rows], weight_vD, columns, scratch)
+                slope_nv = change.slope(logits_nv)
                 residual_nv = logits_nv.sub_(logsumexp_N[rows, None]).mul_(LOG2_E).exp2_()
                 place_n1, inside_n1 = _locate(targets_N[rows], columns)
                 residual_nv.scatter_add_(1, place_n1, -inside_n1.to(total))
+                if slope_nv is not None:
+                    residual_nv.mul_(slope_nv)
+                if change.factor != 1:
+                    residual_nv.mul_(change.factor)
                 if grad_hidden_ND is not None:
                     accumulate(grad_hidden_ND[rows], residual_nv, weight_vD)
                 if grad_weight_VD is not None:
@@ -258,7 +283,9 @@ class _Head:
 
     def _logits(self, hidden_nD: Tensor, weight_vD: Tensor, columns: slice, scratch: Tensor) -> Tensor:
         logits_nv = multiply(hidden_nD, weight_vD.t(), _view(scratch, (hidden_nD.shape[0], weight_vD.shape[0])))
-        return logits_nv if self.bias_V is None else logits_nv.add_(self.bias_V[columns].to(logits_nv.dtype))
+        if self.bias_V is not None:
+            logits_nv.add_(self.bias_V[columns].to(logits_nv.dtype))
+        return self.plan.change.apply_(logits_nv)
 
     def _scratch(self, like: Tensor) -> Tensor:
         """One tile, allocated once a pass: a fresh one at every step would be paid for in page faults."""

@@ -6,6 +6,7 @@ FSDP, DDP and ZeRO always run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
@@ -17,14 +18,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from sgsd.scorer.divergence import Divergence, tiled_divergence
 from sgsd.scorer.head import token_logps
 from sgsd.scorer.layouts import PackedBatch, Prefixes
-from sgsd.types import UserError
+from sgsd.scorer.logits import Operands, measure
 
 Role = Literal["student", "teacher"]
 TeacherWeights = Literal["live", "base", "adapter", "copy"]
 TEACHER_ADAPTER = "teacher"
-
-# These models do something to the logits after the head; scoring them through the bare head would be wrong.
-_UNSUPPORTED = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 
 
 class Scores(NamedTuple):
@@ -46,7 +44,7 @@ class Scorer(nn.Module):
     second, frozen adapter) or "copy" (a frozen copy of a fully trained model).
 
     Raises:
-        UserError: the model changes its logits after the head, or its head is not a plain linear layer.
+        UserError: the model changes its logits in a way that cannot be followed, or its weights are no numbers.
     """
 
     def __init__(self, model: Any, *, teacher_weights: TeacherWeights = "live", teacher_copy: Any = None) -> None:
@@ -56,7 +54,7 @@ class Scorer(nn.Module):
         self.model = model
         self.teacher_copy = teacher_copy
         self.teacher_weights = teacher_weights
-        check_head(causal_lm(model))
+        self.readout = measure(causal_lm(model))
 
     def forward(
         self,
@@ -88,20 +86,20 @@ class Scorer(nn.Module):
         scores = self._score(lm, hidden_ND, batch, entropy)
         if divergence is None:
             return scores
-        teacher = causal_lm(self.teacher_copy or self.model)
-        head, teacher_head = lm.get_output_embeddings(), teacher.get_output_embeddings()
+        student = self.readout.operands(lm.get_output_embeddings(), hidden_ND)
         values_KN = [
             tiled_divergence(
-                hidden_ND,
-                states_ND,
-                head.weight,
-                teacher_head.weight.detach(),
+                student.hidden_ND,
+                teacher.hidden_ND,
+                student.weight_VD,
+                teacher.weight_VD,
                 divergence,
-                student_bias_V=head.bias,
-                teacher_bias_V=None if teacher_head.bias is None else teacher_head.bias.detach(),
+                student_bias_V=student.bias_V,
+                teacher_bias_V=teacher.bias_V,
                 sampled_N=batch.targets_N if of_sampled else None,
+                change=self.readout.change,
             )
-            for states_ND in teacher_hidden_KND
+            for teacher in self._teacher_operands(teacher_hidden_KND)
         ]
         return scores._replace(divergence_KN=torch.stack(values_KN))
 
@@ -110,15 +108,23 @@ class Scorer(nn.Module):
         """True if a teacher can score several completions of one prompt in a shared micro-batch."""
         return can_share(causal_lm(self.teacher_copy or self.model))
 
+    @torch.no_grad()
+    def _teacher_operands(self, states_KND: Sequence[Tensor]) -> list[Operands]:
+        """The teacher's side of a comparison, from the states that it left."""
+        head = causal_lm(self.teacher_copy or self.model).get_output_embeddings()
+        # Only an adapter on the head makes a difference, and which one is on is a state of the whole model.
+        with nullcontext() if isinstance(head, nn.Linear) else self._as_teacher():
+            return [self.readout.operands(head, states_ND) for states_ND in states_KND]
+
     @staticmethod
     def _hidden(lm: Any, batch: PackedBatch) -> Tensor:
         states_RLD = lm.base_model(input_ids=batch.input_ids_RL, **_layout_of(lm, batch)).last_hidden_state
         return states_RLD.flatten(0, 1)[batch.predict_N]
 
-    @staticmethod
-    def _score(lm: Any, hidden_ND: Tensor, batch: PackedBatch, entropy: bool) -> Scores:
-        head = lm.get_output_embeddings()
-        out = token_logps(hidden_ND, head.weight, batch.targets_N, bias_V=head.bias, entropy=entropy)
+    def _score(self, lm: Any, hidden_ND: Tensor, batch: PackedBatch, entropy: bool) -> Scores:
+        states_ND, weight_VD, bias_V = self.readout.operands(lm.get_output_embeddings(), hidden_ND)
+        change = self.readout.change
+        out = token_logps(states_ND, weight_VD, batch.targets_N, bias_V=bias_V, change=change, entropy=entropy)
         return Scores(out.logps_N, out.entropy_N)
 
     @contextmanager
@@ -176,22 +182,13 @@ def active_adapter(model: Any, name: str) -> Iterator[None]:
         model.base_model.set_adapter(usual)
 
 
+def is_teacher_adapter(name: str) -> bool:
+    """Whether a parameter of that name is the teacher's adapter's, whatever layer it sits on."""
+    return re.search(rf"(^|\.)lora_\w+\.{TEACHER_ADAPTER}(\.|$)", name) is not None
+
+
 def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def check_head(lm: Any) -> None:
-    """Raises UserError unless the logits are exactly what a plain linear head makes of the last hidden state."""
-    config = lm.config.get_text_config()
-    for name, neutral in _UNSUPPORTED.items():
-        if getattr(config, name, neutral) not in (None, neutral):
-            raise UserError(
-                f"model {lm.config.model_type}: its {name} changes the logits, which the scorer cannot follow"
-            )
-    if not isinstance(lm.get_output_embeddings(), nn.Linear):
-        raise UserError(
-            f"model {lm.config.model_type}: its head is not a plain linear layer; leave lm_head out of the LoRA targets"
-        )
 
 
 # ── One prompt's keys and values for all the completions that follow it ─────────────────────────────────────────────

@@ -41,6 +41,27 @@ class Precision:
         return tensor.to(self.rounding).to(self.operand)
 
 
+@dataclass(frozen=True, slots=True)
+class LogitChange:
+    """What a model does to a logit u of its head: z = a u, or z = c tanh(a u / c) where it has a cap."""
+
+    factor: float = 1.0
+    cap: float | None = None
+
+    def apply_(self, logits: Tensor) -> Tensor:
+        """Change them in place."""
+        if self.factor != 1:
+            logits.mul_(self.factor)
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """∂z/∂u over the factor, from the changed logits: 1 − (z/c)²; None where it is 1 throughout."""
+        return None if self.cap is None else 1 - (logits / self.cap).square()
+
+
+UNCHANGED = LogitChange()
+
+
 def without_autocast(like: Tensor) -> AbstractContextManager[None]:
     """Autocast off on the tensor's device: the dtypes here are chosen by `Precision`."""
     return torch.autocast(like.device.type, enabled=False)

@@ -10,6 +10,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import with_open_thoughts
 from sgsd.data.problems import problem_at
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Rollout, UserError, Verdict
@@ -58,6 +59,7 @@ class MemorySampler:
         chosen = [problem_at(self.problems, index, self.seed) for index in indices]
         prompts = [self.prompts.student(problem, thinking=self.thinking) for problem in chosen]
         done = self.engine.sample(prompts, indices, self.sampling, seed=self.seed)
+        done = with_open_thoughts(self.prompts.tokenizer, prompts, done)
         verdicts = grade_problems(self.verifier, [c.text for c in done], chosen, [c.token_ids for c in done])
         rollouts = [Rollout(problem, ids, c) for problem, ids, c in zip(chosen, prompts, done)]
         return [(i, memory_of(rollout, verdict)) for i, rollout, verdict in zip(indices, rollouts, verdicts)]

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sgsd.bank import BankStore, save_bank
 from sgsd.config.migrate import migrate
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import PromptSet, load_prompts
 from sgsd.data.problems import load_problems, problem_at
 from sgsd.distributed.launcher import make_accelerator
@@ -36,6 +35,7 @@ from sgsd.skills import (
 )
 from sgsd.skills import Progress as BuildProgress
 from sgsd.train.configured_writer import make_writer
+from sgsd.train.context_resources import make_prompts
 from sgsd.train.engines import close_engine, outside_engine
 from sgsd.train.models import load_model, load_tokenizer
 from sgsd.train.resume_run import differences
@@ -58,7 +58,7 @@ def build_from_config(config: RunConfig, console: Console, *, dry_run: bool = Fa
     refuse_other_settings(folder, config)
     problems = load_problems(config.data)
     tokenizer = load_tokenizer(config.model)
-    student = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    student = make_prompts(config, tokenizer)
     prompts = load_prompts(config.writer.prompts, required=TEMPLATES)
     settings = BuildSettings.from_config(config.skills)
     if dry_run:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder, fitting
-from sgsd.contexts.prompts import thinking_mode
+from sgsd.contexts.prompts import encode_chat, thinking_mode
 from sgsd.distributed.launcher import make_strategy
 from sgsd.hub.public import is_hub_name
 from sgsd.methods import Method
@@ -73,6 +73,14 @@ def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
     p = config.prompts
     if "strftime_now" in str(tokenizer.chat_template):
         warn(f"the chat template of {config.model.path} writes today's date into every prompt: each day is another run")
+    for key, value in p.template_kwargs.items():
+        probe = [{"role": "user", "content": "1+1"}]
+        with_it, without = (
+            encode_chat(tokenizer, probe, thinking=p.student_thinking, template_kwargs=kwargs)
+            for kwargs in (p.template_kwargs, {k: v for k, v in p.template_kwargs.items() if k != key})
+        )
+        if with_it == without:
+            warn(f"prompts.template_kwargs.{key}: {value!r} changes nothing in the prompts of {config.model.path}")
     mode = thinking_mode(tokenizer)
     if mode == "switch":
         return

@@ -27,7 +27,7 @@ from sgsd.contexts.base import Block, Context, Critic, Graded, Resources, make_p
 from sgsd.contexts.controls import RandomPairs, null_teacher
 from sgsd.contexts.off_topic import OffTopic
 from sgsd.contexts.prompt_builders import PromptBuilder, SkillPromptBuilder, TeacherPrompts, UnfitPrompt
-from sgsd.contexts.prompts import BUNDLED, Quote
+from sgsd.contexts.prompts import BUNDLED, Quote, load_prompts
 from sgsd.contexts.skill_pairs import PairSide, SkillPairs, pair_text
 from sgsd.methods import Method
 from sgsd.methods.method import RetrievalSoftmax
@@ -138,6 +138,12 @@ def prepare(context: Context, resources: Resources) -> None:
         _ = resources.off_topic
 
 
+def make_prompts(config: RunConfig, tokenizer: Any) -> PromptBuilder:
+    """Plain prompts, as students, teachers and evaluations start from."""
+    p = config.prompts
+    return PromptBuilder(load_prompts(p.folder), tokenizer, p.max_tokens, template_kwargs=p.template_kwargs)
+
+
 # ── The student's prompts ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -170,6 +176,7 @@ def with_pairs(
         partial(retrieve, pairs),
         render_pair,
         unfit=config.prompts.unfit,
+        template_kwargs=prompts.template_kwargs,
     )
 
 

@@ -11,11 +11,12 @@ from sgsd.records.run_files import Records
 from sgsd.records.timing import Clock, listen_for_stop
 from sgsd.train.bank_upkeep import Upkeep
 from sgsd.train.batch import build_batch
+from sgsd.train.policy import NonFiniteError
 from sgsd.train.resume_run import Start
 from sgsd.train.rollout_source import RolloutSource, StopTraining
 from sgsd.train.session import OnStep, Session
 from sgsd.train.setup import Run
-from sgsd.train.step import NonFiniteError, StepResult, observations, score_teachers, update
+from sgsd.train.step import StepResult, observations, score_teachers, update
 
 
 def train_steps(run: Run, records: Records, start: Start, on_step: OnStep) -> Position:
@@ -25,7 +26,7 @@ def train_steps(run: Run, records: Records, start: Start, on_step: OnStep) -> Po
         on_step: called with each step's metrics and timings, on the first process.
 
     Raises:
-        NonFiniteError: a loss or a gradient stopped being a number.
+        NonFiniteError: a weight, a loss or a gradient is no number.
         StaleSamplerError: the engine samples from other weights than those that train.
         UserError: an engine or a verifier failed for good.
     """

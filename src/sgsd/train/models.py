@@ -20,18 +20,31 @@ from safetensors.torch import load_file
 from sgsd.config.sections import LoraConfig, ModelConfig
 from sgsd.methods import Method
 from sgsd.notices import warn
-from sgsd.scorer import TEACHER_ADAPTER, Scorer
-from sgsd.train.teachers import blend_lora, frozen_copy, lora_layers, teacher_rank, teacher_weights
+from sgsd.scorer import TEACHER_ADAPTER, Scorer, is_teacher_adapter, not_finite
+from sgsd.train.lora_targets import Targets, check_adapted, find_targets
+from sgsd.train.teachers import (
+    blend_lora,
+    check_blending,
+    frozen_copy,
+    lora_layers,
+    teacher_rank,
+    teacher_weights,
+)
 from sgsd.types import UserError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 #: What of a saved adapter must be what the configuration says, and where it says so.
-MUST_FIT = {"r": "lora.rank", "lora_alpha": "lora.alpha", "target_modules": "lora.target_modules"}
+MUST_FIT = {
+    "r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "target_modules": "lora.target_modules",
+    "target_parameters": "lora.target_modules",
+}
 
 #: What these settings cannot describe; with any of it, the same weights would mean something else.
-MUST_BE_PLAIN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
+MUST_BE_PLAIN = ("use_rslora", "use_dora", "modules_to_save", "layers_to_transform")
 
 
 def resolve_path(path: str) -> str:
@@ -90,6 +103,8 @@ def load_model(config: ModelConfig) -> Any:
         raise _unloadable(config, error) from error
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers lays a hub adapter over its base unasked
         raise UserError(f"model.path: {config.path} is an adapter; set model.path to its base, lora.start to a copy")
+    if broken := not_finite(model.named_parameters()):
+        raise UserError(f"model.path: {config.path}: {broken}; get the file again, or another version of the model")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -106,6 +121,8 @@ def _unloadable(config: ModelConfig, error: Exception) -> UserError:
             " then set model.trust_remote_code: true"
         )
     first = " ".join(str(error).split())[:240]
+    if "does not support an attention implementation" in first:
+        return UserError(f"model.attention: {config.path}: {first.split(' through ')[0]} {config.attention}; set eager")
     return UserError(f"model.path: {config.path} cannot be loaded as a causal language model: {first}")
 
 
@@ -170,13 +187,15 @@ def make_scorer(
         copied = frozen_copy(model) if where == "copy" else None
     if lora is not None:
         torch.manual_seed(seed)
-        model = _with_adapter(model, lora)
+        targets = find_targets(model, lora.target_modules)
+        model = _with_adapter(model, lora, targets)
         if where == "adapter":
-            model.add_adapter(TEACHER_ADAPTER, _peft_config(lora, teacher_rank(method.teacher, lora)))
+            model.add_adapter(TEACHER_ADAPTER, _peft_config(lora, targets, teacher_rank(method.teacher, lora)))
             model.set_adapter("default")
             for name, parameter in model.named_parameters():
-                if f".{TEACHER_ADAPTER}." in name:
+                if is_teacher_adapter(name):
                     parameter.requires_grad_(False)
+            check_blending(method.teacher, model)
             if lora.start is not None:
                 with torch.no_grad():
                     for layer in lora_layers(model):
@@ -187,11 +206,17 @@ def make_scorer(
     return Scorer(model, teacher_weights=where, teacher_copy=copied)
 
 
-def _with_adapter(model: Any, lora: LoraConfig) -> Any:
+def _with_adapter(model: Any, lora: LoraConfig, targets: Targets) -> Any:
+    if targets.parameters and lora.dropout > 0:
+        raise UserError(
+            f"lora.dropout: PEFT has none for {', '.join(targets.parameters)}, which are parameters and no layers;"
+            " set 0, or name other layers in lora.target_modules"
+        )
     try:
-        adapted = peft.get_peft_model(model, _peft_config(lora, lora.rank))
+        adapted = peft.get_peft_model(model, _peft_config(lora, targets, lora.rank))
     except ValueError as error:
         raise UserError(f"lora.target_modules: {' '.join(str(error).split())[:240]}") from error
+    check_adapted(adapted, lora.target_modules)
     if lora.start is not None:
         _start_from(adapted, lora.start)
     return adapted
@@ -207,32 +232,37 @@ def _start_from(adapted: Any, start: str) -> None:
         raise UserError(f"lora.start: {start} holds {found}; save it again with PEFT, as {ADAPTER_WEIGHTS}")
     saved, ours = _read_json(folder / ADAPTER_CONFIG, "lora.start"), adapted.peft_config["default"].to_dict()
     odd = [name for name in MUST_BE_PLAIN if saved.get(name)]
+    odd += [name for name in ("rank_pattern", "alpha_pattern") if (saved.get(name) or {}) != (ours[name] or {})]
     if odd or saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none":
         what = odd[0] if odd else f"{saved.get('peft_type')}, bias {saved.get('bias')}"
         raise UserError(f"lora.start: {start} is no plain LoRA adapter ({what}); it cannot be continued here")
     for name, key in MUST_FIT.items():
-        there, here = _in_order(saved.get(name)), _in_order(ours[name])
+        there, here = (_in_order(value) or None for value in (saved.get(name), ours[name]))
         if there != here:
             raise UserError(f"{key}: the adapter {start} has {there}, the configuration {here}; make them the same")
     try:
-        result = peft.set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        result = peft.set_peft_model_state_dict(adapted, dict(weights))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"lora.start: {start} does not fit: {' '.join(str(error).split())[:240]}") from error
     strange = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if strange:
         raise UserError(f"lora.start: {start} does not fit this model, for instance in {strange[0]}")
+    if broken := not_finite(weights.items()):
+        raise UserError(f"lora.start: {start}: {broken}")
 
 
 def _in_order(value: Any) -> Any:
     return sorted(value) if isinstance(value, list | set) else value
 
 
-def _peft_config(lora: LoraConfig, rank: int) -> peft.LoraConfig:
+def _peft_config(lora: LoraConfig, targets: Targets, rank: int) -> peft.LoraConfig:
     return peft.LoraConfig(
         r=rank,
         lora_alpha=lora.alpha * rank // lora.rank,  # the same scaling for every rank
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         task_type="CAUSAL_LM",
     )
 

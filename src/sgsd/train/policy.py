@@ -10,6 +10,11 @@ from accelerate import Accelerator
 
 from sgsd.distributed.replicated import Strategy
 from sgsd.scorer import Scorer
+from sgsd.types import RunFailure
+
+
+class NonFiniteError(RunFailure):
+    """A weight, a loss or a gradient is no number; no other weight has been touched by it."""
 
 
 @dataclass

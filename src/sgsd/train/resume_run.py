@@ -25,9 +25,9 @@ from sgsd.train.setup import Run
 from sgsd.types import Problem, UserError
 
 #: What may differ between a run and its resumption: it cannot change a result, or by rounding only (`compute`: who ran
-#: out of memory goes on with smaller passes).
+#: out of memory goes on with smaller passes), or, like the names of an adapter's layers, the saved weights show it.
 FREE = (
-    *("compute", "output", "checkpoint", "logged_rollouts", "track", "guards"),
+    *("lora.target_modules", "compute", "output", "checkpoint", "logged_rollouts", "track", "guards"),
     *(f"rollout.{key}" for key in ("base_url", "api_key_env", "concurrency", "folder", "gpu_memory_utilization")),
     *(f"rollout.{key}" for key in ("mismatch_warning", "start_timeout", "timeout", "retries")),
 )

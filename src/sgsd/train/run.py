@@ -50,7 +50,7 @@ def train(
 
     Raises:
         UserError: the configuration is wrong, the folder holds another run, or there is nothing to resume.
-        NonFiniteError: a loss or a gradient stopped being a number.
+        NonFiniteError: a weight, a loss or a gradient is no number.
         GuardStopError: a guard ended the run, as its configuration asks.
 
     Example:

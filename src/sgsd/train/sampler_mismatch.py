@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from sgsd.distributed.processes import largest
 from sgsd.notices import warn
 from sgsd.rollout import Engine
-from sgsd.scorer import Role, Row, collate, plan_microbatches
+from sgsd.scorer import Role, Row, collate, not_finite, plan_microbatches
 from sgsd.train.batch import Batch
-from sgsd.train.policy import Policy
+from sgsd.train.policy import NonFiniteError, Policy
 from sgsd.train.sampling import Sampler
 from sgsd.types import RolloutRequest, RunFailure
 
@@ -52,13 +52,20 @@ def check_gap(policy: Policy, engine: Engine, gap: float, *, alarm: float | None
     """Hold a gap of this process against the bounds, together with all others.
 
     A gap beyond `alarm` (`rollout.mismatch_warning`; None: half of the bound) is worth a warning. Weights that are
-    known to be stale have no bound. Raises StaleSamplerError: on some process it is beyond what rounding explains, or
-    no number at all.
+    known to be stale have no bound. Raises NonFiniteError: a weight of the trainer's is no number; StaleSamplerError:
+    on some process the gap is beyond what rounding explains, or no number at all though the weights are.
     """
     worst = largest(policy.accelerator, gap if gap == gap else math.inf)
+    if worst == math.inf:
+        if broken := not_finite(policy.model.named_parameters()):
+            raise NonFiniteError(f"the policy's {broken}; go back to a checkpoint or a model without it")
+        raise StaleSamplerError(
+            "log-probabilities of the engine or the trainer are no numbers, though all of the trainer's weights are;"
+            " no weight has been touched by these rollouts"
+        )
     bound = math.inf if staleness else sampler_rounding(policy, engine)
     alarm = bound / 2 if alarm is None else alarm
-    if worst > bound or worst == math.inf:
+    if worst > bound:
         raise StaleSamplerError(
             f"the engine samples from other weights than the trainer's: its log-probabilities are off by {worst:.2g}"
             f" nats a token, {bound:g} is what rounding explains; no weight has been touched by these rollouts"

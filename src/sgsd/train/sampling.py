@@ -13,6 +13,7 @@ import numpy as np
 
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
+from sgsd.contexts.prompts import with_open_thoughts
 from sgsd.data.problems import problem_at
 from sgsd.methods import Method
 from sgsd.rollout import Engine, Sampling
@@ -55,7 +56,8 @@ class Sampler:
 
     def answer(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """Each rollout depends on its own index and prompt alone, never on the others sampled with it."""
-        done = self.engine.sample(*self.engine_arguments(requests), seed=self.config.seed)
+        asked = self.engine_arguments(requests)
+        done = with_open_thoughts(self.tokenizer, asked[0], self.engine.sample(*asked, seed=self.config.seed))
         if self.on_policy == 1:
             return [request.answered(completion) for request, completion in zip(requests, done, strict=True)]
         longest = self.config.sampling.max_tokens

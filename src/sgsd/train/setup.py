@@ -17,7 +17,6 @@ import sgsd
 from sgsd.bank import Bank, open_bank
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompt_builders import PromptBuilder
-from sgsd.contexts.prompts import load_prompts
 from sgsd.data.problems import load_problems
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import from_first
@@ -35,10 +34,11 @@ from sgsd.train.checks import (
     warn_of_overlap,
     warn_of_template,
 )
-from sgsd.train.context_resources import Contexts, make_contexts, make_train_prompts
+from sgsd.train.context_resources import Contexts, make_contexts, make_prompts, make_train_prompts
 from sgsd.train.critic import WriterCritic, make_critic
 from sgsd.train.engines import make_engine
 from sgsd.train.evidence_log import EvidenceLog
+from sgsd.train.lora_targets import tell_layers
 from sgsd.train.microbatch import warmup
 from sgsd.train.models import check_vocabulary, load_model, load_tokenizer, make_scorer, weights_hash
 from sgsd.train.policy import Budgets, Policy
@@ -139,7 +139,7 @@ def build_run(config: RunConfig, accelerator: Accelerator) -> Run:
     problems = load_problems(config.data)
     bank = from_first(accelerator, lambda: load_bank_for(config, method))
     tokenizer = load_tokenizer(config.model)
-    prompts = PromptBuilder(load_prompts(config.prompts.folder), tokenizer, config.prompts.max_tokens)
+    prompts = make_prompts(config, tokenizer)
     warn_of_template(config, method, tokenizer)
     usable = usable_problems(config, make_train_prompts(config, method, prompts, bank), problems)
     check_shown_solutions(method, usable)
@@ -191,6 +191,8 @@ def build_policy(
     checkpointing = config.model.gradient_checkpointing
     bare = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
     o, sampled = config.optimizer, bare.model
+    if config.lora is not None:
+        tell_layers(sampled, config.lora.target_modules)
     trained = [p for p in bare.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
     strategy = make_strategy(accelerator)

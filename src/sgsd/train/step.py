@@ -24,13 +24,9 @@ from sgsd.scorer import PackedBatch, Row, Scores, teacher_layout
 from sgsd.train.batch import Batch
 from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import run_microbatches
-from sgsd.train.policy import Policy
+from sgsd.train.policy import NonFiniteError, Policy
 from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
-from sgsd.types import RunFailure, UserError
-
-
-class NonFiniteError(RunFailure):
-    """A loss or a gradient stopped being a number; no weight has been touched by it."""
+from sgsd.types import UserError
 
 
 @dataclass(frozen=True)
