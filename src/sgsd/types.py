@@ -53,8 +53,8 @@ class Verdict:
 class Problem:
     """One training or evaluation problem; `gold` is the reference answer, which the verifier compares with.
 
-    `answer` is the reference as the row holds it where that is no text (any JSON type), and `columns` the whole row: a
-    verifier of one's own is handed these.
+    `answer` is the reference as the row holds it where `gold` is not (another JSON type, a derivation), `columns`
+    the whole row: a verifier of one's own is handed these.
     """
 
     id: str

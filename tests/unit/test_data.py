@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgsd.bank.leaks import leak
 from sgsd.config.sections import DataConfig
+from sgsd.contexts import Answer, Resources
+from sgsd.contexts.prompts import Quote, load_prompts
 from sgsd.data.problems import LAB_TRAINING_PROBLEMS, load_problems, problem_at
 from sgsd.lab.task import is_held_out
 from sgsd.types import Problem, UserError
@@ -199,3 +202,75 @@ def test_the_order_is_a_function_of_seed_and_position() -> None:
     assert forwards == backwards[::-1]
     # Resumed runs rely on it across versions of ours and of NumPy.
     assert forwards[:6] == ["2", "11", "17", "28", "32", "23"]
+
+
+# ── What is no answer, and what an answer is ───────────────────────────────────────────────────────────────────────
+
+MISSING = {
+    "nan.jsonl": '{"problem": "a?", "answer": NaN}\n',
+    "infinity.jsonl": '{"problem": "a?", "answer": Infinity}\n',
+    "minus.json": '[{"problem": "a?", "answer": -Infinity}]',
+    "word.csv": "problem,answer\na?,nan\n",
+    "spelt.jsonl": '{"problem": "a?", "answer": " NaN "}\n',
+    "null.jsonl": '{"problem": "a?", "answer": null}\n',
+    "blank.csv": "problem,answer\na?,  \n",
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_number_is_no_answer(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(MISSING[name])
+    with pytest.raises(UserError, match=r"row 1 has .*answer"):
+        load_problems(DataConfig(path=str(tmp_path / name)))
+
+
+COLUMNS = {
+    "nan": pyarrow.array([float("nan")]),
+    "infinity of 32 bits": pyarrow.array([float("inf")], pyarrow.float32()),
+    "bytes": pyarrow.array([b"34"]),
+    "null": pyarrow.nulls(1, pyarrow.float64()),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_missing_number_in_a_typed_column_is_no_answer(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"problem": ["a?"], "answer": COLUMNS[name]}), path)
+    with pytest.raises(UserError, match=r"row 1 has .*answer"):
+        load_problems(DataConfig(path=str(path)))
+
+
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_numbers_are_read_as_they_were_written(bits: int, tmp_path: Path) -> None:
+    written, kind = [0.1, 0.25, -3.7, 100.5, 1e-3], getattr(pyarrow, f"float{bits}")()
+    path = tmp_path / "d.parquet"
+    table = pyarrow.table({"problem": list("abcde"), "answer": pyarrow.array(written).cast(kind)})
+    pyarrow.parquet.write_table(table, path)
+    found = [str(problem.gold) for problem in load_problems(DataConfig(path=str(path)))]
+    assert found == ["0.1", "0.25", "-3.7", "100.5", "0.001"] or bits == 16
+    assert [float(gold) for gold in found] == pytest.approx(written, rel=1e-3 if bits == 16 else 0)
+
+
+DERIVED = {
+    "gsm8k": ("He buys 48/2 = <<48/2=24>>24.\nIn all <<48+24=72>>72.\n#### 72", "72"),
+    "boxed": (r"Half of 48 is 24, so it is \boxed{72}.", "72"),
+    "a box alone": (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    "two boxes": (r"First \boxed{3}, then \boxed{72}", "72"),
+    "marked alone": ("#### 1,234", "1,234"),
+    "plain": ("72", "72"),
+    "words": ("the red one", "the red one"),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_reference_with_a_derivation_is_cut_to_its_answer(name: str, tmp_path: Path) -> None:
+    written, answer = DERIVED[name]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"problem": "How many?", "answer": written}) + "\n")
+    (problem,) = load_problems(DataConfig(path=str(tmp_path / "d.jsonl")))
+    assert problem.gold == answer
+    assert (problem.answer or problem.gold) == written, "a verifier of one's own is handed what the row holds"
+    shown = Answer("answer").block(problem, Resources(load_prompts("math"), Quote(())))
+    assert answer in str(shown.text)
+    assert "<<" not in str(shown.text)
+    if answer == "72":
+        assert leak("Then the answer is 72.", str(problem.gold)) is not None

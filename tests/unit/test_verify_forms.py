@@ -149,7 +149,7 @@ def test_curves_matrices_and_moduli(answer: str, gold: str, ruling: Status) -> N
     ("answer", "gold", "ruling"),
     [
         ("2^{4000}", "4^{2000}", EQUAL),
-        ("9^{9^9}", "5", DIFFERENT),
+        ("9^{9^9}", "5", Status.UNKNOWN),
         ("5", "9^{9^9}", UNREADABLE),
         ("7^{823543}", "7^{7^7}", UNREADABLE),
         ("7^{7^7}", "7^{7^7}", EQUAL),

@@ -210,11 +210,11 @@ def test_dress_does_not_change_a_text(name: str) -> None:
         ("5", "@@", UNREADABLE),
         ("5", r"\frac{1", UNREADABLE),
         ("5", "9^{9^{9^9}}", UNREADABLE),
-        ("9^{9^{9^9}}", "5", DIFFERENT),
+        ("9^{9^{9^9}}", "5", Status.UNKNOWN),
         ("9^{9^{9^9}}", "9^{9^{9^9}}", EQUAL),
-        ("((9!)!)!", "5", DIFFERENT),
-        (r"\prod_{k=1}^{9999999} k", "x", DIFFERENT),
-        (r"\sin x" + "+1" * 900, r"\cos x", DIFFERENT),
+        ("((9!)!)!", "5", Status.UNKNOWN),
+        (r"\prod_{k=1}^{9999999} k", "x", Status.UNKNOWN),
+        (r"\sin x" + "+1" * 900, r"\cos x", Status.UNKNOWN),
     ],
 )
 def test_rulings_that_math_verify_gets_wrong_or_must_not_see(answer: str, gold: str, ruling: Status) -> None:

@@ -121,7 +121,7 @@ class _Intake:
         self.remarks.update(item.remarks)
         columns = row.typed if isinstance(row, _Row) else row
         answer = columns.get(self.config.answer) if self.layout == "plain" else None
-        answer = None if isinstance(answer, str) else answer
+        answer = None if answer == item.gold else answer
         self.problems.append(Problem(problem_id, item.text, item.gold, item.solution, item.meta, answer, columns))
 
     def _settle(self, row: Mapping[str, Any]) -> None:
@@ -251,7 +251,18 @@ def _by_datasets(config: DataConfig) -> Iterator[Mapping[str, Any]]:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"data {config.path}: cannot be read: {' '.join(str(error).split())[:300]}") from error
     for table in found.with_format("arrow").iter(batch_size=1000):  # ten times as fast as row by row
-        yield from table.to_pylist()
+        yield from _as_written(table).to_pylist()
+
+
+def _as_written(table: Any) -> Any:
+    """The table with 0.1 where a column of 32 bits holds it, and not 0.10000000149011612."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    for place, column in enumerate(table.schema):
+        if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
+            values = table.column(place).cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+            table = table.set_column(place, column.name, values)
+    return table
 
 
 def problem_at(problems: Sequence[Problem], position: int, seed: int) -> Problem:

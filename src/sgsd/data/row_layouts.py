@@ -3,6 +3,7 @@ r"""The layouts in which data sets publish their rows: each a small pure functio
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,10 @@ def plain(row: Row, config: DataConfig) -> Item:
     """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
     solution = cell(row, config.solution) if config.solution else None
     meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
-    return Item(cell(row, config.problem), _answer(row, config.answer), solution, meta)
+    gold = _answer(row, config.answer)
+    if ("####" in gold or has_box(gold)) and _has_answer(gold):  # what a derivation ends in is the answer
+        gold, _ = answer_in(gold, config.answer)
+    return Item(cell(row, config.problem), gold, solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:
@@ -145,15 +149,20 @@ def _answer(row: Row, column: str) -> str:
     value = row.get(column)
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
-    return cell(row, column)
+    text = cell(row, column)
+    if text.strip().lower() == "nan":
+        raise UnusableRow(f"has {text.strip()!r} as {column}, which is a missing number and no answer")
+    return text
 
 
 def as_text(value: Any, name: str) -> str:
     """A text or a number as text. Raises UnusableRow for nothing, for lists, and for what is no UTF-8."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise UnusableRow(f"has no {name}")
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict | bytes):
         raise UnusableRow(f"has a {type(value).__name__} as {name}, not a text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnusableRow(f"has {value} as {name}, which is a missing number and no text")
     try:
         str(value).encode()
     except UnicodeEncodeError:

@@ -100,7 +100,9 @@ def fingerprint(run: Run) -> dict[str, str]:
     """Hashes of the files that decide a run: one may change while its name stays."""
 
     def hashed(problems: Sequence[Problem]) -> str:
-        rows = [[p.id, p.text, p.gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p in problems]
+        golds = [p.answer if isinstance(p.answer, str) else p.gold for p in problems]  # as the row has it
+        shown = zip(problems, golds, strict=True)
+        rows = [[p.id, p.text, gold, p.solution, *filter(None, [p.meta.get("rubric")])] for p, gold in shown]
         return sha256(json.dumps(rows))
 
     off_topic = Path(run.config.prompts.folder) / OFF_TOPIC

@@ -100,9 +100,9 @@ def _compare_parsed(answer: str, gold: str) -> Status | Question:
         return Status.CORRECT
     unsure = next((decision for decision in decisions if isinstance(decision, Unsure)), None)
     if unsure is None:
-        return Status.INCORRECT
+        return Status.UNKNOWN if Status.UNKNOWN in decisions else Status.INCORRECT
     if is_refused(unsure.gold):
         return Status.UNPARSED
     if is_refused(unsure.answer):
-        return Status.INCORRECT
+        return Status.UNKNOWN  # what is not computed is not wrong
     return Question(latex_of(unsure.answer), latex_of(unsure.gold))

@@ -89,5 +89,13 @@ class Equation(Form):
 
 
 @dataclass(frozen=True)
+class Family(Form):
+    """An answer and what is said of its letters: 2kπ, k ∈ ℤ; f(x) = x for all x. The conditions are tokens."""
+
+    body: Form
+    conditions: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True)
 class Opaque(Form):
     """An answer outside exact arithmetic, as far as we can see well-formed: computer algebra may know."""

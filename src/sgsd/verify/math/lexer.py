@@ -38,6 +38,7 @@ _UNICODE = str.maketrans({
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ",
     "∩": r"\cap ", "∈": r"\in ", "∖": r"\setminus ", "±": r"\pm ", "∓": r"\mp ", "ℝ": r"\mathbb{R} ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∨": r"\lor ", "∧": r"\land ",
+    "€": r"\text{euros}", "£": r"\text{sterling}", "¥": r"\text{yen}", "₹": r"\text{rupees}", "¢": r"\text{ cents}",
     "′": "'", "’": "'", "∶": ":", "、": ",", "，": ",", "。": ".",
     **{char: rf"\{unicodedata.name(char).split()[-1].lower()} " for char in "αβγδεζηθικλμνξοπρστυφχψω"},
     **{char: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", char).split("⁄"))
@@ -55,6 +56,7 @@ _OPS = {
 _RAW_OPS = {"=<": "<=", "**": "^"}
 _FIXED = {"reals": Token("cmd", "reals"), "degree": Token("op", "°"), "ellipsis": Token("cmd", "dots"),
           "money": Token("word", "dollars")}
+_CURRENCIES = {"pounds": "sterling", "textsterling": "sterling", "euro": "euros", "texteuro": "euros", "yen": "yen"}
 _COMMANDS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom",
              "varnothing": "emptyset", "infin": "infty", "infinity": "infty", "R": "reals", "Reals": "reals",
              "notin": "notin", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta"}
@@ -86,7 +88,7 @@ def _pattern(loose: bool) -> re.Pattern[str]:
         r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?)"
         r"|(?P<colour>\\(?:text)?color\s*\{[^{}]*\})"
         r"|(?P<fence>\\(?:left|right|middle)\s*\.)"
-        r"|(?P<ellipsis>\.\.\.+|…)"
+        r"|(?P<ellipsis>\.\.\.+|…|\\(?:dots[bcimo]?|ldots|cdots|hdots|textellipsis)(?![A-Za-z]))"
         r"|(?P<money>\\\$)"
         r"|(?P<command>\\(?:[A-Za-z]+|.))"
         r"|(?P<space>[\s~$]+)"
@@ -130,9 +132,21 @@ def has_loose_number(text: str) -> bool:
     return _LOOSE_NUMBER.search(text) is not None
 
 
+_SYSTEM = re.compile(
+    r"\\begin\s*\{(cases|aligned|align\*?|gathered|split)\}(?P<rows>[^{}]*(?:\{[^{}]*\}[^{}]*)*?)\\end\s*\{\1\}"
+)
+
+
+def _system(match: re.Match[str]) -> str:
+    """Rows of equations as a list of them; a function that is defined case by case stays as it is."""
+    rows = [row.replace("&", "") for row in re.split(r"\\\\", match["rows"]) if row.strip()]
+    plain_rows = rows and all("=" in row and r"\text" not in row and "if" not in row.lower() for row in rows)
+    return ", ".join(row.strip().rstrip(",.;") for row in rows) if plain_rows else match.group()
+
+
 def tokenise(text: str, *, loose: bool = True) -> Tokens:
     """Cut an answer into tokens; `loose` reads 1,234 as one number."""
-    text, pattern = plain(text), _LOOSE_TOKENS if loose else _STRICT_TOKENS
+    text, pattern = _SYSTEM.sub(_system, plain(text)), _LOOSE_TOKENS if loose else _STRICT_TOKENS
     tokens = _tokens(text, pattern, in_words=False)
     if _LETTERS.fullmatch(text) and any(token.kind == "word" for token in tokens):
         tokens = _tokens(text, pattern, in_words=True)  # one word makes a phrase of it: "does not exist"
@@ -219,4 +233,6 @@ def _command(name: str) -> list[Token]:
         return []
     if name in _OPS:
         return [Token("op", _OPS[name])]
+    if name in _CURRENCIES:
+        return [Token("word", _CURRENCIES[name])]
     return [Token("cmd", _COMMANDS.get(name, name))]

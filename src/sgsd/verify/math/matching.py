@@ -8,12 +8,26 @@ from dataclasses import dataclass
 from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.math.algebra import Arithmetic, Sum, has_variable, variables, without_poles
-from sgsd.verify.math.brackets import is_label, is_name, is_simple_label
-from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Relation, Span, Words
+from sgsd.verify.math.brackets import is_label, is_name, is_simple_label, split
+from sgsd.verify.math.forms import (
+    Based,
+    Choice,
+    Equation,
+    Family,
+    Form,
+    Group,
+    Infinite,
+    Number,
+    Opaque,
+    Relation,
+    Span,
+    Words,
+)
 from sgsd.verify.math.lexer import Tokens
 from sgsd.verify.math.quantities import same_quantity
 from sgsd.verify.math.ranges import equal as equal_ranges
 from sgsd.verify.math.sets import ranges_of
+from sgsd.verify.math.units import words
 
 _MAX_UNORDERED = 30  # items that are matched each against each
 
@@ -33,10 +47,14 @@ _YES, _NO = Status.CORRECT, Status.INCORRECT
 
 def compare_forms(answer: Form, gold: Form) -> Decision:
     """Compare an answer with a gold; not symmetric, because the gold sets what an answer must contain."""
+    if isinstance(answer, Family) or isinstance(gold, Family):
+        return _compare_families(answer, gold)
     if isinstance(answer, Choice):
         return _compare_choice(answer, gold)
     if isinstance(gold, Choice):
         return _is_letter(answer, gold) or _compare_contents(answer, gold.content)
+    if (spelt := _spelt(gold)) and (answered := _spelt(answer)):
+        return _truth(spelt == answered)  # ABC, SOS: words, in which the order counts
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
     if isinstance(gold, Equation):
         return _compare_with_equation(answer, gold)
@@ -52,6 +70,58 @@ def compare_forms(answer: Form, gold: Form) -> Decision:
         return Unsure(answer.source, gold.source)
     except Unreadable:  # (2, 1) is a pair but no interval
         return _NO
+
+
+def _spelt(form: Form) -> str:
+    """Two capitals or more and nothing else, as in the name of a line or an order of finish; empty for all else."""
+    letters = "".join(token.text for token in form.source if token.kind in {"var", "word"})
+    whole = len(letters) == sum(len(token.text) for token in form.source)
+    return letters if whole and len(letters) > 1 and letters.isascii() and letters.isupper() else ""
+
+
+def _compare_families(answer: Form, gold: Form) -> Decision:
+    """The bodies, and what is said of their letters; where one side says nothing, what goes without saying."""
+    bodies = [form.body if isinstance(form, Family) else form for form in (answer, gold)]
+    said = [form.conditions if isinstance(form, Family) else () for form in (answer, gold)]
+    decision = compare_forms(*bodies)
+    if decision is _NO:
+        return Status.UNKNOWN if all(said) and _shifted(*bodies) else _NO
+    if all(said):
+        alike = sorted(map(_condition, said[0])) == sorted(map(_condition, said[1]))
+        return decision if alike else Status.UNKNOWN
+    return decision if all(map(_goes_without_saying, said[0] or said[1])) else _NO
+
+
+def _condition(tokens: Tokens) -> str:
+    """A condition in one spelling: n > 0 as n ≥ 1, and "real x" as x ∈ ℝ."""
+    texts = [token.text.lower() for token in tokens if token.text not in {"{", "}"}]
+    return " ".join(texts).replace("> 0", ">= 1")
+
+
+_NUMBERS = words("mathbb real reals integer integers natural rational complex positive nonnegative numbers number in "
+                 "all any every each")  # fmt: skip
+
+
+def _goes_without_saying(tokens: Tokens) -> bool:
+    """x ∈ ℝ, k ∈ ℤ, any c, n ≥ 1: what nearly every answer with such letters means anyway."""
+    sides, found = split(tokens, {"in", "<", "<=", ">", ">=", "!="})
+    if not found:
+        return all(len(token.text) == 1 or token.text.lower() in _NUMBERS for token in tokens)
+    if found == ["in"]:
+        texts = [token.text for token in sides[1] if token.text not in {"{", "}", "^", "+"}]
+        return texts in ([["reals"]] + [["mathbb", letter] for letter in "ZNQRC"] + [[letter] for letter in "ZNQRC"])
+    return found in ([">"], [">="]) and [token.text for token in sides[1]] in (["0"], ["1"], ["2"])
+
+
+def _shifted(answer: Form, gold: Form) -> bool:
+    """True where two bodies may run through the same values in another order: kπ and kπ + π, 2k and 2n."""
+    if not isinstance(answer, Number) or not isinstance(gold, Number):
+        return not isinstance(answer, Equation) and not isinstance(gold, Equation)
+    exact = Arithmetic()
+    difference = exact.subtract(answer.value, gold.value)
+    total = exact.add(answer.value, gold.value)
+    letters = variables(answer.value.num) | variables(gold.value.num)
+    return len(letters) > 1 or not variables(difference.num) or not variables(total.num)
 
 
 def _without_label(form: Form, other: Form) -> Form:
@@ -198,13 +268,27 @@ def _compare_ratios(answer: Group, gold: Group) -> Decision:
     a = [item.value for item in answer.items if isinstance(item, Number)]
     g = [item.value for item in gold.items if isinstance(item, Number)]
     has_units = any(item.unit for item in (*answer.items, *gold.items) if isinstance(item, Number))
-    if has_units or len(a) < len(answer.items) or len(g) < len(gold.items):
-        return _itemwise(answer, gold)  # with units they are times of day
+    if has_units or len(a) < len(answer.items) or len(g) < len(gold.items) or _is_clock(answer) or _is_clock(gold):
+        return _itemwise(answer, gold)  # times of day
     exact = Arithmetic()
-    return _truth(
-        all(exact.equal(exact.multiply(a[0], g[k]), exact.multiply(a[k], g[0])) for k in range(1, len(a)))
-        and bool(a[0].num) == bool(g[0].num)
+    in_proportion = bool(a[0].num) == bool(g[0].num) and all(
+        exact.equal(exact.multiply(a[0], g[k]), exact.multiply(a[k], g[0])) for k in range(1, len(a))
     )
+    if in_proportion and _may_be_clock(answer) and _may_be_clock(gold):
+        return _YES if _itemwise(answer, gold) is _YES else Status.UNKNOWN  # 1:20 and 2:40, ratios or times
+    return _truth(in_proportion)
+
+
+def _is_clock(group: Group) -> bool:
+    """Surely a time: 3:05, 12:00, 0:30."""
+    hours, *others = [[token.text for token in item.source] for item in group.items]
+    return hours == ["0"] or any(len(text) == 1 and len(text[0]) == 2 and text[0][0] == "0" for text in others)
+
+
+def _may_be_clock(group: Group) -> bool:
+    """Perhaps a time: 1:20, of which minutes have two digits below 60."""
+    texts = [item.source[0].text if len(item.source) == 1 else "" for item in group.items[1:]]
+    return all(len(text) == 2 and text.isdigit() and int(text) < 60 for text in texts)
 
 
 def _itemwise(answer: Group, gold: Group) -> Decision:
@@ -216,6 +300,8 @@ def _all_of(decisions: Sequence[Decision], answer: Tokens, gold: Tokens) -> Deci
     """Equal when all are; one open question is asked alone, several as a whole."""
     if any(decision is _NO for decision in decisions):
         return _NO
+    if Status.UNKNOWN in decisions:
+        return Status.UNKNOWN
     unsure = [decision for decision in decisions if isinstance(decision, Unsure)]
     if len(unsure) == 1:
         return unsure[0]
@@ -240,7 +326,7 @@ def _unordered(answer: Group, gold: Group) -> Decision:
         decisions = [compare_forms(item, other) for other in left_g]
         if _YES in decisions:
             del left_g[decisions.index(_YES)]
-        elif any(isinstance(decision, Unsure) for decision in decisions):
+        elif any(isinstance(decision, Unsure) or decision is Status.UNKNOWN for decision in decisions):
             unsure.append(item)
         else:
             return _NO

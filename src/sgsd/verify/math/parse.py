@@ -11,10 +11,10 @@ from functools import lru_cache
 
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.math.algebra import Arithmetic, rational
-from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
+from sgsd.verify.math.brackets import OPENS, closing, depth_of, depths, is_name, split
 from sgsd.verify.math.expressions import evaluate
-from sgsd.verify.math.forms import Based, Choice, Equation, Form, Group, Infinite, Number, Opaque, Span
-from sgsd.verify.math.lexer import Tokens, has_loose_number, plain, tokenise
+from sgsd.verify.math.forms import Based, Choice, Equation, Family, Form, Group, Infinite, Number, Opaque, Span
+from sgsd.verify.math.lexer import Token, Tokens, has_loose_number, plain, tokenise
 from sgsd.verify.math.phrases import read_clock, read_words
 from sgsd.verify.math.quantities import is_compound, split_quantity
 from sgsd.verify.math.relations import INEQUALITIES, both_signs, infinity_sign, join_relations, read_relation
@@ -22,6 +22,7 @@ from sgsd.verify.math.sets import combine, ranges_of, split_sets
 from sgsd.verify.math.units import HEDGES, words
 
 MAX_DEPTH = 40
+QUANTIFIERS = frozenset({"all", "any", "every", "each"})
 _LEAD_INS = words("the final answer option choice case set interval value solution solutions")
 
 
@@ -98,12 +99,53 @@ def _read_choice(tokens: Tokens) -> Form | None:
     return Choice(tokens, letter.text, _parse_if_readable(content))
 
 
+def _read_family(tokens: Tokens) -> Form | None:
+    """Read what is said of an answer's letters behind it: a comma and a condition, or "for all …"."""
+    body, conditions = _qualified(tokens)
+    parts, marks = split(body, {",", ";"})
+    while len(parts) > 1 and marks[-1] in {",", ";"} and _is_condition(parts[-1], parts[:-1]):
+        conditions, marks = [parts.pop(), *conditions], marks[:-1]
+    if not conditions:
+        return None
+    return Family(tokens, parse(_joined(parts, marks)), tuple(conditions))
+
+
+def _qualified(tokens: Tokens) -> tuple[Tokens, list[Tokens]]:
+    """What stands before "for all …" and what behind it."""
+    at = next((k for k in range(1, len(tokens) - 1) if _starts_qualifier(tokens, k)), None)
+    return (tokens, []) if at is None else (tokens[:at], [tokens[at + 2 :]])
+
+
+def _starts_qualifier(tokens: Tokens, at: int) -> bool:
+    pair = [token.text.lower() for token in tokens[at : at + 2]]
+    return pair[0] == "for" and pair[1] in QUANTIFIERS and not depths(tokens[:at])[-1]
+
+
+def _is_condition(part: Tokens, before: Sequence[Tokens]) -> bool:
+    """k ∈ ℤ, n ≥ 1: a statement about a letter that what stands before it uses, and is no such statement itself."""
+    sides, found = split(part, INEQUALITIES | {"in"})
+    if len(found) != 1 or not is_name(sides[0]) or not sides[1]:
+        return False
+    used = any(sides[0][0] == token for other in before for token in other)
+    itself = any(is_name(other) for other in before) or any(split(other, INEQUALITIES | {"in"})[1] for other in before)
+    return used and not itself
+
+
+def _joined(parts: Sequence[Tokens], marks: Sequence[str]) -> Tokens:
+    joined = parts[0]
+    for mark, part in zip(marks, parts[1:]):
+        joined = (*joined, Token("op", mark), *part)
+    return joined
+
+
 def _read_membership(tokens: Tokens) -> Form | None:
     parts, found = split(tokens, {"in"})
     if not found:
         return None
     if len(parts) != 2 or not all(parts):
         raise Unreadable("a membership without its set")
+    if not is_name(parts[0]) and not (parts[0][0].text == "(" and closing(parts[0], 0) == len(parts[0]) - 1):
+        raise Unreadable("a membership of something that is no letter")
     form = parse(parts[1])
     ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
     return form if ranges is None else Span(form.source, ranges)
@@ -202,8 +244,10 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
     if not inner:
         return Group(tokens, (), "{}")
     parts, found = split(inner, {"|", ":"})
-    if len(found) == 1 and split(parts[1], INEQUALITIES)[1]:
-        return parse(parts[1])  # set builder: {x | x > 1}
+    if len(found) == 1 and all(parts) and split(parts[1], INEQUALITIES | {"in"})[1]:
+        if is_name(parts[0]) or split(parts[0], {"in"})[1]:
+            return parse(parts[1])  # set builder: {x | x > 1}
+        return Family(tokens, parse(parts[0]), (parts[1],))  # {2kπ | k ∈ ℤ}
     items, _ = split(inner, {",", ";"})
     if not all(items):
         raise Unreadable("an empty place in a set")
@@ -244,6 +288,7 @@ def _read_number(tokens: Tokens) -> Form:
 _READERS: tuple[Callable[[Tokens], Form | None], ...] = (
     read_words,
     read_clock,
+    _read_family,
     _read_membership,
     _read_list,
     _read_chain,

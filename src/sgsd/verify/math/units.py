@@ -30,6 +30,8 @@ _SCALED = {
     "money": "1 dollar usd, 1/100 cent",
     "euros": "1 euro eur",
     "rupees": "1 rupee rs",
+    "sterling": "1 sterling gbp",
+    "yen": "1 yen jpy",
 }
 # Units that convert to no other, each a dimension of its own.
 _ALONE = "degree deg, radian rad, N newton, J joule, W watt, A amp ampere, V volt, Hz hertz, mph, K kelvin"
@@ -40,6 +42,7 @@ _UNITS = {
     for name in names
 } | {name: (unit, Fraction(1)) for unit in _ALONE.split(",") for name in unit.split()}
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
+CURRENCIES = frozenset({"money", "euros", "rupees", "sterling", "yen"})  # dimensions
 CLOCK = frozenset({"am", "pm"})
 _PERCENT = frozenset({"%", "percent", "percentage", "pct"})
 _SMALL = """zero one two three four five six seven eight nine ten
@@ -75,7 +78,7 @@ def is_percent(unit: Sequence[str]) -> bool:
 
 def is_money(word: str) -> bool:
     """True for the name of a currency, which may stand before its number."""
-    return (_size(word) or ("",))[0] in {"money", "euros", "rupees"}
+    return (_size(word) or ("",))[0] in CURRENCIES
 
 
 def known_unit(unit: Sequence[str]) -> Unit | None:
