@@ -55,12 +55,12 @@ class Item:
 
 def plain(row: Row, config: DataConfig) -> Item:
     """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
-    solution = cell(row, config.solution) if config.solution else None
+    text, solution = cell(row, config.problem), cell(row, config.solution) if config.solution else None
     meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
     gold = _answer(row, config.answer)
     if ("####" in gold or has_box(gold)) and _has_answer(gold):  # what a derivation ends in is the answer
         gold, _ = answer_in(gold, config.answer)
-    return Item(cell(row, config.problem), gold, solution, meta)
+    return Item(text, gold, solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:
