@@ -83,12 +83,12 @@ def _of_file(path: Path) -> ModuleType:
 
 
 def did(error: BaseException) -> str:
-    """What a user's code did, for messages."""
+    """The act of a user's code, for messages: it raised, or it left."""
     return "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__} ({worded(error)})"
 
 
 def last_lines(error: BaseException) -> str:
-    """Where a user's code raised it, innermost last, on one line."""
+    """The places in a user's code that raised it, innermost last, on one line."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     return " | ".join(f"{f.filename}:{f.lineno} in {f.name}: {(f.line or '').strip()}" for f in frames[-3:])
 

@@ -1,4 +1,4 @@
-"""What looks like a credential, hidden: whatever shows a run to others asks here first."""
+"""Hides all that looks like a credential: whatever shows a run to others asks here first."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class RunFailure(RuntimeError):
 
 
 class Status(StrEnum):
-    """What a verifier can say about one completion."""
+    """The verdicts that a verifier can give on one completion."""
 
     CORRECT = "correct"
     INCORRECT = "incorrect"  # wrong, or no answer at all
@@ -68,7 +68,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine sampled for one prompt, end token included when the model wrote one."""
+    """The tokens that an engine sampled for one prompt, end token included when the model wrote one."""
 
     index: int  # global index of the rollout in the run; it alone decides the seed
     token_ids: tuple[int, ...]

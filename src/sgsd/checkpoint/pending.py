@@ -63,7 +63,7 @@ def shard_files(
 
 
 def read_shards(folder: Path) -> Pending | None:
-    """What a checkpoint holds of the step after it, if anything."""
+    """The rollouts that a checkpoint holds of the step after it, if any."""
     shards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("pending-*.json"))]
     if not shards:
         return None

@@ -29,7 +29,7 @@ WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.pt", "position.
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands."""
+    """A run's position: its step, the lengths of its files, and what it was started from."""
 
     step: int
     offsets: dict[str, int]
@@ -46,7 +46,7 @@ class Position:
 
 
 def stateful_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
-    """What training changes: the weights with a gradient, and a teacher's own."""
+    """The parameters that a checkpoint holds: those with a gradient, and a teacher's own."""
     return {
         name: parameter
         for name, parameter in scorer.named_parameters()
@@ -157,7 +157,7 @@ def checkpoints(root: Path) -> list[Path]:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None where every file is there with the hash it was written with."""
+    """The first fault of a checkpoint; None where every file is there with the hash it was written with."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return f"{MANIFEST} is missing"

@@ -62,7 +62,7 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False, sample
 
 
 def sampled(run: Run, count: int) -> list[str]:
-    """What the verifier says of the run's first rollouts, in words."""
+    """The verifier's verdicts on the run's first rollouts, in words."""
     steps = 1 + (count - 1) // run.config.rollouts
     requests = [request for step in range(1, steps + 1) for request in run.sampler.requests(step)][:count]
     run.engine.sync()
@@ -71,7 +71,7 @@ def sampled(run: Run, count: int) -> list[str]:
 
 
 def table_rows(run: Run) -> dict[str, str]:
-    """What the table says, by the name of its row. Raises UserError for what would stop the run."""
+    """The rows of the table by name. Raises UserError for what would stop the run."""
     config, problems = run.config, run.problems
     skipped = run.skipped_problems
     rows = {
@@ -209,7 +209,7 @@ def memory(run: Run, students: Sequence[int], teachers: Sequence[int]) -> Memory
 
 
 def files(run: Run) -> list[str]:
-    """What a finished run leaves in its folder."""
+    """The files that a finished run leaves in its folder."""
     found = ["config.yaml", "metrics.jsonl", "timings.jsonl"]
     found += ["rollouts.jsonl"] if run.config.logged_rollouts else []
     found += ["evaluations.jsonl"] if run.evaluator else []

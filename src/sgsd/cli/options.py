@@ -1,4 +1,4 @@
-"""What a command line says besides keys of the config: `sgsd plan CONFIG --steps 8 --optimizer.lr 1e-5`.
+"""Options of a command line besides keys of the config: `sgsd plan CONFIG --steps 8 --optimizer.lr 1e-5`.
 
 The config file comes first. A command's own options are taken out of the words behind it; the rest belongs to the
 config.
@@ -36,7 +36,7 @@ def take_switch(rest: list[str], flag: str) -> bool:
 
 
 def take_word(rest: list[str], flag: str, example: str | int) -> str | None:
-    """What `--flag word` or `--flag=word` says, taken out of `rest`; none where the flag is not there.
+    """The word of `--flag word` or `--flag=word`, taken out of `rest`; none where the flag is not there.
 
     Raises UserError: it is there twice, or says nothing.
     """

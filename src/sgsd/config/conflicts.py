@@ -82,7 +82,7 @@ def _evaluation(config: RunConfig) -> Iterator[Conflict]:
 
 
 def _shown_columns(config: RunConfig, method: Method) -> Iterator[Conflict]:
-    """What a method shows or learns from must be in the data."""
+    """Columns that a method shows or learns from must be in the data."""
     data, needs = config.data, method.context.all_needs()
     from_lab = data.path.startswith("lab:")
     plain = data.layout in ("auto", "plain") and not from_lab

@@ -1,4 +1,4 @@
-"""What TRL, transformers, PEFT and verl call our keys, for the hint behind an unknown one."""
+"""The words of TRL, transformers, PEFT and verl for our keys, for the hint behind an unknown one."""
 
 from __future__ import annotations
 

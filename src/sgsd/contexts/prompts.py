@@ -195,7 +195,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], switches: M
 
 
 def _left_out(messages: Sequence[Mapping[str, Any]], text: str) -> str | None:
-    """Where the rendered text begins to lack something, white space aside; None where all is there."""
+    """The place from which the rendered text lacks something, white space aside; None where all is there."""
     shown = "".join(text.split())
     for message in messages:
         words = message["content"].split()

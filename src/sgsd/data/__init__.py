@@ -1,1 +1,1 @@
-"""Where problems come from: files, the hub, and puzzles made on the spot."""
+"""The sources of problems: files, the hub, and puzzles made on the spot."""

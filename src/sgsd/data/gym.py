@@ -99,7 +99,7 @@ def _allowed(tasks: Sequence[str]) -> Sequence[str]:
 
 
 def gym_answer(completion: Any) -> str | None:
-    """What stands between the last answer tags after the last </think>, else in the last box; None: no answer."""
+    """The text between the last answer tags after the last </think>, else in the last box; None: no answer."""
     if not isinstance(completion, str):
         return None
     head, tag, tail = completion.rpartition("</think>")[2].rpartition("<answer>")

@@ -125,7 +125,7 @@ class _Intake:
         self.problems.append(Problem(problem_id, item.text, item.gold, item.solution, item.meta, answer, columns))
 
     def _settle(self, row: Mapping[str, Any]) -> None:
-        """What all rows are taken for. Raises UserError where the first one fits several layouts."""
+        """Decide which layout all rows are read by. Raises UserError where the first one fits several layouts."""
         named = any(getattr(self.config, key) != DataConfig.model_fields[key].default for key in ("problem", "answer"))
         if self.config.layout != "auto" or named:
             self.layout = "plain" if self.config.layout == "auto" else self.config.layout
@@ -149,7 +149,7 @@ class _Intake:
         raise UserError(f"data {self.config.path}: {said}; {way_out}") from reason
 
     def notes(self) -> list[str]:
-        """What the user should know, a line each; nothing where every row simply became a problem."""
+        """Notes for the user, a line each; none where every row simply became a problem."""
         notes = []
         if self.columns and self.layout != "plain":
             notes.append(f"read as {self.layout}, for its columns {' and '.join(self.columns)}")

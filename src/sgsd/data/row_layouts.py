@@ -41,7 +41,7 @@ class MissingColumn(UnusableRow):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What one row says; `remarks` are what was done to it, told once for all rows together."""
+    """The content of one row; `remarks` are what was done to it, told once for all rows together."""
 
     text: str
     gold: str
@@ -228,7 +228,7 @@ def _rubric(row: Row, column: str) -> Any:
 
 
 def _between(text: str, marks: tuple[str, str]) -> str:
-    """What stands between the last pair of marks; the whole text where there is none."""
+    """The text between the last pair of marks; the whole text where there is none."""
     _, opened, tail = text.rpartition(marks[0])
     inside, closed, _ = tail.partition(marks[1])
     return inside if opened and closed else text

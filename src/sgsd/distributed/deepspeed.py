@@ -185,5 +185,5 @@ class DeepSpeed(Strategy):
 
 
 def parameter_shape(parameter: Tensor) -> torch.Size:
-    """Of the whole weight, of which a process may hold nothing."""
+    """The shape of the whole weight, of which a process may hold nothing."""
     return getattr(parameter, "ds_shape", parameter.shape)

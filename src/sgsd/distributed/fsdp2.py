@@ -43,7 +43,7 @@ class Message:
 
 @dataclass
 class Trail:
-    """What a pass has sent so far, and what passes of each kind send in all."""
+    """The messages that a pass has sent so far, and those that passes of each kind send in all."""
 
     kind: str = ""
     sent: list[Message] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Fsdp2(Strategy):
         self.forget_gradient()
 
     def _forget_pass(self) -> None:
-        """What FSDP2 does at the end of a backward, which was not reached, without adding up gradients."""
+        """Do what FSDP2 does at the end of a backward, which was not reached, without adding up gradients."""
         root = self.scorer._get_fsdp_state()
         for state in root._state_ctx.all_states:
             for group in state._fsdp_param_groups:

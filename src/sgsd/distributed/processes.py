@@ -30,7 +30,7 @@ def check_processes(seen: int) -> None:
 
 
 def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
-    """What `find` gives on the first process, on every process: files are read and changed by one of them only.
+    """Return on every process what `find` gives on the first: files are read and changed by one of them only.
 
     Its UserError is raised on all of them, so that nobody waits for ever for the others.
     """

@@ -37,7 +37,7 @@ class Strategy:
 
     @property
     def name(self) -> str:
-        """What is put on record about a run; empty for a single process."""
+        """The launch as records name it; empty for a single process."""
         count = self.accelerator.num_processes if self.accelerator else 1
         return "" if count == 1 else f"{count} processes, {self.kind}"
 
@@ -81,7 +81,7 @@ class Strategy:
         self.accelerator.backward(loss)
 
     def gradient_norm(self, bound: float) -> float:
-        """Of the whole gradient, all processes' together, which is cut to `bound`."""
+        """The norm of the whole gradient, all processes' together, which is cut to `bound`."""
         trained = [p for p in self.scorer.parameters() if p.requires_grad]
         if self.accelerator.num_processes > 1 and not self.in_parts:
             average([p.grad for p in trained if p.grad is not None], self.accelerator.num_processes)
@@ -119,7 +119,7 @@ class Strategy:
         """Before weights are read or written other than by a pass, for a pass may leave some gathered."""
 
     def whole_state(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """What to save of a model that lies in parts, on the first process; none where it can be saved as it is."""
+        """The whole state of a model that lies in parts, on the first process; none where it can be saved as it is."""
         if not self.in_parts:
             return None
         self.settle()
@@ -133,7 +133,7 @@ class Strategy:
         return found
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """As torch writes it for one process, on the CPU where it had to be gathered."""
+        """The optimizer's state as torch writes it for one process, on the CPU where it had to be gathered."""
         state = optimizer.state_dict()
         return {**state, "state": {key: _each(values, whole) for key, values in state["state"].items()}}
 

@@ -1,4 +1,4 @@
-"""What a run gives away: the adapter or model in the layout other tools load, and its way to the hub."""
+"""The things that a run gives away: the adapter or model in the layout other tools load, and its way to the hub."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Bundle:
 
 
 def gather(folder: Path, repo: str, *, with_bank: bool = True) -> Bundle:
-    """What of a finished run may be shared: weights, tokenizer, card, bank, configuration and summary.
+    """The parts of a finished run that may be shared: weights, tokenizer, card, bank, configuration and summary.
 
     Raises UserError: no finished run, or its bank is not the one it was trained with.
     """

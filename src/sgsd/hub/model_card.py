@@ -40,7 +40,7 @@ class Base:
 
 
 def base_model(path: str, weights: str) -> Base:
-    """What `model.path` and the run's hash of its weights say about where the base comes from."""
+    """The origin of the base model, by `model.path` and the run's hash of its weights."""
     if weights.startswith("hub:"):
         name, _, commit = weights.removeprefix("hub:").rpartition("@")
         return Base(name, None if commit == "None" else commit, on_hub=True)
@@ -55,7 +55,7 @@ def vllm_rank(rank: int) -> int | None:
 
 
 def vllm_remarks(lora: Mapping[str, Any] | None) -> list[str]:
-    """What vLLM has against an adapter with these settings."""
+    """vLLM's objections to an adapter with these settings."""
     if lora is None:
         return []
     remarks = []
@@ -135,7 +135,7 @@ def front_matter(config: Mapping[str, Any], base: Base) -> str:
 
 
 def unknowns(config: Mapping[str, Any], result: Mapping[str, Any], base: Base) -> list[str]:
-    """What this run cannot tell; every line follows from its files. Markdown of our own words only."""
+    """Questions that this run cannot answer; every line follows from its files. Markdown of our own words only."""
     lines = []
     if not _table(result):
         lines.append("No held-out evaluation was configured: whether the model got better is not known.")
@@ -198,7 +198,7 @@ def _base_code(base: Base) -> str:
 
 
 def code_span(value: Any) -> str:
-    """What a template prints: numbers as they are, our own Markdown as it is, any other text as a code span."""
+    """A value as a template prints it: numbers and our own Markdown as they are, other text as a code span."""
     if isinstance(value, (Markdown, int, float)):
         return str(value)
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())

@@ -1,4 +1,4 @@
-"""What of a run may leave the machine: names instead of local paths, and nothing that looks like a secret."""
+"""The parts of a run that may leave the machine: names instead of local paths, and nothing that looks like a secret."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def unsupported(method: Method) -> str | None:
 
 @dataclass(frozen=True)
 class TokenAdvantages:
-    """What was made of this process's rollouts, in their order; lengths are those of the completions."""
+    """The results for this process's rollouts, in their order; lengths are those of the completions."""
 
     advantages: list[Tensor]  # A_t, 0 outside the mask; no gradient
     masks: list[Tensor]  # the tokens the method's loss is of

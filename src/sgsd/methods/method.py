@@ -69,7 +69,7 @@ class LossOutputs:
 
 
 class Objective:
-    """What the student is moved towards. Subclasses are frozen dataclasses with a `loss`."""
+    """The target that the student is moved towards. Subclasses are frozen dataclasses with a `loss`."""
 
     reads_teachers: ClassVar[bool] = True
     needs_divergence: ClassVar[bool] = False  # of whole distributions: the scorer calls `divergence`
@@ -97,7 +97,7 @@ class Objective:
 
 
 class Stance:
-    """What multiplies a teacher's loss on a rollout."""
+    """The sign of a teacher's support on a rollout, and the coefficient that it gives the teacher's loss."""
 
     needs_support: ClassVar[bool] = False  # it reads the teachers' log-probs of the sampled tokens
     confidence: float = 0.0  # supports of at most this size take no stance

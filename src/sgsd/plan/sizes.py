@@ -73,7 +73,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What one process has to do in a step, and how many rows go through the model together."""
+    """The work of one process in a step, and how many rows go through the model together."""
 
     rollouts: int
     teachers: int  # rows of teachers, null ones among them

@@ -1,4 +1,4 @@
-"""What a step's rollouts came to, in words: for whoever wants to know early that a run is useless."""
+"""A step's outcomes in words: for whoever wants to know early that a run is useless."""
 
 from __future__ import annotations
 

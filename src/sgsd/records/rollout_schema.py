@@ -66,7 +66,7 @@ class RolloutRecord(Line):
     answer: TextOrNone = None
     outcome: Whole = 0
     reward: NumberOrNan = math.nan
-    """From 0 to 1, where the verifier gives one."""
+    """Share of full marks, 0 to 1, where the verifier gives one."""
     mask: Mask = ()
     """1 for a token of the loss; a line without a mask counts every token."""
     advantages: Numbers = ()

@@ -67,7 +67,7 @@ def _lead(items: Sequence[BankItem], shown: Sequence[BankItem]) -> str:
 
 
 def share_validated(item: BankItem) -> Estimate | None:
-    """Of those validated or reversed; None where there are none."""
+    """The share validated among those validated or reversed; None where there are none."""
     judged = item.validated + item.reversed
     if not judged or math.isfinite(item.share):
         return Estimate(item.share, item.low, item.high) if judged else None

@@ -1,4 +1,4 @@
-"""What a model does between its last hidden state and its logits, measured on the model itself.
+"""The way from a model's last hidden state to its logits, measured on the model itself.
 
 Between them stand a factor on the hidden state, the head, and a factor or a cap, or nothing, after it. Which it is, no
 name in a configuration says but two passes of a few states through it: as it is, and with numbers put in place of the
@@ -37,7 +37,7 @@ class Operands(NamedTuple):
 
 @dataclass(frozen=True)
 class Readout:
-    """From last hidden states to logits, as one model does it."""
+    """The way from last hidden states to logits, as one model goes it."""
 
     before: float = 1.0  # factor on the hidden states
     change: LogitChange = UNCHANGED
@@ -121,7 +121,7 @@ class _Pass(NamedTuple):
 
 
 class _Body:
-    """What a model's body returns, as far as the model may ask for it."""
+    """Stands for the return value of a model's body, as far as the model may ask for it."""
 
     def __init__(self, hidden_1TD: Tensor) -> None:
         self.last_hidden_state = hidden_1TD

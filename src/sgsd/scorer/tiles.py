@@ -43,7 +43,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LogitChange:
-    """What a model does to a logit u of its head: z = a u, or z = c tanh(a u / c) where it has a cap."""
+    """The change that a model makes to a logit u of its head: z = a u, or z = c tanh(a u / c) where it has a cap."""
 
     factor: float = 1.0
     cap: float | None = None

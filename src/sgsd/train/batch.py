@@ -30,17 +30,17 @@ class Batch:
         return [Row(r.prompt_ids, r.completion.token_ids) for r in self.rollouts]
 
     def teacher_rows(self) -> list[Row]:
-        """Of the teachers that were not left out; rows run over rollouts, then teachers."""
+        """The rows of the teachers that were not left out, over rollouts, then teachers."""
         pools = zip(self.rollouts, self.views)
         return [Row(v.prompt_ids, r.completion.token_ids) for r, pool in pools for v in pool if v.prompt_ids]
 
     def null_rows(self) -> list[Row]:
-        """Of the null teachers that were not left out."""
+        """The rows of the null teachers that were not left out."""
         nulls = zip(self.rollouts, self.nulls)
         return [Row(null.prompt_ids, r.completion.token_ids) for r, null in nulls if null.prompt_ids]
 
     def sampled_logps(self) -> list[Tensor] | None:
-        """What the sampler said of its own tokens, [T] a rollout; None where an engine does not say."""
+        """The sampler's log-probs of its own tokens, [T] a rollout; None where an engine gives none."""
         if not all(rollout.completion.logps for rollout in self.rollouts):
             return None
         return [torch.tensor(rollout.completion.logps) for rollout in self.rollouts]
@@ -50,7 +50,7 @@ class Batch:
         return max(map(len, self.views))
 
     def weights(self, rollout: int) -> list[float]:
-        """Of its K teachers; 0 where a pool has fewer."""
+        """The weights of its K teachers; 0 where a pool has fewer."""
         weights = [view.weight for view in self.views[rollout]]
         return weights + [0.0] * (self.teachers - len(weights))
 

@@ -1,4 +1,4 @@
-"""What is checked, and warned of, before anything is loaded or sampled."""
+"""Checks and warnings before anything is loaded or sampled."""
 
 from __future__ import annotations
 

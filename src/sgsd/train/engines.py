@@ -139,7 +139,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
 
 
 def max_rank(config: RunConfig) -> int | None:
-    """Of the adapter, as one of vLLM's sizes. Raises UserError where there is none so large."""
+    """The adapter's rank as one of vLLM's sizes. Raises UserError where there is none so large."""
     if config.lora is None:
         return None
     rank = vllm_rank(config.lora.rank)
@@ -178,7 +178,7 @@ def max_model_len(config: RunConfig, model: Any) -> int:
 
 
 def environment(device: torch.device, tensor_parallel: int, memory: float | None = None) -> Mapping[str, str]:
-    """Of vLLM's process: what it must not find out by itself."""
+    """The environment of vLLM's process: all that it must not find out by itself."""
     told = {
         # Its engine in the process that we watch, and not in a further one behind it.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

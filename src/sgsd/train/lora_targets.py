@@ -34,7 +34,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Layers:
-    """What of a model PEFT can put an adapter on, by full names."""
+    """The layers of a model that PEFT can put an adapter on, by full names."""
 
     lm: Any
     linear: list[str]  # but the head
@@ -130,7 +130,7 @@ def tell_layers(adapted: Any, wanted: Sequence[str]) -> None:
 
 
 def _nothing(missing: Sequence[str], layers: Layers) -> str:
-    """What each of these is, or what comes nearest to it."""
+    """The kind of each of these names, or its nearest neighbour."""
     leaves = list(dict.fromkeys(map(_leaf, layers.names)))
     said = []
     for entry in missing:

@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 
 class Attempt(Protocol):
-    """What is made of the passes; thrown away where one of them did not fit."""
+    """The results of the passes; thrown away where one of them did not fit."""
 
     def __call__(self, indices: list[int], pack: PackedBatch, *, last: bool) -> None:
         """One pass; without indices it is idle, made for the other processes' sake."""

@@ -16,7 +16,7 @@ Accuracies = Mapping[str, Estimate]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `sgsd.train` returns: where everything is, and what came out.
+    """The result of `sgsd.train`: where everything is, and what came out.
 
     Args:
         folder: the run folder, with `metrics.jsonl`, `config.yaml` and checkpoints.

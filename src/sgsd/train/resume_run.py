@@ -37,7 +37,7 @@ SHOWN_CHANGES = 8
 
 @dataclass(frozen=True)
 class Start:
-    """Where a session begins, and the rollouts that the last one left of the step it did not finish."""
+    """The beginning of a session, and the rollouts that the last one left of the step it did not finish."""
 
     position: Position
     pending: Pending | None = None

@@ -1,4 +1,4 @@
-"""Where a step's rollouts come from: kept by a checkpoint, prefetched while the step before trained, or sampled now.
+"""The source of a step's rollouts: kept by a checkpoint, prefetched while the step before trained, or sampled now.
 
 Prefetching is `rollout.prefetch`, off by default:
 

@@ -134,7 +134,7 @@ def in_turn(*listeners: OnStep) -> OnStep:
 
 
 def train_seconds(records: Records) -> float:
-    """What the steps so far took, from the timings file."""
+    """Seconds that the steps so far took, from the timings file."""
     names = ("sample", "verify", "contexts", "score", "update", "bank")
     return sum(record.get(name, 0.0) for record in records.read("timings") for name in names)
 
@@ -144,7 +144,7 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run, records: Records, seconds: float, command: str) -> dict[str, Any]:
-    """What came out, and all one needs to get it again."""
+    """The results, and all one needs to get them again."""
     config = run.config
 
     def measured(step: int) -> dict[str, Any] | None:

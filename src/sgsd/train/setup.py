@@ -224,7 +224,7 @@ def load_bank_for(config: RunConfig, method: Method) -> Bank | None:
 
 
 def bank_file(config: RunConfig) -> Path | None:
-    """Where the configured bank is read from; none: it is the bundled one."""
+    """The file that the configured bank is read from; none: it is the bundled one."""
     assert config.bank.path is not None, "the configuration has been checked for this"
     return None if config.bank.path == "lab" else Path(config.bank.path)
 

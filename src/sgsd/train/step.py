@@ -259,7 +259,7 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
 
 
 def outcome_advantages(learner: Learner, batch: Batch) -> Tensor:
-    """Of this process's rollouts, from the outcomes of all: a mean over the step is one over all processes."""
+    """The advantages of this process's rollouts, from the outcomes of all processes, over which means are taken."""
     pairs = zip(batch.rollouts, batch.verdicts)
     mine = [(r.completion.index, r.group, v.signed_reward, v.outcome != 0) for r, v in pairs]
     step = sorted(gather_object(mine))  # by the rollout's index: any number of processes adds up in one order

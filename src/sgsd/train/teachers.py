@@ -19,7 +19,7 @@ from sgsd.types import UserError
 
 
 def teacher_weights(kind: TeacherKind, *, lora: bool) -> TeacherWeights:
-    """Where the weights of a kind of teacher are: with an adapter nothing of the base is ever copied."""
+    """The place of a kind of teacher's weights: with an adapter nothing of the base is ever copied."""
     if kind == "live":
         return "live"
     if not lora:

@@ -51,7 +51,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Question:
-    """What a verifier is asked about."""
+    """One completion and all that a verifier may be handed with it."""
 
     completion: Any
     answer: Any = None  # the reference, of any JSON type
@@ -329,7 +329,7 @@ def _asked_for(
     without: Sequence[str] = (),
     have: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Of the values those that a function names, or all where it takes any. Raises UserError for one there is not."""
+    """The values that a function names, or all where it takes any. Raises UserError for one there is not."""
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         found = {key: value for key, value in values.items() if key not in without}
     else:
@@ -355,7 +355,7 @@ async def _awaited(answers: Any) -> Any:
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns; in a thread of its own where this one has a loop, as a notebook's has."""
+    """The result of a coroutine; in a thread of its own where this one has a loop, as a notebook's has."""
     if asyncio._get_running_loop() is None:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as thread:

@@ -111,7 +111,7 @@ def _read_family(tokens: Tokens) -> Form | None:
 
 
 def _qualified(tokens: Tokens) -> tuple[Tokens, list[Tokens]]:
-    """What stands before "for all …" and what behind it."""
+    """The tokens before "for all …" and those behind it."""
     at = next((k for k in range(1, len(tokens) - 1) if _starts_qualifier(tokens, k)), None)
     return (tokens, []) if at is None else (tokens[:at], [tokens[at + 2 :]])
 
