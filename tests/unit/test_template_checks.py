@@ -12,7 +12,7 @@ from template_cases import REPLY, TURNS, tokenizer
 
 from resumable import lines
 from runs import merged, run_small
-from sgsd.contexts.prompts import Quote, encode_chat, load_prompts, turn_end, with_open_thoughts
+from sgsd.contexts.prompts import Quote, encode_chat, load_prompts, thinking_mode, turn_end, with_open_thoughts
 from sgsd.rollout.engine import completion
 from sgsd.rollout.transformers_engine import TransformersEngine, end_token_ids
 from sgsd.skills.extraction import strip_thinking
@@ -187,6 +187,26 @@ def test_the_end_of_a_turn_ends_an_answer(name: str) -> None:
     assert end_token_ids(Model(words.eos_token_id), words) == expected
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_the_end_of_a_turn_of_content_in_parts_ends_an_answer(name: str) -> None:
+    words = of(turns(PARTS[name]))
+    assert turn_end(words) == words.convert_tokens_to_ids("<|im_end|>")
+
+
+HIDDEN = {
+    "users alone": "<|im_start|>{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+    "another field": "{% for m in messages %}<|im_start|>{{ m.name }}<|im_end|>{% endfor %}",
+    "in capitals": "{% for m in messages %}<|im_start|>{{ m.content | upper }}<|im_end|>{% endfor %}",
+    "the first turn": "<|im_start|>{{ messages[0].content }}<|im_end|>",
+    "no turn": "<|im_start|>",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_template_that_does_not_show_the_answer_names_no_end(name: str) -> None:
+    assert turn_end(of(HIDDEN[name])) is None
+
+
 def test_a_base_model_without_a_template_has_its_own_end_alone() -> None:
     words = tokenizer("base")
     assert turn_end(words) is None
@@ -239,3 +259,21 @@ def test_a_switch_that_changes_nothing_is_said(
     config = template_config(tmp_path, prompts={"template_kwargs": {key: "low"}})
     warn_of_template(config, config.build_method(), of(SWITCHES))
     assert (f"prompts.template_kwargs.{key}: 'low' changes nothing" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("condition", "kwargs", "mode"),
+    [
+        ("thinking", {"thinking": True}, "always"),
+        ("thinking", {"thinking": False}, "never"),
+        ("reasoning_effort is defined", {"reasoning_effort": "high"}, "always"),
+        ("reasoning_effort == 'high'", {"reasoning_effort": "low"}, "never"),
+        ("enable_thinking and not fast", {"fast": True}, "never"),
+        ("enable_thinking and not fast", {"fast": False}, "switch"),
+    ],
+)
+def test_what_a_thinking_setting_does_is_told_beside_the_other_switches(
+    condition: str, kwargs: dict[str, Any], mode: str
+) -> None:
+    words = of(TURNS + REPLY + "{% if " + condition + " %}<think>\n{% endif %}{% endif %}")
+    assert thinking_mode(words, kwargs) == mode

@@ -231,13 +231,17 @@ def turn_end(tokenizer: Any) -> int | None:
     if tokenizer.chat_template is None:
         return None
     answer = "7f3a"
-    turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": answer}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (jinja2.TemplateError, TypeError):
-        return None
-    ids = tokenizer(text.rpartition(answer)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+    for content in (answer, [{"type": "text", "text": answer}]):
+        turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": content}]
+        try:
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        except (jinja2.TemplateError, TypeError):
+            continue
+        _, shown, behind = text.rpartition(answer)
+        if shown:  # a template that does not show the answer says nothing about what comes after it
+            ids = tokenizer(behind.lstrip(), add_special_tokens=False)["input_ids"]
+            return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+    return None
 
 
 def encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -248,13 +252,15 @@ def encode_plain(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def thinking_mode(tokenizer: Any) -> Literal["switch", "never", "always"]:
-    """The effect of `enable_thinking` in this tokenizer's template: it decides, or the model never or always thinks.
+def thinking_mode(tokenizer: Any, template_kwargs: Mapping[str, Any] = NOTHING) -> Literal["switch", "never", "always"]:
+    """The effect of `enable_thinking` beside the other switches: it decides, or the model never or always thinks.
 
     "never" stands for a template that leaves it to the model, too. "always": the prompt ends in an open think tag.
     """
     probe = [{"role": "user", "content": "1+1"}]
-    on, off = (encode_chat(tokenizer, probe, thinking=thinking) for thinking in (True, False))
+    on, off = (
+        encode_chat(tokenizer, probe, thinking=thinking, template_kwargs=template_kwargs) for thinking in (True, False)
+    )
     if on != off:
         return "switch"
     return "always" if opens_thought(tokenizer, on) else "never"

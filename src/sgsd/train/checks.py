@@ -81,7 +81,7 @@ def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:
         )
         if with_it == without:
             warn(f"prompts.template_kwargs.{key}: {value!r} changes nothing in the prompts of {config.model.path}")
-    mode = thinking_mode(tokenizer)
+    mode = thinking_mode(tokenizer, p.template_kwargs)
     if mode == "switch":
         return
     always = mode == "always"
