@@ -11,7 +11,7 @@ from sgsd.verify.math.units import words
 
 _RELATIONS = frozenset({"<", "<=", ">", ">=", "!=", "in"})
 _OPENERS = words("for where with")
-_FILLERS = words("all any every each number numbers")
+_FILLERS = words("all any every each number numbers is are a an arbitrary constant constants")
 _SETS = {"integer": "Z", "integers": "Z", "natural": "N", "real": "R", "reals": "R", "rational": "Q", "complex": "C"}
 _SIGNS = {"positive": "> 0", "nonnegative": ">= 0"}
 _DRESS = frozenset({"{", "}", "mathbb", "mathbf"})
@@ -29,12 +29,10 @@ class Condition(NamedTuple):
 def take_conditions(tokens: Tokens) -> tuple[Tokens, tuple[Condition, ...]]:
     """Cut off what is said behind an answer: after a comma, in brackets, or by words ("for all x", "where k ∈ ℤ")."""
     body, found = _worded(tokens)
-    parts, _ = split(body, {",", ";"})
-    while len(parts) > 1 and (condition := _stated(parts[-1], parts[:-1])):
-        parts.pop()
+    while stated := _stated_last(body):
+        body, condition = stated
         found = [condition, *found]
-    length = sum(map(len, parts)) + len(parts) - 1
-    return body[:length], tuple(found)
+    return body, tuple(found)
 
 
 def _worded(tokens: Tokens) -> tuple[Tokens, list[Condition]]:
@@ -51,13 +49,27 @@ def _worded(tokens: Tokens) -> tuple[Tokens, list[Condition]]:
     return tokens, []
 
 
-def _stated(part: Tokens, before: list[Tokens]) -> Condition | None:
-    """A statement about a letter that what stands before it uses, and is no such statement itself."""
-    sides, found = split(part, _RELATIONS)
-    if len(found) != 1 or not is_name(sides[0]) or not sides[1]:
+def _stated_last(tokens: Tokens) -> tuple[Tokens, Condition] | None:
+    """What stands before the last parts of a list, and the condition these are: n ≥ 1, or a, b ∈ ℝ."""
+    parts, _ = split(tokens, {",", ";"})
+    if not split(parts[-1], _RELATIONS)[1]:
         return None
-    used = any(sides[0][0] == token for other in before for token in other)
-    itself = any(is_name(other) or split(other, _RELATIONS)[1] for other in before)
+    for count in range(1, min(len(parts), 4)):
+        start = len(tokens) - sum(map(len, parts[-count:])) - count + 1
+        if condition := _stated(tokens[start:], parts[:-count]):
+            return tokens[: start - 1], condition
+    return None
+
+
+def _stated(part: Tokens, before: list[Tokens]) -> Condition | None:
+    """A statement about letters that what stands before it uses, and is no such statement itself."""
+    sides, found = split(part, _RELATIONS)
+    names = split(sides[0], {","})[0]
+    if len(found) != 1 or not all(map(is_name, names)) or not sides[1]:
+        return None
+    used = all(any(name[0] in other for other in before) for name in names)
+    others = {"in"} if found == ["in"] else _RELATIONS
+    itself = any(is_name(other) or split(other, others)[1] for other in before)
     return read_condition(part) if used and not itself else None
 
 

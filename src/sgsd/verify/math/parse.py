@@ -111,12 +111,15 @@ def _read_membership(tokens: Tokens) -> Form | None:
         return None
     if len(parts) != 2 or not all(parts):
         raise Unreadable("a membership without its set")
-    argument = parts[0][1:] if parts[0][0].text in {"f", "g", "h"} else parts[0]  # f(x) ∈ [0, 1]
-    bracketed = argument[:1] == (Token("op", "("),) and closing(argument, 0) == len(argument) - 1
-    if not is_name(parts[0]) and not bracketed:
+    left = parts[0][1:] if parts[0][0].text in {"f", "g", "h"} else parts[0]  # f(x) ∈ [0, 1]
+    bracketed = left[:1] == (Token("op", "("),) and closing(left, 0) == len(left) - 1
+    names = split(left[1:-1], {","})[0] if bracketed else parts[:1]
+    if not all(map(is_name, names)):
         raise Unreadable("a membership of something that is no letter")
     form = parse(parts[1])
     ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
+    if ranges is not None and len(names) > 1:
+        raise Unreadable("a pair in an interval")
     return form if ranges is None else Span(form.source, ranges)
 
 
