@@ -100,6 +100,8 @@ OPTIONS = {
     "iterations": "Updates with the rollouts of one step.",
     "epsilon": "Clip ε of the policy's ratio.",
     "epsilon_high": "Upper clip of the policy's ratio; null: ε.",
+    "dual_clip": "For negative advantages, largest ratio that counts, above 1; null: none.",
+    "kl": "Share of the divergence from the policy at the start in the loss.",
     "scale_rewards": "The advantage is divided by the standard deviation within its group, the batch, or not at all.",
     "reduce": "Mean of the loss: per rollout first, over all tokens, or over max_tokens.",
     "show": "Reference that the teacher is shown; the last: the answer where a problem has no solution.",

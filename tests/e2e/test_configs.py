@@ -225,3 +225,16 @@ def test_two_processes_speak_once(flags: list[str], said: str, there: dict[str, 
     assert [done.stdout.count(said), done.stdout.count("read as openthoughts")] == [1, 1]
     assert (tmp_path / "run").exists() == (not flags)
     assert len(Records(tmp_path / "run").read("metrics")) == (0 if flags else 3)
+
+
+def test_a_published_config_ends_with_the_figures_of_before_and_after(
+    there: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The held-out set is named on the command line, as the config's own comment shows."""
+    words = arguments(CONFIGS[0].with_name("qwen3-1.7b-sgsd.yaml"), there, tmp_path / "run", data="dapo")
+    held_out = ["--evaluation.data.path", there["plain"], "--evaluation.problems", "6", "--evaluation.samples", "2"]
+    assert run([*words, *held_out, "--evaluation.sampling.max-tokens", "6"]) == 0
+    said = capsys.readouterr().out
+    assert "On 6 held-out problems, 95 % intervals:" in said
+    for name in ("one sample (mean of 2)", "greedy"):
+        assert re.search(rf"{re.escape(name)} +\S+% \(\S+% to \S+%\)  →  \S+% \(\S+% to \S+%\)", said)

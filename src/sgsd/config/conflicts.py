@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sgsd.config.base import Section
 from sgsd.config.run_config import RunConfig
+from sgsd.config.sections import SamplingConfig
 from sgsd.methods import Method
 from sgsd.types import UserError
 
@@ -27,6 +28,7 @@ def conflicts(config: RunConfig) -> Iterator[Conflict]:
     yield from _groups(config, method)
     yield from _bank(config, method)
     yield from _evaluation(config)
+    yield from _log_probs(config, method)
     yield from _shown_columns(config, method)
     yield from _gym(config)
     for name in RunConfig.model_fields:
@@ -49,6 +51,27 @@ def _bank(config: RunConfig, method: Method) -> Iterator[Conflict]:
         yield "bank.path", f"{method.name} retrieves skills; name a bank file"
     if config.evaluation.skills and config.bank.path is None:
         yield "bank.path", "evaluation.skills shows pairs of a bank; name its file"
+
+
+def _log_probs(config: RunConfig, method: Method) -> Iterator[Conflict]:
+    """At a temperature a log-prob is another number; behind a filter it is none, and a penalty changes it by place."""
+    if config.rollout.logprobs == "processed":
+        s, plain = config.sampling, SamplingConfig()
+        why = (
+            "with rollout.logprobs: processed only the temperature is applied: a token that a filter takes out has no"
+            " log-prob, and a penalty makes another policy at each place; leave it out, or use raw"
+        )
+        for key in ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"):
+            if getattr(s, key) != getattr(plain, key):
+                yield f"sampling.{key}", why
+        if s.temperature == 0:
+            yield "sampling.temperature", "at 0 there is no distribution to have log-probs; use rollout.logprobs: raw"
+    thinking = {config.prompts.teacher_thinking, config.prompts.student_thinking}
+    if method.outcome is not None and method.outcome.kl and len(thinking) > 1:
+        yield (
+            "prompts.teacher_thinking",
+            "method.kl compares the policy with itself under one prompt: set it as student's",
+        )
 
 
 def _evaluation(config: RunConfig) -> Iterator[Conflict]:

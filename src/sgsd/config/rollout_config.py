@@ -28,6 +28,8 @@ class RolloutConfig(Section):
 
     engine: Literal["transformers", "vllm", "server"] = "transformers"
     """transformers in the trainer's process, vllm in a process beside it, or running vLLM servers."""
+    logprobs: Literal["raw", "processed"] = "raw"
+    """Log-probs of sampler and trainer: the model's own (raw), or those at sampling.temperature (processed)."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision in vLLM; none: the trainer's, and bfloat16 for a server, which does not report its own."""
     max_model_len: PositiveInt | None = None

@@ -46,6 +46,8 @@ class RunConfig(Section):
     """Rollouts a step, over all processes."""
     group: PositiveInt | None = None
     """Rollouts of one problem in a step; none: the method's own."""
+    mask_truncated: bool = False
+    """Leave completions that their length cut off out of the loss; they still count in their group's mean."""
     logged_rollouts: NonNegativeInt = 1
     """Rollouts a step that are written to rollouts.jsonl, with every token's numbers."""
     method: dict[str, Any] = Field(default={"name": "sgsd"})

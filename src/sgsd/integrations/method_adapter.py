@@ -163,7 +163,7 @@ class MethodAdapter:
         batch = build_batch(self.contexts, rollouts, verdicts)
         taught = score_teachers(learner, batch)
         advantages_B = outcome_advantages(learner, batch)
-        masks = [learner.token_mask(r.completion.token_ids) & own.bool().cpu() for r, own in zip(rollouts, written)]
+        masks = [learner.token_mask(r.completion) & own.bool().cpu() for r, own in zip(rollouts, written)]
         rows = batch.student_rows()
         begin = partial(LossPasses, learner, batch, taught, masks, advantages_B)
         done = run_microbatches(policy, "student", rows, rows[0], begin)

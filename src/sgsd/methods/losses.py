@@ -260,6 +260,7 @@ def clipped_policy_losses(
     advantages_BT: Tensor,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """PPO's loss of every token: −min(q A, clip(q, 1−ε, 1+ε_high) A) with q = p_S(y_t) / p_old(y_t).
 
@@ -269,6 +270,8 @@ def clipped_policy_losses(
         advantages_BT: A_t, [B, T], or [B, 1] where all tokens of a rollout have one.
         epsilon: how far the ratio may fall below 1, and rise above it.
         epsilon_high: how far it may rise above 1, where that is another bound.
+        dual_clip: c > 1, for A < 0 at most −c A: a token that has become much likelier than it was when sampled does
+            not outweigh all others (arXiv 1912.09729).
 
     Returns:
         [B, T].
@@ -289,7 +292,10 @@ def clipped_policy_losses(
     check_shape("advantages_BT", advantages_BT, (B, 1) if advantages_BT.shape[-1:] == (1,) else (B, T))
     ratio_BT = (logps_BT - old_logps_BT.detach()).exp()
     clipped_BT = ratio_BT.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
-    return -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
+    gain_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
+    if dual_clip is not None:
+        gain_BT = torch.where(advantages_BT < 0, torch.maximum(gain_BT, dual_clip * advantages_BT), gain_BT)
+    return -gain_BT
 
 
 def policy_losses(inputs: LossInputs, method: Method, advantages_BT: Tensor) -> Tensor:
@@ -301,13 +307,18 @@ def policy_losses(inputs: LossInputs, method: Method, advantages_BT: Tensor) -> 
         advantages_BT=advantages_BT,
         epsilon=method.outcome.epsilon,
         epsilon_high=method.outcome.epsilon_high,
+        dual_clip=method.outcome.dual_clip,
     )
 
 
 def outcome_token_losses(inputs: LossInputs, method: Method) -> LossOutputs:
     """The policy gradient of the outcome alone: all tokens of a rollout have its advantage."""
     advantages_BT = inputs.advantages_B[:, None].expand_as(inputs.student_logps_BT)
-    return LossOutputs(policy_losses(inputs, method, advantages_BT), advantages_BT)
+    losses_BT = policy_losses(inputs, method, advantages_BT)
+    if method.outcome is not None and method.outcome.kl:
+        gap_BT = gaps(inputs)[:, 0]  # log p_ref − log p_S
+        losses_BT = losses_BT + method.outcome.kl * (gap_BT.exp() - gap_BT - 1)
+    return LossOutputs(losses_BT, advantages_BT)
 
 
 def with_outcome(outputs: LossOutputs, inputs: LossInputs, method: Method) -> LossOutputs:

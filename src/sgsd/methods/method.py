@@ -190,7 +190,8 @@ class PolicyGradient:
     """The clipped policy gradient of the outcome's advantage: −min(q A, clip(q, 1−ε, 1+ε_high) A).
 
     `baseline` says over which rollouts the mean is taken, `scale` whose standard deviation divides; `share` weighs the
-    term beside the teachers'.
+    term beside the teachers'. `dual_clip` bounds it at −c A where A < 0 (arXiv 1912.09729); `kl` adds that share of
+    e^{−d} + d − 1, d = log p_S(y_t) − log p_ref(y_t), whose mean is the divergence from the policy at the start.
     """
 
     scale: Literal["group", "batch", "none"] = "group"
@@ -198,8 +199,14 @@ class PolicyGradient:
     epsilon_high: float | None = None
     baseline: Literal["group", "batch"] = "group"
     share: float = 1.0
+    dual_clip: float | None = None
+    kl: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip is a bound on the ratio above 1, not {self.dual_clip}")
+        if self.kl < 0:
+            raise ValueError(f"kl is a share of the loss, 0 or more, not {self.kl}")
         if self.epsilon <= 0 or (self.epsilon_high is not None and self.epsilon_high <= 0):
             raise ValueError("epsilon and epsilon_high must be positive")
         if self.share <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from sgsd.contexts.controls import Null
 from sgsd.contexts.rollouts import Hints
 from sgsd.methods.method import ClipLevel, LossInputs, LossOutputs, Method, Objective, TopOf
 
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FollowOutcome(Objective):
-    """The outcome alone: the clipped policy gradient, without teachers."""
+    """The outcome alone: the clipped policy gradient, with no teacher but the reference of a divergence."""
 
     reads_teachers: ClassVar[bool] = False
 
     def check(self, method: Method) -> None:
-        if method.has_teachers:
+        if method.outcome is not None and method.outcome.kl:
+            if method.context != Null() or method.teacher == "live":
+                raise ValueError("kl is to the policy as it was, under the plain prompt: Null() and a frozen teacher")
+        elif method.has_teachers:
             raise ValueError("its teachers would be scored for nothing; give it another objective, or no context")
         if method.outcome is None:
             raise ValueError("it would learn nothing; give it another objective and a context, or an outcome to follow")

@@ -36,11 +36,12 @@ class TransformersEngine:
         ValueError: neither tokenizer nor generation config names an end token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, token_budget: int = 65_536) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, token_budget: int = 65_536, logprobs_at: float = 1.0) -> None:
         # An adapter's layers stand inside the base model, which is the one that knows how to generate.
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.tokenizer = tokenizer
         self.token_budget = token_budget
+        self.logprobs_at = logprobs_at  # the temperature at which log-probs are given
         self.end_ids = end_token_ids(self.model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
 
@@ -75,7 +76,7 @@ class TransformersEngine:
         input_ids = torch.tensor([[self.pad_id] * n + list(p) for n, p in zip(pads, prompts)], device=device)
         mask = torch.tensor([[0] * n + [1] * len(p) for n, p in zip(pads, prompts)], device=device)
         numbers = np.stack([uniforms(seed, index, sampling.max_tokens) for index in indices])
-        sampler = SeededSampler(sampling, torch.from_numpy(numbers).to(device), mask.bool())
+        sampler = SeededSampler(sampling, torch.from_numpy(numbers).to(device), mask.bool(), self.logprobs_at)
         with self._undisturbed():
             out = self.model.generate(
                 input_ids=input_ids,
@@ -119,11 +120,13 @@ class SeededSampler(LogitsProcessor):
     a row depends on its own u_t and its own logits, never on its neighbours.
     """
 
-    def __init__(self, sampling: Sampling, uniforms_BT: Tensor, prompt_mask_BP: Tensor) -> None:
-        self.sampling = sampling
+    def __init__(
+        self, sampling: Sampling, uniforms_BT: Tensor, prompt_mask_BP: Tensor, logprobs_at: float = 1.0
+    ) -> None:
+        self.sampling, self.logprobs_at = sampling, logprobs_at
         self.uniforms_BT = uniforms_BT
         self.prompt_mask_BP = prompt_mask_BP
-        self.logps: list[Tensor] = []  # of the drawn tokens, under the model itself: temperature 1, nothing filtered
+        self.logps: list[Tensor] = []  # of the drawn tokens, nothing filtered, at `logprobs_at`
         self.filters = _filters(sampling)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -136,6 +139,8 @@ class SeededSampler(LogitsProcessor):
             cdf_BV = self.filters(input_ids, filtered_BV).double().softmax(-1).cumsum(-1)
             target_B1 = self.uniforms_BT[:, position, None] * cdf_BV[:, -1:]
             tokens_B = torch.searchsorted(cdf_BV, target_B1).squeeze(-1).clamp(max=cdf_BV.shape[-1] - 1)
+        if self.logprobs_at != 1:
+            raw_BV = raw_BV / self.logprobs_at
         self.logps.append(raw_BV.log_softmax(-1).gather(-1, tokens_B[:, None]).squeeze(-1))
         return torch.full_like(scores, -torch.inf).scatter_(-1, tokens_B[:, None], 0.0)
 

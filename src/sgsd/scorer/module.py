@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -47,14 +48,22 @@ class Scorer(nn.Module):
         UserError: the model changes its logits in a way that cannot be followed, or its weights are no numbers.
     """
 
-    def __init__(self, model: Any, *, teacher_weights: TeacherWeights = "live", teacher_copy: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        teacher_weights: TeacherWeights = "live",
+        teacher_copy: Any = None,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
         if (teacher_weights == "copy") != (teacher_copy is not None):
             raise ValueError("a teacher copy goes with teacher_weights='copy', and only with it")
         self.model = model
         self.teacher_copy = teacher_copy
         self.teacher_weights = teacher_weights
-        self.readout = measure(causal_lm(model))
+        readout = measure(causal_lm(model))
+        self.readout = replace(readout, change=readout.change.at_temperature(temperature))
 
     def forward(
         self,

@@ -48,6 +48,12 @@ class LogitChange:
     factor: float = 1.0
     cap: float | None = None
 
+    def at_temperature(self, temperature: float) -> LogitChange:
+        """The change whose logits are these divided by the temperature: z/T = (c/T) tanh((a/T) u / (c/T))."""
+        if temperature == 1:
+            return self
+        return LogitChange(self.factor / temperature, None if self.cap is None else self.cap / temperature)
+
     def apply_(self, logits: Tensor) -> Tensor:
         """Change them in place."""
         if self.factor != 1:

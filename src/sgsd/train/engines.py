@@ -114,6 +114,7 @@ def vllm_settings(config: RunConfig, accelerator: Accelerator, model: Any) -> Vl
         "dtype": rollout.dtype or precision,
         "max_model_len": room,
         "seed": config.seed,
+        "logprobs_mode": f"{config.rollout.logprobs}_logprobs",
         "revision": config.model.revision,
         "tokenizer_revision": config.model.revision,
         "trust_remote_code": config.model.trust_remote_code,

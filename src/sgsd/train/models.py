@@ -175,9 +175,15 @@ def _read_json(file: Path, key: str) -> dict[str, Any]:
 
 
 def make_scorer(
-    model: Any, method: Method, lora: LoraConfig | None, seed: int, *, gradient_checkpointing: bool = False
+    model: Any,
+    method: Method,
+    lora: LoraConfig | None,
+    seed: int,
+    *,
+    gradient_checkpointing: bool = False,
+    temperature: float = 1.0,
 ) -> Scorer:
-    """Put the adapters in place and say where the teacher's weights are."""
+    """Put the adapters in place and say where the teacher's weights are; log-probs are those at the temperature."""
     if not method.has_teachers:
         where, copied = teacher_weights("live", lora=lora is not None), None
     else:
@@ -203,7 +209,7 @@ def make_scorer(
         if gradient_checkpointing:
             model.enable_input_require_grads()
     model.train()  # dropout, and gradient checkpointing, which transformers leaves out in eval mode
-    return Scorer(model, teacher_weights=where, teacher_copy=copied)
+    return Scorer(model, teacher_weights=where, teacher_copy=copied, temperature=temperature)
 
 
 def _with_adapter(model: Any, lora: LoraConfig, targets: Targets) -> Any:

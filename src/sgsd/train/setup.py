@@ -189,7 +189,10 @@ def build_policy(
     model = load_model(config.model)
     check_vocabulary(model, tokenizer)
     checkpointing = config.model.gradient_checkpointing
-    bare = make_scorer(model, method, config.lora, config.seed, gradient_checkpointing=checkpointing)
+    temperature = config.sampling.temperature if config.rollout.logprobs == "processed" else 1.0
+    bare = make_scorer(
+        model, method, config.lora, config.seed, gradient_checkpointing=checkpointing, temperature=temperature
+    )
     o, sampled = config.optimizer, bare.model
     if config.lora is not None:
         tell_layers(sampled, config.lora.target_modules)
@@ -199,7 +202,7 @@ def build_policy(
     scorer, _ = strategy.prepare(bare, optimizer, config.model, o)
     budgets = Budgets(config.compute.student_tokens, config.compute.teacher_tokens)
     exact = config.model.dtype == "float32" and accelerator.mixed_precision == "no"
-    own = TransformersEngine(sampled, tokenizer, token_budget=config.compute.rollout_tokens)
+    own = TransformersEngine(sampled, tokenizer, token_budget=config.compute.rollout_tokens, logprobs_at=temperature)
     engine = make_engine(config, accelerator, strategy, sampled, own)
     return Policy(scorer, tokenizer, accelerator, strategy, budgets, exact), engine, own.end_ids
 

@@ -122,7 +122,7 @@ class Readers:
         taught = iter(score_rows(run, rows, role="teacher"))
         found = []
         for rollout, verdict, student_T, views in zip(rollouts, verdicts, plain, shown):
-            mask_T = run.learner.token_mask(rollout.completion.token_ids)
+            mask_T = run.learner.token_mask(rollout.completion)
             pools = read(stance_of(run.method), views, [next(taught) for _ in views], student_T, mask_T)
             found.append(ProbedRollout(rollout.completion.index, rollout.problem.id, verdict.outcome, pools))
         return found

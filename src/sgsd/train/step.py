@@ -26,7 +26,7 @@ from sgsd.train.evidence_log import EvidenceLog
 from sgsd.train.microbatch import run_microbatches
 from sgsd.train.policy import NonFiniteError, Policy
 from sgsd.train.sampler_mismatch import check_gap, draws_dropout, mean_gap
-from sgsd.types import UserError
+from sgsd.types import Completion, UserError
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class Learner:
     may_leave_out: bool  # whether a teacher may be missing; a property of the run, so that all processes count alike
     group: int  # rollouts of one problem in a step
 
-    def token_mask(self, token_ids: Sequence[int]) -> Tensor:
+    def token_mask(self, completion: Completion) -> Tensor:
         """The tokens [T] that the loss is of: all, or all but special ones, think tags and runs of newlines."""
+        if self.config.mask_truncated and completion.finish == "length":
+            return torch.zeros(len(completion.token_ids), dtype=torch.bool)
         every = self.method.tokens == "all"
-        return torch.tensor([every or token not in self.ignored_token_ids for token in token_ids])
+        return torch.tensor([every or token not in self.ignored_token_ids for token in completion.token_ids])
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def update(learner: Learner, batch: Batch, taught: TeacherScores, metrics: StepM
     """One student pass a rollout and iteration, whatever the number of teachers; then the optimizer."""
     policy = learner.policy
     advantages_B = outcome_advantages(learner, batch)
-    masks = [learner.token_mask(r.completion.token_ids) for r in batch.rollouts]
+    masks = [learner.token_mask(r.completion) for r in batch.rollouts]
     tokens = int(all_sum(policy.accelerator, sum(int(mask.sum()) for mask in masks)))
     old_logps: dict[int, Tensor] = {}
     details: list[Detail] = []

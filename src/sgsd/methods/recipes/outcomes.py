@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sgsd.contexts.base import NoContext
+from sgsd.contexts.controls import Null
 from sgsd.contexts.references import Answer, Shown
 from sgsd.contexts.rollouts import Hints, Sibling
 from sgsd.methods.method import Method, PolicyGradient, Reduce, TeacherKind
@@ -27,13 +28,18 @@ def grpo(
     epsilon_high: float | None = None,
     scale_rewards: Scale = "group",
     reduce: Reduce = "rollout",
+    dual_clip: float | None = None,
+    kl: float = 0.0,
 ) -> Method:
     """Group-relative policy optimisation of the outcome alone, arXiv 2402.03300."""
     return Method(
         name="grpo",
-        context=NoContext(),
+        context=Null() if kl else NoContext(),
         objective=FollowOutcome(),
-        outcome=PolicyGradient(scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high),
+        outcome=PolicyGradient(
+            scale=scale_rewards, epsilon=epsilon, epsilon_high=epsilon_high, dual_clip=dual_clip, kl=kl
+        ),
+        teacher="frozen" if kl else "live",
         reduce=reduce,
         tokens="all",  # the outcome says when to stop, too: the end token is learned
         group=group,
