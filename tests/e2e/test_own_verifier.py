@@ -108,7 +108,7 @@ def hangs_on_one(completions, answer, number, **kwargs):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "own_graders.py").write_text(SOURCE)
     rows = [p for pair in zip(*(enumerate_problems(name, False)[:12] for name in ("carry", "square"))) for p in pair]
     with (tmp_path / "data.jsonl").open("w") as file:
         for number, problem in enumerate(rows):
@@ -119,7 +119,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(folder: Path, function: str, **changes: Any) -> Records:
-    verifier = {"name": f"mine.py:{function}"}
+    verifier = {"name": f"own_graders.py:{function}"}
     base: dict[str, Any] = {"rollouts": 8, "data": {"path": "data.jsonl", "limit": None}, "verifier": verifier}
     output = folder / f"{function}-{len(list(folder.iterdir()))}"
     return Records(run_small(output, **merged({"logged_rollouts": 16, **base}, changes)))
@@ -169,7 +169,7 @@ def test_rewards_make_the_advantages_and_the_verdict_the_polarity(folder: Path) 
 
 def test_one_that_raises_on_a_third_of_the_rows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
-        UserError, match=r"RuntimeError \(no unit test for \d+\) on problem data-\d+, .*mine\.py:\d+ in"
+        UserError, match=r"RuntimeError \(no unit test for \d+\) on problem data-\d+, .*own_graders\.py:\d+ in"
     ):
         trained(folder, "raises_on_a_third")
     records = trained(folder, "raises_on_a_third", verifier={"on_error": "unknown"})
@@ -195,7 +195,7 @@ def test_the_tokens_of_a_completion_reach_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["stop", "unknown"])
-@pytest.mark.parametrize("name", ["mine.py:leaves", "gone.py:f", "gone:f"])
+@pytest.mark.parametrize("name", ["own_graders.py:leaves", "gone.py:f", "gone:f"])
 def test_one_that_leaves_ends_the_command_with_one_line_and_2(
     name: str, on_error: str, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,7 +205,7 @@ def test_one_that_leaves_ends_the_command_with_one_line_and_2(
     assert sgsd(["train", "c.yaml"]) == 2
     (line,) = [line for line in (capsys.readouterr().err + caplog.text).splitlines() if "called sys.exit" in line]
     assert f"verifier '{name}'" in line
-    assert ("on problem data-" in line) == (name == "mine.py:leaves")
+    assert ("on problem data-" in line) == (name == "own_graders.py:leaves")
 
 
 def test_the_dry_run_asks_it_nothing_but_what_a_run_would(folder: Path) -> None:

@@ -55,7 +55,8 @@ def test_differences_are_dotted_names_of_all_that_differs() -> None:
 def test_the_sampler_s_gap_is_over_the_tokens_that_teach() -> None:
     metrics = StepMetrics()
     metrics.sums = {
-        name: torch.tensor(1.0) for name in ("loss", "rollouts", "correct", "ungraded", "length", "truncated")
+        name: torch.tensor(1.0)
+        for name in ("loss", "rollouts", "correct", "ungraded", "reward", "with_reward", "length", "truncated")
     }
     metrics.sums["tokens"] = torch.tensor(3.0)
     said = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0])]

@@ -120,7 +120,7 @@ def test_the_page_of_a_real_config_counts_all_guards(unfinished: Path) -> None:
     from sgsd.config.guards_config import GuardsConfig
 
     configure(unfinished, guards=GuardsConfig().model_dump(mode="json"))
-    expected = "No guard fired: 12 watched, 0 off; 1 had fewer steps than its window."  # support_auc's is 20
+    expected = "No guard fired: 16 watched, 0 off; 1 had fewer steps than its window."  # support_auc's is 20
     assert expected in page_of(unfinished).text
 
 

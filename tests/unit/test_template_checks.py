@@ -120,7 +120,7 @@ def test_a_thought_that_the_prompt_opens_must_be_closed(name: str) -> None:
     quote = Quote(["<think>", "</think>", "<|im_end|>"])
     assert quote.text(written(words, UNCLOSED, prompt).text) == ""
     assert quote.text(written(words, CLOSED, prompt).text) == r"It is \boxed{3}."
-    assert strip_thinking(written(words, UNCLOSED, prompt).text) == UNCLOSED
+    assert strip_thinking(written(words, UNCLOSED, prompt).text) == f"<think>\n{UNCLOSED}"
 
 
 @pytest.mark.parametrize("tail", ["", "<think>\n\n</think>\n\n", "<thinking>\n", "Think:\n"])

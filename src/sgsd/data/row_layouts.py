@@ -55,9 +55,9 @@ class Item:
 
 def plain(row: Row, config: DataConfig) -> Item:
     """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
-    solution = cell(row, config.solution) if config.solution else None
+    text, solution = cell(row, config.problem), cell(row, config.solution) if config.solution else None
     meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
-    return Item(cell(row, config.problem), without_derivation(_answer(row, config.answer)), solution, meta)
+    return Item(text, without_derivation(_answer(row, config.answer)), solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:

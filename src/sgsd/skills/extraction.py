@@ -79,7 +79,7 @@ def extract(
 
 def strip_thinking(text: str) -> str:
     """Return a completion without its think block; all of it where the block never closes."""
-    return text.rpartition("</think>")[2].strip().removeprefix("<think>").strip() or text.strip()
+    return text.rpartition("</think>")[2].strip() or text.strip()
 
 
 def shortened(text: str, limit: int) -> str:
