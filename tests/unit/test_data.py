@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -274,3 +275,13 @@ def test_a_reference_with_a_derivation_is_cut_to_its_answer(name: str, tmp_path:
     assert "<<" not in str(shown.text)
     if answer == "72":
         assert leak("Then the answer is 72.", str(problem.gold)) is not None
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_reference_in_trls_rows_is_cut_too(name: str) -> None:
+    adapter = pytest.importorskip("sgsd.integrations.trl")
+    written, answer = DERIVED[name]
+    columns = {"problem": ["How many?"], "answer": [written]}
+    (problem,) = adapter.problems_of(columns, 1, SimpleNamespace(data=DataConfig(path="none.jsonl")))
+    assert problem.gold == answer
+    assert problem.answer == written, "a verifier of one's own is handed what the row holds"

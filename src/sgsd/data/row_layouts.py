@@ -57,10 +57,7 @@ def plain(row: Row, config: DataConfig) -> Item:
     """Columns named by `data.problem`, `data.answer` and, where asked for, `data.solution` and `data.rubric`."""
     text, solution = cell(row, config.problem), cell(row, config.solution) if config.solution else None
     meta = {"rubric": _rubric(row, config.rubric)} if config.rubric else {}
-    gold = _answer(row, config.answer)
-    if ("####" in gold or has_box(gold)) and _has_answer(gold):  # what a derivation ends in is the answer
-        gold, _ = answer_in(gold, config.answer)
-    return Item(text, gold, solution, meta)
+    return Item(text, without_derivation(_answer(row, config.answer)), solution, meta)
 
 
 def dapo(row: Row, config: DataConfig) -> Item:
@@ -168,6 +165,13 @@ def as_text(value: Any, name: str) -> str:
     except UnicodeEncodeError:
         raise UnusableRow(f"holds half a character (a lone surrogate) in {name}") from None
     return str(value)
+
+
+def without_derivation(reference: str) -> str:
+    """What a reference ends in, behind its last #### or in its last box; without these the reference as it is."""
+    if ("####" in reference or has_box(reference)) and _has_answer(reference):
+        return answer_in(reference, "the reference")[0]
+    return reference
 
 
 def answer_in(text: str, name: str) -> tuple[str, str | None]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from sgsd.config.run_config import RunConfig
 from sgsd.contexts.prompts import encode_chat, with_open_thoughts
 from sgsd.data.problems import load_problems
+from sgsd.data.row_layouts import without_derivation
 from sgsd.integrations.method_adapter import MethodAdapter, adapter_config
 from sgsd.integrations.trl_terms import advantage_scale, check_arguments, checked_trl
 from sgsd.train.context_resources import make_prompts
@@ -219,6 +220,13 @@ def problems_of(columns: Mapping[str, Sequence[Any]], count: int, config: RunCon
         {name: values[place] for name, values in columns.items() if isinstance(values, list)} for place in range(count)
     ]
     return [
-        Problem(str(name or hashlib.sha256(text.encode()).hexdigest()[:12]), text, gold, solution, columns=row)
+        Problem(
+            str(name or hashlib.sha256(text.encode()).hexdigest()[:12]),
+            text,
+            without_derivation(gold) if isinstance(gold, str) else gold,
+            solution,
+            answer=gold,
+            columns=row,
+        )
         for name, text, gold, solution, row in zip(ids, texts, golds, solutions, rows, strict=True)
     ]

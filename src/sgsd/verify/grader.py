@@ -163,7 +163,8 @@ def _without_numpy(gold: Any) -> Any:
 def _reference(text: str) -> str | None:
     if has_box(text):
         return last_box(text)
-    return text.rpartition("####")[2].strip() or None
+    answer = text.rpartition("####")[2].strip()
+    return answer if answer.lower() not in {"", "nan"} else None  # "nan" is a missing number, written out
 
 
 def _digits(number: int) -> str | None:

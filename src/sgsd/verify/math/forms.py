@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sgsd.verify.math.algebra import Value
+from sgsd.verify.math.conditions import Condition
 from sgsd.verify.math.lexer import Tokens
 from sgsd.verify.math.ranges import Ranges
 
@@ -90,10 +91,10 @@ class Equation(Form):
 
 @dataclass(frozen=True)
 class Family(Form):
-    """An answer and what is said of its letters: 2kπ, k ∈ ℤ; f(x) = x for all x. The conditions are tokens."""
+    """An answer and what is said of its letters: 2kπ, k ∈ ℤ; f(x) = x for all x."""
 
     body: Form
-    conditions: tuple[Tokens, ...]
+    conditions: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)

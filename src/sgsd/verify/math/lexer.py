@@ -38,7 +38,7 @@ _UNICODE = str.maketrans({
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ",
     "∩": r"\cap ", "∈": r"\in ", "∖": r"\setminus ", "±": r"\pm ", "∓": r"\mp ", "ℝ": r"\mathbb{R} ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∨": r"\lor ", "∧": r"\land ",
-    "€": r"\text{euros}", "£": r"\text{sterling}", "¥": r"\text{yen}", "₹": r"\text{rupees}", "¢": r"\text{ cents}",
+    "€": " euros ", "£": " sterling ", "¥": " yen ", "₹": " rupees ", "¢": " cents ",
     "′": "'", "’": "'", "∶": ":", "、": ",", "，": ",", "。": ".",
     **{char: rf"\{unicodedata.name(char).split()[-1].lower()} " for char in "αβγδεζηθικλμνξοπρστυφχψω"},
     **{char: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", char).split("⁄"))
@@ -88,8 +88,8 @@ def _pattern(loose: bool) -> re.Pattern[str]:
         r"|(?P<degree>\^\s*\{?\s*\\circ\s*\}?)"
         r"|(?P<colour>\\(?:text)?color\s*\{[^{}]*\})"
         r"|(?P<fence>\\(?:left|right|middle)\s*\.)"
-        r"|(?P<ellipsis>\.\.\.+|…|\\(?:dots[bcimo]?|ldots|cdots|hdots|textellipsis)(?![A-Za-z]))"
-        r"|(?P<money>\\\$)"
+        r"|(?P<ellipsis>\.(?:\s?\.){2,}|…|\\(?:dots[bcimo]?|ldots|cdots|hdots|textellipsis)(?![A-Za-z]))"
+        r"|(?P<money>(?:(?<![A-Za-z])US\s?)?\\\$)"
         r"|(?P<command>\\(?:[A-Za-z]+|.))"
         r"|(?P<space>[\s~$]+)"
         rf"|(?P<number>(?:(?:{groups})(?:\.\d+)?|\d+\{{,\}}\d+|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{{1,4}}(?!\w))?)"
@@ -133,7 +133,9 @@ def has_loose_number(text: str) -> bool:
 
 
 _SYSTEM = re.compile(
-    r"\\begin\s*\{(cases|aligned|align\*?|gathered|split)\}(?P<rows>[^{}]*(?:\{[^{}]*\}[^{}]*)*?)\\end\s*\{\1\}"
+    r"(?P<brace>(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(?P<name>cases|aligned|align\*?|gathered|split|array)\}(?:\{[lcr]+\})?"
+    r"(?P<rows>(?:(?!\\(?:begin|end)\b).)*)\\end\s*\{(?P=name)\}(?:\s*\\right\s*\.)?",
+    re.DOTALL,
 )
 
 
@@ -141,7 +143,9 @@ def _system(match: re.Match[str]) -> str:
     """Rows of equations as a list of them; a function that is defined case by case stays as it is."""
     rows = [row.replace("&", "") for row in re.split(r"\\\\", match["rows"]) if row.strip()]
     plain_rows = rows and all("=" in row and r"\text" not in row and "if" not in row.lower() for row in rows)
-    return ", ".join(row.strip().rstrip(",.;") for row in rows) if plain_rows else match.group()
+    if not plain_rows or (match["name"] == "array" and not match["brace"]):
+        return match.group()
+    return ", ".join(row.strip().rstrip(",.;") for row in rows)
 
 
 def tokenise(text: str, *, loose: bool = True) -> Tokens:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sgsd.types import Status
 from sgsd.verify.errors import Undecided, Unreadable
-from sgsd.verify.math.algebra import Arithmetic, Sum, has_variable, variables, without_poles
-from sgsd.verify.math.brackets import is_label, is_name, is_simple_label, split
+from sgsd.verify.math.algebra import Arithmetic, Sum, as_fraction, has_variable, rational, variables, without_poles
+from sgsd.verify.math.brackets import is_label, is_name, is_simple_label
+from sgsd.verify.math.conditions import weigh
 from sgsd.verify.math.forms import (
     Based,
     Choice,
@@ -23,11 +24,10 @@ from sgsd.verify.math.forms import (
     Span,
     Words,
 )
-from sgsd.verify.math.lexer import Tokens
+from sgsd.verify.math.lexer import Token, Tokens
 from sgsd.verify.math.quantities import same_quantity
 from sgsd.verify.math.ranges import equal as equal_ranges
 from sgsd.verify.math.sets import ranges_of
-from sgsd.verify.math.units import words
 
 _MAX_UNORDERED = 30  # items that are matched each against each
 
@@ -87,30 +87,11 @@ def _compare_families(answer: Form, gold: Form) -> Decision:
     if decision is _NO:
         return Status.UNKNOWN if all(said) and _shifted(*bodies) else _NO
     if all(said):
-        alike = sorted(map(_condition, said[0])) == sorted(map(_condition, said[1]))
-        return decision if alike else Status.UNKNOWN
-    return decision if all(map(_goes_without_saying, said[0] or said[1])) else _NO
-
-
-def _condition(tokens: Tokens) -> str:
-    """A condition in one spelling: n > 0 as n ≥ 1, and "real x" as x ∈ ℝ."""
-    texts = [token.text.lower() for token in tokens if token.text not in {"{", "}"}]
-    return " ".join(texts).replace("> 0", ">= 1")
-
-
-_NUMBERS = words("mathbb real reals integer integers natural rational complex positive nonnegative numbers number in "
-                 "all any every each")  # fmt: skip
-
-
-def _goes_without_saying(tokens: Tokens) -> bool:
-    """x ∈ ℝ, k ∈ ℤ, any c, n ≥ 1: what nearly every answer with such letters means anyway."""
-    sides, found = split(tokens, {"in", "<", "<=", ">", ">=", "!="})
-    if not found:
-        return all(len(token.text) == 1 or token.text.lower() in _NUMBERS for token in tokens)
-    if found == ["in"]:
-        texts = [token.text for token in sides[1] if token.text not in {"{", "}", "^", "+"}]
-        return texts in ([["reals"]] + [["mathbb", letter] for letter in "ZNQRC"] + [[letter] for letter in "ZNQRC"])
-    return found in ([">"], [">="]) and [token.text for token in sides[1]] in (["0"], ["1"], ["2"])
+        return decision if set(said[0]) == set(said[1]) else Status.UNKNOWN
+    weights = [weigh(condition, of_set=isinstance(bodies[0], Span)) for condition in said[0] or said[1]]
+    if _NO in weights:
+        return _NO
+    return Status.UNKNOWN if Status.UNKNOWN in weights else decision
 
 
 def _shifted(answer: Form, gold: Form) -> bool:
@@ -236,6 +217,7 @@ def _compare_groups(answer: Group, gold: Group) -> Decision:
         return _unordered(answer, gold)
     if "{}" in kinds:
         return _NO
+    answer, gold = _as_point(answer, gold), _as_point(gold, answer)
     long_rows = len(gold.items) >= 3 and kinds <= {"", "()", "[]"}  # with two items, [ ] is a closed interval
     if len(kinds) == 1 or kinds == {"", "()"} or long_rows:
         return _itemwise(answer, gold)
@@ -248,6 +230,19 @@ def _compare_labelled(answer: Group, gold: Group) -> Decision:
     names = [item.sides[0].source for item in items]
     roots = all("_" in (token.text for token in name) for name in names) and len({name[0] for name in names}) == 1
     return (_unordered if roots else _itemwise)(answer, gold)
+
+
+def _as_point(group: Group, other: Group) -> Group:
+    """y = 2, x = 1 beside a point (1, 2): in the order of x, y and z."""
+    names = [item.sides[0].source[0].text for item in group.items if isinstance(item, Equation)]
+    if (
+        other.brackets != "()"
+        or group.brackets
+        or len(set(names)) < len(group.items)
+        or not {"x", "y", "z"}.issuperset(names)
+    ):
+        return group
+    return replace(group, items=tuple(item for _, item in sorted(zip(names, group.items), key=lambda pair: pair[0])))
 
 
 def _as_vectors(answer: Group, gold: Group) -> Decision:
@@ -269,7 +264,7 @@ def _compare_ratios(answer: Group, gold: Group) -> Decision:
     g = [item.value for item in gold.items if isinstance(item, Number)]
     has_units = any(item.unit for item in (*answer.items, *gold.items) if isinstance(item, Number))
     if has_units or len(a) < len(answer.items) or len(g) < len(gold.items) or _is_clock(answer) or _is_clock(gold):
-        return _itemwise(answer, gold)  # times of day
+        return _compare_times(answer, gold)
     exact = Arithmetic()
     in_proportion = bool(a[0].num) == bool(g[0].num) and all(
         exact.equal(exact.multiply(a[0], g[k]), exact.multiply(a[k], g[0])) for k in range(1, len(a))
@@ -277,6 +272,25 @@ def _compare_ratios(answer: Group, gold: Group) -> Decision:
     if in_proportion and _may_be_clock(answer) and _may_be_clock(gold):
         return _YES if _itemwise(answer, gold) is _YES else Status.UNKNOWN  # 1:20 and 2:40, ratios or times
     return _truth(in_proportion)
+
+
+def _compare_times(answer: Group, gold: Group) -> Decision:
+    """Times of day; where one side names no half of the day, 8:00 pm is 8:00 and 20:00."""
+    on_24_hours = _on_24_hours(answer), _on_24_hours(gold)
+    decision = _itemwise(answer, gold)
+    if decision is not _NO or None not in on_24_hours:
+        return decision
+    return _itemwise(on_24_hours[0] or answer, on_24_hours[1] or gold)
+
+
+def _on_24_hours(group: Group) -> Group | None:
+    """1:00 pm as 13:00; None for a time without am or pm."""
+    match group.items:
+        case (Number(value=hours), *others, Number(unit=(("am" | "pm") as half,)) as last):
+            hour = (as_fraction(hours) or 0) % 12 + 12 * (half == "pm")
+            first = Number((Token("num", str(hour)),), rational(hour))
+            return replace(group, items=(first, *others, replace(last, unit=())))
+    return None
 
 
 def _is_clock(group: Group) -> bool:

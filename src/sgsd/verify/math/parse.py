@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from sgsd.verify.errors import Undecided, Unreadable
 from sgsd.verify.math.algebra import Arithmetic, rational
-from sgsd.verify.math.brackets import OPENS, closing, depth_of, depths, is_name, split
+from sgsd.verify.math.brackets import OPENS, closing, depth_of, is_name, split
+from sgsd.verify.math.conditions import read_condition, take_conditions
 from sgsd.verify.math.expressions import evaluate
 from sgsd.verify.math.forms import Based, Choice, Equation, Family, Form, Group, Infinite, Number, Opaque, Span
 from sgsd.verify.math.lexer import Token, Tokens, has_loose_number, plain, tokenise
@@ -22,7 +23,6 @@ from sgsd.verify.math.sets import combine, ranges_of, split_sets
 from sgsd.verify.math.units import HEDGES, words
 
 MAX_DEPTH = 40
-QUANTIFIERS = frozenset({"all", "any", "every", "each"})
 _LEAD_INS = words("the final answer option choice case set interval value solution solutions")
 
 
@@ -100,42 +100,9 @@ def _read_choice(tokens: Tokens) -> Form | None:
 
 
 def _read_family(tokens: Tokens) -> Form | None:
-    """Read what is said of an answer's letters behind it: a comma and a condition, or "for all …"."""
-    body, conditions = _qualified(tokens)
-    parts, marks = split(body, {",", ";"})
-    while len(parts) > 1 and marks[-1] in {",", ";"} and _is_condition(parts[-1], parts[:-1]):
-        conditions, marks = [parts.pop(), *conditions], marks[:-1]
-    if not conditions:
-        return None
-    return Family(tokens, parse(_joined(parts, marks)), tuple(conditions))
-
-
-def _qualified(tokens: Tokens) -> tuple[Tokens, list[Tokens]]:
-    """The tokens before "for all …" and those behind it."""
-    at = next((k for k in range(1, len(tokens) - 1) if _starts_qualifier(tokens, k)), None)
-    return (tokens, []) if at is None else (tokens[:at], [tokens[at + 2 :]])
-
-
-def _starts_qualifier(tokens: Tokens, at: int) -> bool:
-    pair = [token.text.lower() for token in tokens[at : at + 2]]
-    return pair[0] == "for" and pair[1] in QUANTIFIERS and not depths(tokens[:at])[-1]
-
-
-def _is_condition(part: Tokens, before: Sequence[Tokens]) -> bool:
-    """k ∈ ℤ, n ≥ 1: a statement about a letter that what stands before it uses, and is no such statement itself."""
-    sides, found = split(part, INEQUALITIES | {"in"})
-    if len(found) != 1 or not is_name(sides[0]) or not sides[1]:
-        return False
-    used = any(sides[0][0] == token for other in before for token in other)
-    itself = any(is_name(other) for other in before) or any(split(other, INEQUALITIES | {"in"})[1] for other in before)
-    return used and not itself
-
-
-def _joined(parts: Sequence[Tokens], marks: Sequence[str]) -> Tokens:
-    joined = parts[0]
-    for mark, part in zip(marks, parts[1:]):
-        joined = (*joined, Token("op", mark), *part)
-    return joined
+    """Read an answer with what is said of its letters: 2kπ, k ∈ ℤ; f(x) = x for all x."""
+    body, conditions = take_conditions(tokens)
+    return Family(tokens, parse(body), conditions) if conditions else None
 
 
 def _read_membership(tokens: Tokens) -> Form | None:
@@ -144,10 +111,15 @@ def _read_membership(tokens: Tokens) -> Form | None:
         return None
     if len(parts) != 2 or not all(parts):
         raise Unreadable("a membership without its set")
-    if not is_name(parts[0]) and not (parts[0][0].text == "(" and closing(parts[0], 0) == len(parts[0]) - 1):
+    left = parts[0][1:] if parts[0][0].text in {"f", "g", "h"} else parts[0]  # f(x) ∈ [0, 1]
+    bracketed = left[:1] == (Token("op", "("),) and closing(left, 0) == len(left) - 1
+    names = split(left[1:-1], {","})[0] if bracketed else parts[:1]
+    if not all(map(is_name, names)):
         raise Unreadable("a membership of something that is no letter")
     form = parse(parts[1])
     ranges = ranges_of(form) if isinstance(form, Group) and form.brackets not in {"", "{}"} else None
+    if ranges is not None and len(names) > 1:
+        raise Unreadable("a pair in an interval")
     return form if ranges is None else Span(form.source, ranges)
 
 
@@ -245,13 +217,26 @@ def _read_set(tokens: Tokens, inner: Tokens) -> Form:
         return Group(tokens, (), "{}")
     parts, found = split(inner, {"|", ":"})
     if len(found) == 1 and all(parts) and split(parts[1], INEQUALITIES | {"in"})[1]:
-        if is_name(parts[0]) or split(parts[0], {"in"})[1]:
-            return parse(parts[1])  # set builder: {x | x > 1}
-        return Family(tokens, parse(parts[0]), (parts[1],))  # {2kπ | k ∈ ℤ}
+        return _read_builder(tokens, parts[0], parts[1])
     items, _ = split(inner, {",", ";"})
     if not all(items):
         raise Unreadable("an empty place in a set")
     return Group(tokens, tuple(_items(items)), "{}")
+
+
+def _read_builder(tokens: Tokens, left: Tokens, right: Tokens) -> Form:
+    """Read {x | x > 1}, {x ∈ ℝ | x > 1} and {2kπ | k ∈ ℤ}, what is between the braces cut at the bar."""
+    if is_name(left):
+        return parse(right)
+    if split(left, {"in"})[1]:
+        domain = read_condition(left)
+        if domain is None:
+            raise Undecided("a set of other things than numbers")
+        return Family(tokens, parse(right), (domain,))
+    body, conditions = take_conditions((*left, Token("op", ","), *right))
+    if not conditions:
+        raise Undecided("a set by a condition of another kind")
+    return Family(tokens, parse(body), conditions)
 
 
 def _read_ratio(tokens: Tokens) -> Form | None:
