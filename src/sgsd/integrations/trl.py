@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from sgsd.config.run_config import RunConfig
-from sgsd.contexts.prompts import encode_chat, with_open_thoughts
+from sgsd.contexts.prompts import with_open_thoughts
 from sgsd.data.problems import load_problems
 from sgsd.data.row_layouts import without_derivation
 from sgsd.integrations.method_adapter import MethodAdapter, adapter_config
@@ -27,6 +27,9 @@ from sgsd.train.setup import usable_problems
 from sgsd.types import Completion, Problem, Rollout, UserError, Verdict
 
 GRPOTrainer: Any = checked_trl().GRPOTrainer
+
+
+ENDING = 64  # characters of a prompt, more than a think tag and the white space behind it
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,6 @@ class SgsdGRPOTrainer(GRPOTrainer):
             processing_class=processing_class,
             **more,
         )
-        # Whether a prompt ends in an open think tag is the template's doing, and the same for all of them.
-        kwargs = {"enable_thinking": config.prompts.student_thinking, **(args.chat_template_kwargs or {})}
-        probe = [{"role": "user", "content": "1+1"}]
-        self.probe_ids = encode_chat(
-            processing_class, probe, thinking=bool(kwargs["enable_thinking"]), template_kwargs=kwargs
-        )
         self.adapter = MethodAdapter.build(
             config, self.accelerator.unwrap_model(self.model), processing_class, self.accelerator
         )
@@ -109,6 +106,8 @@ class SgsdGRPOTrainer(GRPOTrainer):
         before = self.state.global_step * self.accelerator.num_processes + self.accelerator.process_index
         first = before * len(problems)
         completions = [self._completion(first + i, ids) for i, ids in enumerate(completion_ids)]
+        asked = [self._ending(prompt) for prompt in columns["prompts"]]
+        completions = with_open_thoughts(self.adapter.learner.policy.tokenizer, asked, completions)
         verdicts = self.adapter.verdicts(problems, [c.text for c in completions], completion_ids)
         self.graded = Graded(problems, completions, verdicts)
         return [None if verdict.outcome == 0 else (verdict.signed_reward + 1) / 2 for verdict in verdicts]
@@ -116,8 +115,15 @@ class SgsdGRPOTrainer(GRPOTrainer):
     def _completion(self, index: int, ids: Sequence[int]) -> Completion:
         ended, tokenizer = ids[-1] in self.adapter.end_ids, self.adapter.learner.policy.tokenizer
         text = tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=False)
-        done = Completion(index, tuple(ids), text, "stop" if ended else "length")
-        return with_open_thoughts(tokenizer, [self.probe_ids], [done])[0]
+        return Completion(index, tuple(ids), text, "stop" if ended else "length")
+
+    def _ending(self, prompt: Any) -> list[int]:
+        """The last tokens of a prompt as TRL renders it, which may open a thought."""
+        tokenizer, text = self.adapter.learner.policy.tokenizer, prompt
+        if not isinstance(prompt, str):
+            switches = self.args.chat_template_kwargs or {}
+            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **switches)
+        return list(tokenizer(text[-ENDING:], add_special_tokens=False)["input_ids"])
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)

@@ -51,6 +51,7 @@ def make_writer(config: RunConfig, engine: Engine, tokenizer: Any, version: str 
         context=chosen.max_model_len,
         batch=chosen.batch,
         seed=config.seed,
+        template_kwargs=config.prompts.template_kwargs if chosen.kind == "policy" else {},
     )
 
 
