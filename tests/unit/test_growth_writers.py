@@ -29,6 +29,9 @@ class Letters:
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
     def apply_chat_template(self, messages: Any, **options: Any) -> str:
         assert options["add_generation_prompt"]
         mode = "think" if options["enable_thinking"] else "plain"
