@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle import jsd_oracle, sgsd_oracle
+from sgsd.evaluate.probe import ProbedRollout, TeacherSupport, teacher_observations
 from sgsd.methods import build
 from sgsd.methods import losses as L
 from sgsd.methods.advantages import group_advantages
@@ -261,3 +262,13 @@ def test_the_policy_gradient_is_clipped_only_where_it_would_go_too_far() -> None
     ratio = new.detach().exp()
     assert new.grad[0].tolist() == pytest.approx([-1.0, 0.0, -ratio[0, 2].item()])
     assert new.grad[1].tolist() == pytest.approx([1.0, ratio[1, 1].item(), 0.0])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.05, 0.4])
+def test_the_probe_repeats_the_rule_of_the_loss_on_plain_numbers(confidence: float) -> None:
+    supports = [-1.0, -0.4, -0.05, -0.01, 0.0, 0.01, 0.05, 0.4, 1.0]
+    for outcome in (1, 0, -1):
+        stance_K = torch.where(torch.tensor(supports).abs() > confidence, torch.tensor(supports).sign(), 0.0)
+        o = ProbedRollout(0, "p", outcome, {"bank": tuple(TeacherSupport(("i",), 1.0, {"raw": a}) for a in supports)})
+        found = [seen.polarity for seen in teacher_observations([o], "bank", "raw", confidence)]
+        assert found == (outcome * stance_K).tolist()

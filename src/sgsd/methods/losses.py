@@ -29,7 +29,7 @@ from sgsd.methods.stances import VerifiedSupport
 
 
 def sgsd_token_losses(inputs: LossInputs, *, stance: Stance, gate: Gate) -> LossOutputs:
-    """SGSD, the loss of every token: gap → support → stance → polarity → gate → Σ_k w_k ρ_k ℓ(Δ_t^k).
+    """SGSD, the loss of every token: gap → support → stance → polarity → gate → Σ_k w_k c_k ℓ(Δ_t^k).
 
     Where a divergence is matched, the gate acts on it in the gap's place, and there are no advantages.
     """
