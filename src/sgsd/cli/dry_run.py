@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -62,12 +63,13 @@ def dry_run(config: RunConfig, console: Console, *, resume: bool = False, sample
 
 
 def sampled(run: Run, count: int) -> list[str]:
-    """The verifier's verdicts on the run's first rollouts, in words."""
+    """The verifier's verdicts on the run's first rollouts, of which each process answers its share, in words."""
     steps = 1 + (count - 1) // run.config.rollouts
-    requests = [request for step in range(1, steps + 1) for request in run.sampler.requests(step)][:count]
+    share = -(-count // run.accelerator.num_processes)
+    requests = [request for step in range(1, steps + 1) for request in run.sampler.requests(step)][:share]
     run.engine.sync()
     rollouts = run.sampler.answer(requests)
-    return first_look(rollouts, grade(run.verifier, rollouts))
+    return first_look(rollouts, gather_object(grade(run.verifier, rollouts)))
 
 
 def table_rows(run: Run) -> dict[str, str]:

@@ -314,6 +314,11 @@ class Method:
         by_group = self.outcome is not None and self.outcome.baseline == "group"
         return by_group or self.stance.by_group or "group" in self.context.all_needs()
 
+    @property
+    def takes_rewards(self) -> bool:
+        """Whether advantages are in its loss, and so the reward where a verifier gives one, not the verdict alone."""
+        return self.outcome is not None or self.stance.by_group
+
     def part(self, kind: type[Leaf]) -> Leaf | None:
         """The first of its contexts that is exactly of this kind, the student's own not counted."""
         return next((leaf for leaf in self.context.leaves() if type(leaf) is kind), None)

@@ -11,22 +11,28 @@ EXAMPLES = 3
 EXCERPT = 70  # characters of a completion and of a reference
 
 MEANINGS = {
-    "none": "No rollout is right: either the verifier does not read what the model writes (look below for a right"
-    " answer that counts as wrong), or the problems are too hard. Until one is right nothing is learned of that.",
-    "all": "Every rollout is right: either the problems are too easy, or the verifier accepts anything.",
-    "unknown": "Hardly any rollout has a verdict, and without one it teaches nothing: look at the references and at the"
-    " verifier.",
+    "none": "No rollout is right: the verifier does not read what the model writes (look below for a right answer that"
+    " counts as wrong), the prompt does not ask for the form that it reads, or the problems are too hard.",
+    "all": "Every graded rollout is right: the problems are too easy, or the verifier accepts anything. A method that"
+    " learns from outcomes has nothing to learn here.",
+    "unknown": "Most rollouts have no verdict, and a method that learns from outcomes learns nothing from them: look at"
+    " the references and at the verifier.",
     "some": "Both outcomes are there. Whether the verdicts are the right ones, the examples can tell.",
 }
 
 
 def first_look(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> list[str]:
-    """How many of the first rollouts are right, what that does and does not mean, and some of them."""
+    """How many of the first rollouts are right, what that does and does not mean, and some of them.
+
+    There may be more verdicts than rollouts: the other processes', behind those of these rollouts.
+    """
     count, found = len(verdicts), Counter(verdict.outcome for verdict in verdicts)
     ungraded = f", {found[0]} without a verdict" if found[0] else ""
     kind = "unknown" if 2 * found[0] > count else "none" if not found[1] else "some" if found[-1] else "all"
-    head = f"First rollouts: {found[1]} of {count} right{ungraded}. {MEANINGS[kind]}"
-    return [head, *examples(rollouts, verdicts)]
+    rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
+    spread = f", rewards from {min(rewards):.2g} to {max(rewards):.2g}" if rewards else ""
+    head = f"First rollouts: {found[1]} of {count} right{ungraded}{spread}. {MEANINGS[kind]}"
+    return [head, *examples(rollouts, verdicts[: len(rollouts)])]
 
 
 def examples(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> list[str]:
@@ -52,4 +58,5 @@ def example(rollout: Rollout, verdict: Verdict) -> str:
     end = f"…{text[-EXCERPT:]}" if len(text) > EXCERPT else text
     read = f" (read: {verdict.answer[:EXCERPT]!r})" if verdict.answer is not None else ""
     cut = ", cut off by its length" if rollout.completion.finish == "length" else ""
-    return f"  problem {rollout.problem.id}: {end!r}{cut}; reference {gold[:EXCERPT]!r}: {verdict.status}{read}"
+    reward = f", reward {verdict.reward:.2g}" if verdict.reward is not None else ""
+    return f"  problem {rollout.problem.id}: {end!r}{cut}; reference {gold[:EXCERPT]!r}: {verdict.status}{reward}{read}"

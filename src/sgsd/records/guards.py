@@ -22,6 +22,7 @@ Figure = Callable[[History, int], float | None]  # history and window; None: can
 
 FIRST = 3  # steps that a run is compared with
 NEARLY_ALL, FEW = 0.9, 1e-3  # shares of rollouts
+SAME = 1e-4  # standard deviation of rewards that are all the same but for rounding
 NEGATIVE = 0.9  # share of negative supports that counts as all
 SIGMAS = 3.0  # standard errors by which the best window must lie above the last one
 TREND = 10  # steps of `delta_trend`
@@ -74,12 +75,15 @@ def accuracy_lost(history: History, window: int) -> float | None:
 
 
 def share_of(outcome: Literal["right", "wrong"]) -> Figure:
-    """The share of graded rollouts with that outcome; none where hardly any is graded, which is another trouble."""
+    """The share of graded rollouts with that outcome.
+
+    None where hardly any is graded, which is another trouble, and where the method learns from rewards that differ.
+    """
 
     def figure(history: History, window: int) -> float | None:
         last = history[-window:]
         right, ungraded = mean(last, "accuracy"), mean(last, "ungraded")
-        if right is None or ungraded is None or ungraded > NEARLY_ALL:
+        if right is None or ungraded is None or ungraded > NEARLY_ALL or (mean(last, "reward_std") or 0.0) > SAME:
             return None
         return (right if outcome == "right" else 1 - right - ungraded) / (1 - ungraded)
 
@@ -87,7 +91,9 @@ def share_of(outcome: Literal["right", "wrong"]) -> Figure:
 
 
 def groups_alike(history: History, window: int) -> float | None:
-    """The share of groups without a difference in reward; none where all rollouts have one outcome anyway."""
+    """The share of groups without a difference in reward; none where all have one outcome, or hardly any has one."""
+    if (mean(history[-window:], "ungraded") or 0.0) > NEARLY_ALL:
+        return None
     shares = [share_of(outcome)(history, window) for outcome in ("right", "wrong")]
     return mean(history[-window:], "groups_alike") if all(share is None or share > FEW for share in shares) else None
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sgsd.methods.method import LossInputs, LossOutputs
+from sgsd.methods.method import LossInputs, LossOutputs, Method
 from sgsd.records.rollout_schema import RolloutRecord, TeacherRecord
 from sgsd.types import Rollout, Status, Verdict
 
@@ -97,14 +97,19 @@ class StepMetrics:
         self._add("advantage_style", (advantages_BT * style_BT).sum())
         self._add("text_style", (mask_BT & style_BT).sum())
 
-    def add_rollouts(self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], *, grouped: bool = False) -> None:
-        """Add the step's rollouts and their verdicts; `grouped` where the method compares those of one group."""
+    def add_rollouts(
+        self, rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], method: Method | None = None
+    ) -> None:
+        """Add the step's rollouts and their verdicts; of differences among them, those that the method learns from."""
         self._add("rollouts", len(rollouts))
         self._add("correct", sum(v.status is Status.CORRECT for v in verdicts))
         self._add("ungraded", sum(v.outcome == 0 for v in verdicts))
-        self._add("reward", sum((v.signed_reward + 1) / 2 for v in verdicts if v.outcome))
+        shares = [(verdict.signed_reward + 1) / 2 for verdict in verdicts if verdict.outcome]
+        self._add("reward", sum(shares))
         self._add("with_reward", sum(v.reward is not None for v in verdicts))
-        if grouped:
+        if method is not None and method.takes_rewards:
+            self._add("reward_squared", sum(share**2 for share in shares))
+        if method is not None and method.compares_siblings:
             rewards: dict[int, set[float]] = {}
             for rollout, verdict in zip(rollouts, verdicts, strict=True):
                 rewards.setdefault(rollout.group, set()).update([verdict.signed_reward] if verdict.outcome else [])
@@ -147,7 +152,7 @@ class StepMetrics:
             "accuracy": totals["correct"] / rollouts,
             "ungraded": totals["ungraded"] / rollouts,
             **({"groups_alike": totals["groups_alike"] / totals["groups"]} if "groups" in totals else {}),
-            **({"reward": totals["reward"] / max(1.0, rollouts - totals["ungraded"])} if totals["with_reward"] else {}),
+            **reward_figures(totals),
             "length": totals["length"] / rollouts,
             "truncated": totals["truncated"] / rollouts,
         }
@@ -181,6 +186,17 @@ class StepMetrics:
             record["sampler_mismatch_max"] = largest(self.sampler_mismatch_max)
         record |= {name: total / tokens for name, total in totals.items() if name.startswith("objective/")}
         return record | {name: int(totals[name]) for name in _SKIPPED if name in totals}
+
+
+def reward_figures(totals: dict[str, float]) -> dict[str, float]:
+    """Mean and standard deviation of the graded rollouts' rewards, where a verifier gives some."""
+    if not totals["with_reward"]:
+        return {}
+    graded = max(1.0, totals["rollouts"] - totals["ungraded"])
+    mean = totals["reward"] / graded
+    if "reward_squared" not in totals:
+        return {"reward": mean}
+    return {"reward": mean, "reward_std": math.sqrt(max(0.0, totals["reward_squared"] / graded - mean**2))}
 
 
 _TEACHER_MEANS = ("delta_abs", "gate_kept", "divergence")  # a teacher's token

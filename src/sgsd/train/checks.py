@@ -18,6 +18,8 @@ from sgsd.methods import Method
 from sgsd.notices import warn
 from sgsd.types import Problem, UserError
 
+GREEDY = 0.01  # a temperature, or a share of probability, at which next to nothing but the likeliest token is left
+
 
 def usable_problems(config: RunConfig, prompts: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:
     """All of them, or those that fit where the others are to be left out. Raises UserError for one that does not."""
@@ -39,15 +41,25 @@ def check_shown_solutions(method: Method, problems: Sequence[Problem]) -> None:
 
 
 def warn_of_groups(config: RunConfig, method: Method) -> None:
-    """Say that siblings will be alike where the method learns from their differences."""
-    if not method.compares_siblings or config.group_size < 2:
+    """Say that the rollouts of a problem will be alike, which leaves nothing to a method that compares them."""
+    if config.group_size < 2:
         return
     s = config.sampling
-    greedy = {"sampling.temperature: 0": s.temperature == 0, "sampling.top_k: 1": s.top_k == 1}
+    greedy = {
+        "temperature": s.temperature <= GREEDY,
+        "top_k": s.top_k == 1,
+        "top_p": s.top_p <= GREEDY,
+        "min_p": s.min_p >= 1 - GREEDY,
+    }
     for key in (key for key, on in greedy.items() if on):
+        means = (
+            f"{method.name} learns from their differences: it will learn nothing"
+            if method.compares_siblings
+            else "they teach no more than one of them"
+        )
         warn(
-            f"{key}: the {config.group_size} rollouts of a problem will all be alike, and {method.name} learns from"
-            " their differences: it will learn nothing; sample at temperature 1 or so"
+            f"sampling.{key}: {getattr(s, key):g}: the {config.group_size} rollouts of a problem will all be alike, and"
+            f" {means}; sample at temperature 1 or so"
         )
 
 
@@ -65,7 +77,9 @@ def warn_of_overlap(problems: Sequence[Problem], held_out: Sequence[Problem]) ->
 
 
 def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    """The text without case, and without white space except between two words: x + 1 is x+1, 1 23 is not 12 3."""
+    text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return re.sub(r"(?<!\w) | (?!\w)", "", text)
 
 
 def warn_of_template(config: RunConfig, method: Method, tokenizer: Any) -> None:

@@ -61,7 +61,7 @@ class Session:
         if evaluation_due(self.config, step) or checkpoint_due(self.config, step):
             with self.clock.phase("sample"):
                 self.source.wait()
-        metrics.add_rollouts(batch.rollouts, batch.verdicts, grouped=self.run.method.compares_siblings)
+        metrics.add_rollouts(batch.rollouts, batch.verdicts, self.run.method)
         metrics.add_outputs(batch, details, self.style)
         accelerator = self.policy.accelerator
         measured = metrics.finish(partial(all_sum, accelerator), partial(largest, accelerator), gather_object)
@@ -70,13 +70,13 @@ class Session:
         findings = self.monitor(record)
         self.source.stop.asked |= self.monitor.ended_by is not None
         timing = {"step": step, **self.clock.seconds, **throughput(record, self.clock)}
+        graded = gather_object(batch.verdicts) if step == 1 else []
         if accelerator.is_main_process:
             self._write(record, timing, result)
             self.on_step(record, timing)
             log_findings(self.records, findings, examples(batch.rollouts, batch.verdicts))
-            if step == 1:
-                for line in first_look(batch.rollouts, batch.verdicts):
-                    note(line)
+            for line in first_look(batch.rollouts, graded) if graded else ():
+                note(line)
 
     def _write(self, record: dict[str, Any], timing: dict[str, Any], result: StepResult) -> None:
         self.records.write("metrics", record)
