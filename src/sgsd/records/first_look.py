@@ -13,8 +13,8 @@ EXCERPT = 70  # characters of a completion and of a reference
 MEANINGS = {
     "none": "No rollout is right: the verifier does not read what the model writes (look below for a right answer that"
     " counts as wrong), the prompt does not ask for the form that it reads, or the problems are too hard.",
-    "all": "Every graded rollout is right: the problems are too easy, or the verifier accepts anything. A method that"
-    " learns from outcomes has nothing to learn here.",
+    "all": "Every graded rollout is right: the problems are too easy, or the verifier accepts anything. The verdicts"
+    " alone teach nothing here.",
     "unknown": "Most rollouts have no verdict, and a method that learns from outcomes learns nothing from them: look at"
     " the references and at the verifier.",
     "some": "Both outcomes are there. Whether the verdicts are the right ones, the examples can tell.",
@@ -30,7 +30,7 @@ def first_look(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict]) -> list
     ungraded = f", {found[0]} without a verdict" if found[0] else ""
     kind = "unknown" if 2 * found[0] > count else "none" if not found[1] else "some" if found[-1] else "all"
     rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
-    spread = f", rewards from {min(rewards):.2g} to {max(rewards):.2g}" if rewards else ""
+    spread = f", rewards from {min(rewards):.3g} to {max(rewards):.3g}" if rewards else ""
     head = f"First rollouts: {found[1]} of {count} right{ungraded}{spread}. {MEANINGS[kind]}"
     return [head, *examples(rollouts, verdicts[: len(rollouts)])]
 
