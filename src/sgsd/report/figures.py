@@ -52,7 +52,7 @@ class Stack:
 
 #: Which metrics are drawn as lines, section by section; label, unit and caption are the glossary's.
 HEALTH = (
-    *("reward", "length", "truncated", "ungraded", "groups_alike", "entropy"),
+    *("reward", "reward_std", "length", "truncated", "ungraded", "groups_alike", "entropy"),
     *("style_advantage_share", "style_token_share", "staleness"),
     *("sampler_mismatch", "sampler_mismatch_max", "importance_weight", "importance_capped"),
 )
