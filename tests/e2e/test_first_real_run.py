@@ -72,7 +72,7 @@ def test_they_run_with_a_toy_model(tmp_path: Path) -> None:
             for name in {found for line in commands() for found in re.findall(r"configs/(\S+)\.yaml", line)}:
                 target = tmp_path / "configs" / f"{name}.yaml"
                 target.parent.mkdir(exist_ok=True)
-                run(f"sgsd configs --name {name} --output {target}")
+                run(f"sgsd configs {name} --output {target}")
                 raw = yaml.safe_load(target.read_text())
                 for key, value in SMALL.items():
                     raw[key] = {**raw[key], **value} if isinstance(raw.get(key), dict) else value

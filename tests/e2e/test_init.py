@@ -77,13 +77,13 @@ def test_configs_are_listed_shown_and_written(
     assert sgsd(["configs"]) == 0
     listed = capsys.readouterr().out.split()
     assert {"qwen3-1.7b-sgsd", "zoo/dasd", "accelerate/fsdp2"} <= set(listed)
-    assert sgsd(["configs", "--name", "zoo/dasd"]) == 0
+    assert sgsd(["configs", "zoo/dasd"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["method"]["name"] == "dasd"
-    assert sgsd(["configs", "--name", "qwen3-1.7b-sgsd", "--output", "mine.yaml"]) == 0
+    assert sgsd(["configs", "qwen3-1.7b-sgsd", "--output", "mine.yaml"]) == 0
     assert Path("mine.yaml").read_bytes() == shipped()["qwen3-1.7b-sgsd"].read_bytes()
     assert load_config("mine.yaml").method["name"] == "sgsd"
-    assert sgsd(["configs", "--name", "qwen3-1.7b-sgsd", "--output", "mine.yaml"]) == 2
-    assert sgsd(["configs", "--name", "qwen3-1.7b-sgds"]) == 2
+    assert sgsd(["configs", "qwen3-1.7b-sgsd", "--output", "mine.yaml"]) == 2
+    assert sgsd(["configs", "qwen3-1.7b-sgds"]) == 2
     assert "did you mean 'qwen3-1.7b-sgsd'?" in capsys.readouterr().err
 
 

@@ -25,7 +25,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-import sgsd
 from runs import SMALL, merged, run_small
 from sgsd.bank import save_bank
 from sgsd.cli.main import COMMANDS
@@ -113,8 +112,6 @@ def run_page(page: Path, folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("page", sorted({block.page for block in blocks("python")}), ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, workplace: Path) -> None:
-    if page.name in ("README.md", "reference.md") and not hasattr(sgsd, "load_config"):
-        pytest.skip("sgsd.load_config and sgsd.train(config) are not there yet")
     run_page(page, workplace)
 
 

@@ -14,7 +14,6 @@ from runs import LORA, run_small, small_config
 from sgsd.methods import build
 from sgsd.methods.losses import clipped_policy_losses, outcome_token_losses
 from sgsd.methods.method import LossInputs, PolicyGradient
-from sgsd.rollout import Sampling
 from sgsd.scorer import Row, Scorer, collate
 from sgsd.scorer.tiles import LogitChange
 from sgsd.train.setup import build_run
@@ -206,4 +205,3 @@ def test_other_values_are_refused(options: dict[str, float], said: str) -> None:
 def test_a_thinking_teacher_is_no_reference(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prompts\.teacher_thinking: method\.kl compares"):
         small_config(tmp_path, method={"name": "grpo", "group": 4, "kl": 0.1}, prompts={"teacher_thinking": True})
-    assert Sampling().temperature == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from tyro.conf import Positional
 
 import sgsd
 from sgsd.cli.arguments import FileOrNone, Folder, NameOrNone, call
@@ -75,11 +76,11 @@ def starter_problems() -> dict[str, list[Problem]]:
 def configs(args: list[str], console: Console) -> None:
     """List them, or write one to a file."""
 
-    def options(name: NameOrNone = None, output: FileOrNone = None) -> None:
+    def options(name: Positional[NameOrNone] = None, output: FileOrNone = None) -> None:
         """The published configurations: list them, show one, or write it to a file to be changed.
 
         Args:
-            name: Which, for instance zoo/dasd.
+            name: Which, for instance zoo/dasd; nothing: they are listed.
             output: A new file; nothing: it is shown.
         """
         known = shipped()

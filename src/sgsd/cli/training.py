@@ -161,7 +161,8 @@ def demo(args: list[str], console: Console) -> None:
     config = make_config({**raw, "seed": seed, "output": str(output)}, "demo.yaml")
     _clear_old_demo(output, config)
     console.print(WHAT_HAPPENS, soft_wrap=True)
-    result = run_training(config, console, command=f"sgsd demo --seed {seed}")
+    with notes_shown(console):
+        result = run_training(config, console, command=f"sgsd demo --seed {seed}")
     show_result(result, console)
     finish(result.folder, console)
 

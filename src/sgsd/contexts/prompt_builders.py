@@ -12,7 +12,7 @@ from sgsd.contexts.prompts import PromptSet, encode_chat
 from sgsd.types import Problem, SkillPair, TeacherView, UserError
 
 Unfit = Literal["error", "skip"]
-PREPARED_TOKENS = 4_000_000  # of teachers' prompts that are kept for their step: about 150 MB
+PREPARED_TOKENS = 4_000_000  # of teachers' prompts that are kept for their step: 170 MB by tracemalloc
 PREPARED_TOGETHER = 64  # problems whose queries are embedded at once
 
 

@@ -168,7 +168,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def without_derivation(reference: str) -> str:
-    """What a reference ends in, behind its last #### or in its last box; without these the reference as it is."""
+    """Takes the answer out of a reference: behind its last #### or in its last box, else the reference as it is."""
     if ("####" in reference or has_box(reference)) and _has_answer(reference):
         return answer_in(reference, "the reference")[0]
     return reference

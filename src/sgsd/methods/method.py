@@ -123,7 +123,7 @@ class Stance:
     def coefficients(
         self, inputs: LossInputs, stance_BK: Tensor | None = None, polarity_BK: Tensor | None = None
     ) -> Tensor:
-        """c [B, K]; `stance_BK`, the sign of the support, is given to stances that need it."""
+        """c [B, K]; stances that need the support get its sign and, as `polarity_BK`, the outcome's times that."""
         raise NotImplementedError
 
 
@@ -316,7 +316,7 @@ class Method:
 
     @property
     def takes_rewards(self) -> bool:
-        """Whether advantages are in its loss, and so the reward where a verifier gives one, not the verdict alone."""
+        """True where its loss holds advantages, and so the reward where a verifier gives one, not the verdict alone."""
         return self.outcome is not None or self.stance.by_group
 
     def part(self, kind: type[Leaf]) -> Leaf | None:

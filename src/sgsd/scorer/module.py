@@ -192,7 +192,7 @@ def active_adapter(model: Any, name: str) -> Iterator[None]:
 
 
 def is_teacher_adapter(name: str) -> bool:
-    """Whether a parameter of that name is the teacher's adapter's, whatever layer it sits on."""
+    """True for the name of a parameter of the teacher's adapter, whatever layer it sits on."""
     return re.search(rf"(^|\.)lora_\w+\.{TEACHER_ADAPTER}(\.|$)", name) is not None
 
 

@@ -18,7 +18,8 @@ from sgsd.methods import Method
 from sgsd.notices import warn
 from sgsd.types import Problem, UserError
 
-GREEDY = 0.01  # a temperature, or a share of probability, at which next to nothing but the likeliest token is left
+# A temperature, or a share of probability, at which next to nothing but the likeliest token is left; chosen.
+GREEDY = 0.01
 
 
 def usable_problems(config: RunConfig, prompts: PromptBuilder, problems: Sequence[Problem]) -> list[Problem]:

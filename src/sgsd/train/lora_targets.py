@@ -148,12 +148,12 @@ def _nothing(missing: Sequence[str], layers: Layers) -> str:
 
 
 def _holds(leaf: str, name: str) -> bool:
-    """Whether a layer may be the one of that name fused with others: gate_up_proj for up_proj, qkv_proj for v_proj."""
+    """True where a layer may be the named one fused with others: gate_up_proj for up_proj, qkv_proj for v_proj."""
     return all(any(part in own for own in leaf.split("_")) for part in name.split("_"))
 
 
 def _renamed_by_peft(lm: Any) -> Callable[[str], bool]:
-    """Whether PEFT takes a layer's name for that of the same layer of each expert, which are stacked by now."""
+    """Returns a test of a layer's name: PEFT takes it for that of the same layer of each expert, stacked by now."""
     answers: dict[str, bool] = {}
 
     def renamed(leaf: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is said of an answer's letters: k ∈ ℤ, n ≥ 1, for all real x. Taken off its end, and weighed."""
+"""Takes what is said of an answer's letters (k ∈ ℤ, n ≥ 1, for all real x) off its end, and weighs it."""
 
 from __future__ import annotations
 
