@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from machine import commit, processor
-from sgsd.evaluate.stats import over_seeds
+from sgsd.evaluation.stats import over_seeds
 from sgsd.train import load_config, run_training
 
 # Captured graphs take longer to make than so small a model takes to sample.

@@ -34,8 +34,8 @@ import sgsd
 from sgsd.bank import Bank, Ledger, TeacherObservation, load_bank, save_bank
 from sgsd.config.loading import load_config, make_config
 from sgsd.data.problems import load_problems, problem_at
-from sgsd.evaluate.probe import STANCES, ProbedRollout, TeacherSupport, teacher_observations
-from sgsd.evaluate.stats import Scored, auc, over_seeds
+from sgsd.evaluation.probe import STANCES, ProbedRollout, TeacherSupport, teacher_observations
+from sgsd.evaluation.stats import Scored, auc, over_seeds
 from sgsd.lab.demo_bank import demo_bank
 from sgsd.lab.task_skills import HELPFUL, IRRELEVANT, MISLEADING, STYLISTIC, kind_for_problem
 from sgsd.train.setup import build_run

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import commit, processor
-from sgsd.evaluate.stats import wilson
+from sgsd.evaluation.stats import wilson
 from sgsd.types import Status
 from sgsd.verify import MathVerifier
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from runs import SMALL, merged, run_small, small_config
 from sgsd.bank import Ledger
 from sgsd.cli.main import run
-from sgsd.evaluate.probe import SOURCES, teacher_observations
+from sgsd.evaluation.probe import SOURCES, teacher_observations
 from sgsd.records.metrics import StepMetrics
 from sgsd.records.run_files import Records
 from sgsd.train.batch import build_batch, grade

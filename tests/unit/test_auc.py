@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference, wilson
+from sgsd.evaluation.stats import Interval, Scored, auc, auc_difference, wilson
 
 
 def by_hand(scores: list[float], right: list[bool], weights: list[float]) -> float:

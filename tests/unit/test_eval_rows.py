@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgsd.evaluate.rows import EVALUATION, ROWS, EvalRow, append_rows, read_evaluation, read_rows, row_index
+from sgsd.evaluation.rows import EVALUATION, ROWS, EvalRow, append_rows, read_evaluation, read_rows, row_index
 from sgsd.types import Status, UserError
 
 ONE = EvalRow(benchmark="aime24", problem="60", sample=0, seed=7, index=3, status=Status.CORRECT, answer="204")

@@ -26,13 +26,13 @@ BELOW: dict[str, set[str]] = {
     "scorer": {"contexts", "types"},
     "bank": {"files", "notices", "types"},
     "config": {"bank", "lookup", "methods", "notices", "types"},
-    "evaluate": {"bank", "contexts", "methods", "notices", "rollout", "types", "verify"},
-    "lab": {"bank", "contexts", "evaluate", "rollout", "types"},
+    "evaluation": {"bank", "contexts", "methods", "notices", "rollout", "types", "verify"},
+    "lab": {"bank", "contexts", "evaluation", "rollout", "types"},
     "data": {"config", "lab", "lookup", "notices", "types", "verify"},
     "distributed": {"config", "rollout", "scorer", "types"},
     "checkpoint": {"distributed", "files", "scorer", "types"},
     "hub": {"bank", "config", "files", "lab", "methods", "secrets", "types"},
-    "records": {"config", "evaluate", "files", "hub", "methods", "notices", "types"},
+    "records": {"config", "evaluation", "files", "hub", "methods", "notices", "types"},
     "skills": {"bank", "config", "contexts", "data", "files", "rollout", "types", "verify"},
 }
 BELOW["train"] = {*BELOW} - {"lookup", "secrets"}

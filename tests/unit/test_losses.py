@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle import jsd_oracle, sgsd_oracle
-from sgsd.evaluate.probe import ProbedRollout, TeacherSupport, teacher_observations
+from sgsd.evaluation.probe import ProbedRollout, TeacherSupport, teacher_observations
 from sgsd.methods import build
 from sgsd.methods import losses as L
 from sgsd.methods.advantages import group_advantages

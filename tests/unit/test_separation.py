@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sgsd.bank import Ledger
-from sgsd.evaluate import probe as module
-from sgsd.evaluate.probe import (
+from sgsd.evaluation import probe as module
+from sgsd.evaluation.probe import (
     FEWEST,
     MARGIN,
     SOURCES,
@@ -27,7 +27,7 @@ from sgsd.evaluate.probe import (
     separations,
     teacher_observations,
 )
-from sgsd.evaluate.stats import Interval, Scored, auc
+from sgsd.evaluation.stats import Interval, Scored, auc
 from sgsd.methods.stances import StanceKind
 
 ITEMS = 12

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import load_prompts
-from sgsd.evaluate import Evaluation, Evaluator, avg_at_k, wilson
+from sgsd.evaluation import Evaluation, Evaluator, avg_at_k, wilson
 from sgsd.rollout import Sampling, ScriptedEngine
 from sgsd.types import Completion, Problem, Status, Verdict
 

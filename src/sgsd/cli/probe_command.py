@@ -16,8 +16,8 @@ from sgsd.cli.options import as_whole, config_first, take_word
 from sgsd.cli.overrides import read_config
 from sgsd.contexts.controls import CONTROLS
 from sgsd.distributed.launcher import make_accelerator
-from sgsd.evaluate.probe import RULE, STANCES
-from sgsd.evaluate.stats import Interval
+from sgsd.evaluation.probe import RULE, STANCES
+from sgsd.evaluation.stats import Interval
 from sgsd.files import write_atomic
 from sgsd.train.engines import close_engine
 from sgsd.train.setup import build_run

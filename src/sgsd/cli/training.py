@@ -22,7 +22,7 @@ from sgsd.cli.overrides import read_config
 from sgsd.config.loading import make_config, parse_config, read_saved
 from sgsd.config.run_config import RunConfig
 from sgsd.config.yaml_text import parse_yaml
-from sgsd.evaluate.stats import Estimate
+from sgsd.evaluation.stats import Estimate
 from sgsd.records.monitor import GuardStopError
 from sgsd.report import write_report
 from sgsd.train.result import TrainResult

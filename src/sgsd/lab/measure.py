@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgsd.contexts.prompts import encode_chat, load_prompts
-from sgsd.evaluate.stats import Estimate, wilson
+from sgsd.evaluation.stats import Estimate, wilson
 from sgsd.lab import task_skills as S
 from sgsd.lab.pretrain import messages_for
 from sgsd.lab.task import ALL_RIGHT, LabProblem, held_out_problems

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from sgsd.evaluate import Estimate, over_seeds
+from sgsd.evaluation import Estimate, over_seeds
 from sgsd.types import UserError
 
 REPLACED = ("method", "bank")  # replaced as a whole; the other sections are laid over the demo's

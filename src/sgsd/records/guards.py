@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from sgsd.config.guards_config import GuardConfig
-from sgsd.evaluate.stats import over_seeds
+from sgsd.evaluation.stats import over_seeds
 from sgsd.records.glossary import GUARD_WORDS
 
 Record = Mapping[str, Any]

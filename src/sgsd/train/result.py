@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgsd.evaluate.stats import Estimate
+from sgsd.evaluation.stats import Estimate
 from sgsd.records.run_files import Records
 
 Accuracies = Mapping[str, Estimate]

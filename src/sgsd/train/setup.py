@@ -20,7 +20,7 @@ from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.data.problems import load_problems
 from sgsd.distributed.launcher import make_strategy
 from sgsd.distributed.processes import from_first
-from sgsd.evaluate import Evaluator
+from sgsd.evaluation import Evaluator
 from sgsd.methods import Method
 from sgsd.records.run_files import Records
 from sgsd.rollout import Engine, TransformersEngine

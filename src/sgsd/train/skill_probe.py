@@ -17,7 +17,7 @@ from sgsd.bank import Ledger
 from sgsd.contexts import Graded
 from sgsd.contexts.controls import CONTROLS, control, controlled_alone, has_controls, null_teacher
 from sgsd.contexts.prompt_builders import TeacherPrompts
-from sgsd.evaluate.probe import (
+from sgsd.evaluation.probe import (
     RULE,
     SOURCES,
     STANCES,

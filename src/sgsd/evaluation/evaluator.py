@@ -8,7 +8,7 @@ from typing import Any
 
 from sgsd.contexts.prompt_builders import PromptBuilder
 from sgsd.contexts.prompts import with_open_thoughts
-from sgsd.evaluate.stats import Estimate, avg_at_k, wilson
+from sgsd.evaluation.stats import Estimate, avg_at_k, wilson
 from sgsd.notices import warn
 from sgsd.rollout import Engine, Sampling
 from sgsd.types import Problem, Status

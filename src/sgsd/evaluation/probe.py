@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from sgsd.bank import Ledger, TeacherObservation
 from sgsd.contexts.controls import CONTROLS
-from sgsd.evaluate.stats import Interval, Scored, auc, auc_difference
+from sgsd.evaluation.stats import Interval, Scored, auc, auc_difference
 from sgsd.methods.stances import StanceKind
 
 Source = Literal["bank", "irrelevant", "shuffled", "null"]
